@@ -1,0 +1,2 @@
+//! scanlogin.
+fn main() {}

@@ -1,0 +1,681 @@
+//! The life of one scene: its states and the only rules that move it.
+//!
+//! Pure: no clock, no randomness of its own, no IO. `(scene, action, life left) -> next scene | refusal`; a store then writes
+//! the outcome if nobody else wrote meanwhile, and asks again if somebody did. So the rules stand here once, for every store.
+//!
+//! To add a state: a variant of [`State`] and of [`StateName`]; the compiler names every place that must decide.
+
+pub mod id;
+pub mod secret;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::CryptoRng;
+use serde::{Deserialize, Serialize};
+
+pub use id::{AvatarId, EventId, NotASceneId, SceneId, WriteId};
+pub use secret::{Access, BrowserSecret, Code, Confirm, ConfirmToken, Digest, Secret};
+
+/// How long a record outlives its deadline: the authorization code of a confirm in the last second lives its full
+/// [`CODE_LIFE`], and `expired` is answered truthfully for at least a minute, waits included.
+pub const GRACE: Duration = Duration::from_secs(90);
+
+/// How long an authorization code can be redeemed after the confirm.
+pub const CODE_LIFE: Duration = Duration::from_mins(1);
+
+/// How long a record still lives, as its store told together with the record. A scene has no other clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Life(pub Duration);
+
+impl Life {
+    /// The life of a new record whose scene may be used for `ttl`.
+    #[must_use]
+    pub fn of_new(ttl: Duration) -> Self {
+        Self(ttl + GRACE)
+    }
+
+    /// What is left until the scene expires; zero afterwards.
+    #[must_use]
+    pub fn until_deadline(self) -> Duration {
+        self.0.saturating_sub(GRACE)
+    }
+
+    /// The same record's life `time` later.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(time))
+    }
+
+    fn is_past_deadline(self) -> bool {
+        self.until_deadline().is_zero()
+    }
+}
+
+/// One scene, as a store keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scene {
+    /// Its id; the store's key carries it.
+    pub id: SceneId,
+    /// New with every write. Kept beside the record, where the store compares it.
+    #[serde(skip, default = "unwritten")]
+    pub write_id: WriteId,
+    /// From 1, one more with each visible transition.
+    pub version: u64,
+    /// New with each visible transition; names that very event.
+    pub event_id: EventId,
+    /// The client (site) that asks for the login.
+    pub client_id: String,
+    /// When it was started, in seconds since the Unix epoch. Only tells; no rule looks at it.
+    pub created_at: i64,
+    /// When it expires by the clock of the replica that started it, in seconds since the Unix epoch. Only tells.
+    pub expires_at: i64,
+    /// What the browser secret must hash to.
+    pub browser_secret: Digest<secret::Browser>,
+    /// What the secret part of the authorization code must hash to.
+    pub code: Digest<Code>,
+    /// What the site asked for.
+    pub authorization: Authorization,
+    /// What the confirm screen says about the browser.
+    pub browser: BrowserDescription,
+    /// Where it stands.
+    pub state: State,
+    /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, serde_json::Value>,
+}
+
+/// What the site asked for when it started the scene.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authorization {
+    /// PKCE `S256` challenge (RFC 7636 §4.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code_challenge: Option<String>,
+    /// Repeated in the id_token (OpenID Connect Core §3.1.2.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// Must be repeated at redemption when the scene was started with one (RFC 6749 §4.1.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_uri: Option<String>,
+}
+
+/// What a person can compare with the screen before them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrowserDescription {
+    /// Such as `Firefox 140`.
+    pub name: String,
+    /// Such as `Windows 10`.
+    pub os: String,
+    /// The browser's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// Where that address is, when an offline database says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+}
+
+/// Who scanned, as `jscode2session` said; never as the phone said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    /// The Mini Program under which `openid` is known.
+    pub appid: String,
+    /// The person under this Mini Program.
+    pub openid: String,
+    /// The person across a subject's apps, where WeChat gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unionid: Option<String>,
+}
+
+/// The phone that scanned first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    /// Whose phone it is.
+    pub person: Person,
+    /// What its confirm token must hash to; replaced when the same person scans again.
+    pub confirm_token: Digest<Confirm>,
+    /// The avatar it uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avatar: Option<AvatarId>,
+}
+
+/// The person's own words about themselves: shown, never believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// At most 64 code points, without control, format and bidi characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nickname: Option<String>,
+    /// A picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avatar: Option<Avatar>,
+}
+
+impl Profile {
+    /// Whether the person gave nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nickname.is_none() && self.avatar.is_none()
+    }
+}
+
+/// Where a person's picture is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Avatar {
+    /// Uploaded to us for this scene.
+    Uploaded(AvatarId),
+    /// At an address of an allowed host.
+    Url(String),
+}
+
+/// Where a scene stands. That its time is over is computed ([`Scene::state_name`]), never written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nobody has scanned.
+    Waiting,
+    /// Somebody has scanned and is asked.
+    Scanned(Scan),
+    /// They said yes.
+    Confirmed(Confirmation),
+    /// They said no.
+    Declined(Scan),
+    /// The browser gave up; the phone that had scanned, if any, is told so.
+    Cancelled(Option<Scan>),
+}
+
+/// A yes, and what became of its authorization code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// Who said it.
+    pub scan: Scan,
+    /// What they told of themselves.
+    #[serde(default)]
+    pub profile: Profile,
+    /// The record's life, in milliseconds, when they said it: the code's age is the difference to the life now.
+    pub life_ms: u64,
+    /// Whether the code was redeemed.
+    #[serde(default)]
+    pub redeemed: bool,
+}
+
+impl Confirmation {
+    /// How long the code can still be redeemed; zero once it was.
+    fn code_left(&self, life: Life) -> Duration {
+        let age = Duration::from_millis(self.life_ms).saturating_sub(life.0);
+        if self.redeemed {
+            Duration::ZERO
+        } else {
+            CODE_LIFE.saturating_sub(age)
+        }
+    }
+}
+
+/// A state's name, on the wire, in logs and in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    /// Shown, not scanned.
+    Waiting,
+    /// Scanned, not answered.
+    Scanned,
+    /// Yes.
+    Confirmed,
+    /// No.
+    Declined,
+    /// Given up by the browser.
+    Cancelled,
+    /// Out of time.
+    Expired,
+}
+
+impl StateName {
+    /// Whether nothing can follow.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Waiting | Self::Scanned => false,
+            Self::Confirmed | Self::Declined | Self::Cancelled | Self::Expired => true,
+        }
+    }
+
+    /// The word itself.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Scanned => "scanned",
+            Self::Confirmed => "confirmed",
+            Self::Declined => "declined",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// What everybody who may watch a scene may know of it. Also what is published, so it holds nothing worth stealing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicState {
+    /// See [`Scene::version`].
+    #[serde(rename = "v")]
+    pub version: u64,
+    /// See [`Scene::event_id`].
+    #[serde(rename = "e")]
+    pub event_id: EventId,
+    /// Never `expired` when published: that is each reader's own finding.
+    #[serde(rename = "s")]
+    pub state: StateName,
+    /// With `confirmed`.
+    #[serde(rename = "p", default, skip_serializing_if = "Profile::is_empty")]
+    pub profile: Profile,
+    /// With `confirmed`: how long the authorization code can still be redeemed, in milliseconds.
+    #[serde(rename = "c", default, skip_serializing_if = "is_zero")]
+    pub code_left_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// An authorization code, `scene "." event_id "." secret`: it counts only for the very confirm it was made for.
+#[derive(Debug, Clone)]
+pub struct AuthorizationCode {
+    /// The scene it belongs to.
+    pub scene: SceneId,
+    /// The confirm it belongs to.
+    pub event_id: EventId,
+    /// What makes it unguessable.
+    pub secret: Secret<Code>,
+}
+
+impl AuthorizationCode {
+    /// The code that the browser holding `secret` gets for the confirm named `event_id`.
+    #[must_use]
+    pub fn derive(scene: SceneId, event_id: EventId, secret: &BrowserSecret) -> Self {
+        Self {
+            scene,
+            event_id,
+            secret: secret.code(),
+        }
+    }
+
+    /// Reads what a relying party presents; `None` when it has not the form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let code = Self {
+            scene: parts.next()?.parse().ok()?,
+            event_id: EventId::parse(parts.next()?)?,
+            secret: Secret::parse(parts.next()?)?,
+        };
+        parts.next().is_none().then_some(code)
+    }
+
+    /// The text to hand to the browser.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        format!("{}.{}.{}", self.scene, self.event_id, *self.secret.expose())
+    }
+}
+
+/// What somebody wants to do with a scene, with what proves that they may.
+#[derive(Debug, Clone)]
+pub enum Action<'a> {
+    /// A phone whose person WeChat named.
+    Scan {
+        /// Who, by `jscode2session`.
+        person: Person,
+        /// The digest of the confirm token drawn for this scan.
+        confirm_token: Digest<Confirm>,
+    },
+    /// The phone uploaded a picture.
+    KeepAvatar {
+        /// What the phone presents.
+        token: &'a ConfirmToken,
+        /// Where it is kept.
+        avatar: AvatarId,
+    },
+    /// The person says yes.
+    Confirm {
+        /// What the phone presents.
+        token: &'a ConfirmToken,
+        /// What they tell of themselves; an uploaded avatar is added to it.
+        profile: Profile,
+    },
+    /// The person says no.
+    Decline {
+        /// What the phone presents.
+        token: &'a ConfirmToken,
+    },
+    /// The browser gives up.
+    Cancel {
+        /// What the browser presents.
+        browser_secret: &'a BrowserSecret,
+    },
+    /// The site's backend redeems the authorization code.
+    Redeem(Redemption<'a>),
+}
+
+/// What a relying party presents at `/token`; the client has been authenticated.
+#[derive(Debug, Clone)]
+pub struct Redemption<'a> {
+    /// The code.
+    pub code: &'a AuthorizationCode,
+    /// The authenticated client.
+    pub client_id: &'a str,
+    /// As repeated by the client.
+    pub redirect_uri: Option<&'a str>,
+    /// PKCE (RFC 7636 §4.3).
+    pub code_verifier: Option<&'a str>,
+}
+
+/// What an allowed action makes of a scene.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// To be written, and told to everyone who watches.
+    Visible(Scene),
+    /// To be written; nobody who watches would see a difference.
+    Hidden(Scene),
+    /// The same party has done just this before: nothing changes.
+    Repeated,
+}
+
+/// Why an action is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The secret presented is not the one this takes, or none could be.
+    #[error("the secret does not fit")]
+    WrongSecret,
+    /// Another person scanned first.
+    #[error("another person scanned first")]
+    ScannedByAnother,
+    /// Only possible while the scene stands elsewhere.
+    #[error("the scene is {}", .0.as_str())]
+    AlreadyFinished(StateName),
+    /// The deadline is past.
+    #[error("the scene has expired")]
+    Expired,
+    /// The authorization code opens nothing here.
+    #[error("the grant is invalid: {0}")]
+    InvalidGrant(#[from] GrantFault),
+}
+
+/// What exactly was wrong with a redemption: for the log only, the caller hears `invalid_grant`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GrantFault {
+    /// Not confirmed, or by another event than the code was made for.
+    #[error("no such confirm")]
+    NoSuchConfirm,
+    /// The secret part is wrong.
+    #[error("wrong code")]
+    WrongCode,
+    /// The code belongs to another client.
+    #[error("another client's code")]
+    OtherClient,
+    /// `redirect_uri` is not the one the scene was started with.
+    #[error("redirect_uri differs")]
+    RedirectUri,
+    /// The verifier does not fit the challenge, or only one of them was given.
+    #[error("code_verifier does not fit")]
+    Verifier,
+    /// Older than [`CODE_LIFE`].
+    #[error("the code is too old")]
+    TooOld,
+    /// Everything right, but used before: what the first use gave is to be revoked (RFC 6749 §4.1.2).
+    #[error("the code was used before")]
+    Used,
+}
+
+impl Scene {
+    /// What the scene's state is called when the record still lives for `life`.
+    #[must_use]
+    pub fn state_name(&self, life: Life) -> StateName {
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => StateName::Expired,
+            State::Waiting => StateName::Waiting,
+            State::Scanned(_) => StateName::Scanned,
+            State::Confirmed(_) => StateName::Confirmed,
+            State::Declined(_) => StateName::Declined,
+            State::Cancelled(_) => StateName::Cancelled,
+        }
+    }
+
+    /// What everybody who may watch may know.
+    #[must_use]
+    pub fn public_state(&self, life: Life) -> PublicState {
+        let (profile, code_left) = match &self.state {
+            State::Confirmed(confirmation) => (confirmation.profile.clone(), confirmation.code_left(life)),
+            State::Waiting | State::Scanned(_) | State::Declined(_) | State::Cancelled(_) => Default::default(),
+        };
+        PublicState {
+            version: self.version,
+            event_id: self.event_id,
+            state: self.state_name(life),
+            profile,
+            code_left_ms: u64::try_from(code_left.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether the deadline ends it: then nothing may be written over it afterwards. What is final no deadline can end.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Waiting | State::Scanned(_))
+    }
+
+    /// The person who scanned, if anybody has.
+    #[must_use]
+    pub fn person(&self) -> Option<&Person> {
+        self.scan().map(|scan| &scan.person)
+    }
+
+    /// Decides what `action` makes of this scene while its record lives for `life`.
+    ///
+    /// # Errors
+    /// [`Refused`], and then nothing may be written.
+    pub fn apply(&self, action: Action<'_>, life: Life, rng: &mut impl CryptoRng) -> Result<Outcome, Refused> {
+        match action {
+            Action::Scan { person, confirm_token } => self.scanned(person, confirm_token, life, rng),
+            Action::KeepAvatar { token, avatar } => self.avatar_kept(token, avatar, life, rng),
+            Action::Confirm { token, profile } => self.confirmed(token, profile, life, rng),
+            Action::Decline { token } => self.declined(token, life, rng),
+            Action::Cancel { browser_secret } => self.cancelled(browser_secret, life, rng),
+            Action::Redeem(redemption) => self.redeemed(&redemption, life, rng),
+        }
+    }
+
+    fn scanned(
+        &self,
+        person: Person,
+        confirm_token: Digest<Confirm>,
+        life: Life,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outcome, Refused> {
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
+            State::Waiting => Ok(self.visibly(
+                State::Scanned(Scan {
+                    person,
+                    confirm_token,
+                    avatar: None,
+                }),
+                rng,
+            )),
+            State::Scanned(scan) if scan.person == person => {
+                let scan = Scan {
+                    confirm_token,
+                    ..scan.clone()
+                };
+                Ok(self.hidden(State::Scanned(scan), rng))
+            }
+            State::Scanned(_) => Err(Refused::ScannedByAnother),
+            State::Confirmed(_) | State::Declined(_) | State::Cancelled(_) => Err(self.already_finished(life)),
+        }
+    }
+
+    fn avatar_kept(
+        &self,
+        token: &ConfirmToken,
+        avatar: AvatarId,
+        life: Life,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outcome, Refused> {
+        let scan = self.scan_of(token)?;
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
+            State::Waiting | State::Scanned(_) => {
+                let scan = Scan {
+                    avatar: Some(avatar),
+                    ..scan.clone()
+                };
+                Ok(self.hidden(State::Scanned(scan), rng))
+            }
+            State::Confirmed(_) | State::Declined(_) | State::Cancelled(_) => Err(self.already_finished(life)),
+        }
+    }
+
+    fn confirmed(
+        &self,
+        token: &ConfirmToken,
+        mut profile: Profile,
+        life: Life,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outcome, Refused> {
+        let scan = self.scan_of(token)?;
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
+            State::Waiting | State::Scanned(_) => {
+                profile.avatar = scan.avatar.map(Avatar::Uploaded).or(profile.avatar);
+                let confirmation = Confirmation {
+                    scan: scan.clone(),
+                    profile,
+                    life_ms: u64::try_from(life.0.as_millis()).unwrap_or(u64::MAX),
+                    redeemed: false,
+                };
+                Ok(self.visibly(State::Confirmed(confirmation), rng))
+            }
+            State::Confirmed(_) => Ok(Outcome::Repeated),
+            State::Declined(_) | State::Cancelled(_) => Err(self.already_finished(life)),
+        }
+    }
+
+    fn declined(&self, token: &ConfirmToken, life: Life, rng: &mut impl CryptoRng) -> Result<Outcome, Refused> {
+        let scan = self.scan_of(token)?;
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
+            State::Waiting | State::Scanned(_) => Ok(self.visibly(State::Declined(scan.clone()), rng)),
+            State::Declined(_) => Ok(Outcome::Repeated),
+            State::Confirmed(_) | State::Cancelled(_) => Err(self.already_finished(life)),
+        }
+    }
+
+    fn cancelled(&self, secret: &BrowserSecret, life: Life, rng: &mut impl CryptoRng) -> Result<Outcome, Refused> {
+        if !self.browser_secret.matches(secret) {
+            return Err(Refused::WrongSecret);
+        }
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => Ok(Outcome::Repeated),
+            State::Waiting => Ok(self.visibly(State::Cancelled(None), rng)),
+            State::Scanned(scan) => Ok(self.visibly(State::Cancelled(Some(scan.clone())), rng)),
+            State::Cancelled(_) => Ok(Outcome::Repeated),
+            State::Confirmed(_) | State::Declined(_) => Err(self.already_finished(life)),
+        }
+    }
+
+    fn redeemed(&self, with: &Redemption<'_>, life: Life, rng: &mut impl CryptoRng) -> Result<Outcome, Refused> {
+        let State::Confirmed(confirmation) = &self.state else {
+            return Err(GrantFault::NoSuchConfirm.into());
+        };
+        if with.code.event_id != self.event_id {
+            return Err(GrantFault::NoSuchConfirm.into());
+        }
+        if !self.code.matches(&with.code.secret) {
+            return Err(GrantFault::WrongCode.into());
+        }
+        if with.client_id != self.client_id {
+            return Err(GrantFault::OtherClient.into());
+        }
+        if let Some(asked) = &self.authorization.redirect_uri
+            && with.redirect_uri != Some(asked)
+        {
+            return Err(GrantFault::RedirectUri.into());
+        }
+        if !verifier_fits(self.authorization.code_challenge.as_deref(), with.code_verifier) {
+            return Err(GrantFault::Verifier.into());
+        }
+        if confirmation.redeemed {
+            return Err(GrantFault::Used.into());
+        }
+        if confirmation.code_left(life).is_zero() {
+            return Err(GrantFault::TooOld.into());
+        }
+        Ok(self.hidden(
+            State::Confirmed(Confirmation {
+                redeemed: true,
+                ..confirmation.clone()
+            }),
+            rng,
+        ))
+    }
+
+    fn scan(&self) -> Option<&Scan> {
+        match &self.state {
+            State::Waiting | State::Cancelled(None) => None,
+            State::Scanned(scan) | State::Declined(scan) | State::Cancelled(Some(scan)) => Some(scan),
+            State::Confirmed(confirmation) => Some(&confirmation.scan),
+        }
+    }
+
+    /// The scan that `token` was given for.
+    fn scan_of(&self, token: &ConfirmToken) -> Result<&Scan, Refused> {
+        self.scan()
+            .filter(|scan| scan.confirm_token.matches(token))
+            .ok_or(Refused::WrongSecret)
+    }
+
+    fn already_finished(&self, life: Life) -> Refused {
+        Refused::AlreadyFinished(self.state_name(life))
+    }
+
+    fn visibly(&self, state: State, rng: &mut impl CryptoRng) -> Outcome {
+        let mut next = self.with(state, rng);
+        next.version += 1;
+        next.event_id = EventId::random(rng);
+        Outcome::Visible(next)
+    }
+
+    fn hidden(&self, state: State, rng: &mut impl CryptoRng) -> Outcome {
+        Outcome::Hidden(self.with(state, rng))
+    }
+
+    fn with(&self, state: State, rng: &mut impl CryptoRng) -> Scene {
+        Scene {
+            state,
+            write_id: WriteId::random(rng),
+            ..self.clone()
+        }
+    }
+}
+
+/// RFC 7636 §4.6, and no downgrade either way: a challenge wants its verifier, a verifier wants its challenge.
+fn verifier_fits(challenge: Option<&str>, verifier: Option<&str>) -> bool {
+    match (challenge, verifier) {
+        (None, None) => true,
+        (Some(challenge), Some(verifier)) => {
+            use subtle::ConstantTimeEq;
+            s256(verifier).as_bytes().ct_eq(challenge.as_bytes()).into()
+        }
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+/// The PKCE `S256` challenge of a verifier: `BASE64URL(SHA-256(verifier))` (RFC 7636 §4.2).
+#[must_use]
+pub fn s256(verifier: &str) -> String {
+    URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, verifier.as_bytes()))
+}
+
+fn unwritten() -> WriteId {
+    WriteId::NONE
+}

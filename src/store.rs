@@ -1,0 +1,325 @@
+//! The shared truth: what every replica reads and writes, and the news that something changed.
+//!
+//! One implementation keeps everything in this process ([`memory`], the default), the other in Redis ([`redis`]); both hold the
+//! promises written here, checked by one conformance suite. A store never calls the hub: it is built with the sending end of
+//! a bounded channel of [`News`].
+//!
+//! To add a store: implement the traits, add it to `app.rs` where the store is chosen, and to `tests/it/conformance.rs`.
+
+pub mod memory;
+pub mod redis;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rand::CryptoRng;
+use tokio::time::Instant;
+
+use crate::scene::{Action, AvatarId, Life, Outcome, PublicState, Refused, Scene, SceneId, WriteId};
+
+/// All that a store is.
+pub trait Store: SceneStore + BlobStore + TokenStore {}
+impl<S: SceneStore + BlobStore + TokenStore> Store for S {}
+
+/// Keeps scenes until their time is over, and announces their visible changes.
+#[async_trait]
+pub trait SceneStore: Send + Sync + 'static {
+    /// Keeps a new scene for `life`; leaves one that is there alone.
+    async fn create(&self, scene: &Scene, life: Life) -> Result<Created, StoreError>;
+
+    /// The scenes of these ids and what is left of their life, read together, in the order asked. Unknown and long gone is `None`.
+    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError>;
+
+    /// Puts `write.next` in the place of `seen`, if nobody has written since and, while `seen` is open, its deadline is not past.
+    ///
+    /// Comparing, writing, the grant and the announcement (made if and only if the version rises) are one step. The key's
+    /// life stays as it is. If the stored `write_id` is already that of `write.next`, this very call had happened and only its
+    /// reply was lost: it is written once more, unchanged, and answered [`Replaced::Written`].
+    async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError>;
+
+    /// What [`Grant::Put`] kept beside the scene.
+    async fn grant(&self, id: &SceneId) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// From its return on, every visible change of this scene is told as [`News`], until `unwatch`. Idempotent.
+    async fn watch(&self, id: &SceneId) -> Result<(), StoreError>;
+
+    /// Ends `watch`. Idempotent; news already under way may still come.
+    async fn unwatch(&self, id: &SceneId);
+
+    /// Whether the store answers just now.
+    async fn ready(&self) -> Result<(), StoreError>;
+}
+
+/// Keeps pictures: codes while their scene waits, and uploaded avatars.
+#[async_trait]
+pub trait BlobStore: Send + Sync + 'static {
+    /// The code's picture, or whose task it is to make it. Whoever is answered [`Picture::Yours`] is the only maker for `claim`.
+    async fn picture(&self, id: &SceneId, claim: Duration) -> Result<Picture, StoreError>;
+
+    /// Keeps a code's picture for `life`, whoever was its maker.
+    async fn put_picture(&self, id: &SceneId, picture: Bytes, life: Duration) -> Result<(), StoreError>;
+
+    /// Gives back the task of making it, so that the next who asks may try at once. A finished picture stays.
+    async fn release_picture(&self, id: &SceneId) -> Result<(), StoreError>;
+
+    /// Lets a picture that was made ahead live for `life` from now.
+    async fn keep_picture(&self, id: &SceneId, life: Duration) -> Result<(), StoreError>;
+
+    /// Keeps an avatar for `life`.
+    async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError>;
+
+    /// An avatar.
+    async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// Keeps WeChat's `access_token` of each Mini Program, and the lease on fetching it. Tokens come sealed: a store can't read them.
+#[async_trait]
+pub trait TokenStore: Send + Sync + 'static {
+    /// The current token.
+    async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError>;
+
+    /// Takes the lease on fetching, for `length`, if nobody holds it.
+    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError>;
+
+    /// Gives the lease back, if it is still this owner's.
+    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError>;
+
+    /// Keeps a new token for `life`, if the lease is still this owner's, the generation has not moved from `seen`, and the stored
+    /// token does not live longer. The new generation is greater than every earlier one. Says whether it was kept.
+    async fn put_token(
+        &self,
+        appid: &str,
+        owner: WriteId,
+        seen: Option<Generation>,
+        sealed: &[u8],
+        life: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Drops the token of this generation, if it still is the current one.
+    async fn drop_token(&self, appid: &str, generation: Generation) -> Result<(), StoreError>;
+}
+
+/// What [`SceneStore::create`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// Kept.
+    New,
+    /// There was one of that id already, and it stays.
+    Exists,
+}
+
+/// A record and what was left of its life when it was read.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The record.
+    pub scene: Scene,
+    life: Life,
+    read_at: Instant,
+}
+
+impl Stored {
+    /// A record just read.
+    #[must_use]
+    pub fn now(scene: Scene, life: Life) -> Self {
+        Self {
+            scene,
+            life,
+            read_at: Instant::now(),
+        }
+    }
+
+    /// What is left of its life now, by the monotonic clock since it was read.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.life.after(self.read_at.elapsed())
+    }
+}
+
+/// One write of [`SceneStore::replace`].
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// What to write; its `write_id` is new.
+    pub next: &'a Scene,
+    /// Whether it counts only once a replica of the store has it too, where the store has replicas.
+    pub durable: bool,
+    /// What happens to the access token kept beside the scene.
+    pub grant: Grant<'a>,
+}
+
+/// The access token for `/userinfo`, which lives beside its scene and is written in the same step.
+#[derive(Debug, Clone, Copy)]
+pub enum Grant<'a> {
+    /// Stays as it is.
+    Keep,
+    /// This is kept, for this long.
+    Put(&'a [u8], Duration),
+    /// None any more.
+    Delete,
+}
+
+/// What [`SceneStore::replace`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// Written.
+    Written,
+    /// Somebody else wrote since `seen` was read.
+    Stale,
+    /// The deadline is past.
+    Late,
+    /// The record is gone.
+    Absent,
+    /// Written here, but no replica has it in time.
+    Unreplicated,
+}
+
+/// What [`BlobStore::picture`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Picture {
+    /// The bytes.
+    Ready(Bytes),
+    /// Somebody else is making it.
+    Making,
+    /// You make it.
+    Yours,
+}
+
+/// Counts the tokens of one Mini Program; never falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// A sealed token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// What only a holder of the AppSecret can open.
+    pub sealed: Vec<u8>,
+    /// Which token it is.
+    pub generation: Generation,
+    /// What is left of its life.
+    pub left: Duration,
+}
+
+/// What a store tells the hub.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A watched scene changed: a hint, lost now and then, never the truth.
+    Changed(SceneId, PublicState),
+    /// News of these scenes may have been missed; they are watched again, so read them now.
+    Lost(Vec<SceneId>),
+}
+
+/// A store failed; nothing is known of what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, or can't answer for now. Trying again later helps.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// It takes nothing new; what is under way goes on.
+    #[error("the store is full")]
+    Full,
+    /// A record can't be read. Trying again does not help.
+    #[error("a record can't be read: {0}")]
+    Corrupt(String),
+}
+
+/// Why [`apply`] did not.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// No such scene.
+    #[error("no such scene")]
+    NotFound,
+    /// The rules say no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Written, but no replica confirmed it in time.
+    #[error("written, but no replica of the store confirmed it in time")]
+    Unreplicated,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What [`apply`] did, and to what.
+#[derive(Debug)]
+pub struct Applied {
+    /// The record before.
+    pub before: Stored,
+    /// The scene now.
+    pub scene: Scene,
+    /// Whether this call changed anything, or repeated what had been done.
+    pub changed: bool,
+}
+
+/// How often a lost race is read and decided again before the store counts as unavailable.
+const ATTEMPTS: usize = 16;
+
+/// Reads a scene, lets the rules decide, and writes, reading again when somebody else wrote meanwhile. `action` may be called several times.
+///
+/// A repeated durable action is written again, unchanged, so that waiting for a replica behind it means something.
+///
+/// # Errors
+/// [`ApplyError`]; with [`ApplyError::Store`] it is not known whether the write happened.
+pub async fn apply<'a>(
+    store: &dyn SceneStore,
+    id: &SceneId,
+    durable: bool,
+    grant: Grant<'_>,
+    rng: &mut (impl CryptoRng + Send),
+    action: impl Fn() -> Action<'a>,
+) -> Result<Applied, ApplyError> {
+    for _ in 0..ATTEMPTS {
+        let Some(seen) = find_one(store, id).await? else {
+            return Err(ApplyError::NotFound);
+        };
+        let (next, changed) = match seen.scene.apply(action(), seen.life(), rng)? {
+            Outcome::Visible(next) | Outcome::Hidden(next) => (next, true),
+            Outcome::Repeated if durable => (
+                Scene {
+                    write_id: WriteId::random(rng),
+                    ..seen.scene.clone()
+                },
+                false,
+            ),
+            Outcome::Repeated => {
+                let scene = seen.scene.clone();
+                return Ok(Applied {
+                    before: seen,
+                    scene,
+                    changed: false,
+                });
+            }
+        };
+        match store
+            .replace(
+                &seen,
+                Write {
+                    next: &next,
+                    durable,
+                    grant,
+                },
+            )
+            .await?
+        {
+            Replaced::Written => {
+                return Ok(Applied {
+                    before: seen,
+                    scene: next,
+                    changed,
+                });
+            }
+            Replaced::Unreplicated => return Err(ApplyError::Unreplicated),
+            Replaced::Late => return Err(Refused::Expired.into()),
+            Replaced::Absent => return Err(ApplyError::NotFound),
+            Replaced::Stale => {}
+        }
+    }
+    Err(StoreError::Unavailable("the scene is being written by too many at once".to_owned()).into())
+}
+
+/// One scene of [`SceneStore::find`].
+///
+/// # Errors
+/// As `find`.
+pub async fn find_one(store: &dyn SceneStore, id: &SceneId) -> Result<Option<Stored>, StoreError> {
+    Ok(store.find(std::slice::from_ref(id)).await?.into_iter().next().flatten())
+}

@@ -1,0 +1,126 @@
+//! Logs and metrics.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Everything this process counts. Labels are closed sets; there is no global registry.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Scenes started.
+    pub scenes_created_total: IntCounter,
+    /// Steps of logins, by `step` (`scanned`, `confirmed`, `declined`, `not_me`, `cancelled`, `redeemed`).
+    pub login_steps_total: IntCounterVec,
+    /// Event streams open now.
+    pub streams_open: IntGauge,
+    /// Event streams ended, by `reason`.
+    pub streams_closed_total: IntCounterVec,
+    /// Scenes watched by this replica now.
+    pub scenes_watched: IntGauge,
+    /// Re-reads of watched scenes, by `cause` (`lost`, `deadline`, `slow`) and whether they `found` something new.
+    pub rereads_total: IntCounterVec,
+    /// Store requests in seconds, by `op` and `outcome` (`ok`, `unavailable`, `full`, `corrupt`).
+    pub store_request_seconds: HistogramVec,
+    /// Times that news of watched scenes may have been missed, by `cause`.
+    pub store_lost_total: IntCounterVec,
+    /// Durable writes by how their wait for a replica ended (`replicated`, `unreplicated`, `not_asked`).
+    pub store_waits_total: IntCounterVec,
+    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `invalid`).
+    pub wechat_request_seconds: HistogramVec,
+    /// Error codes WeChat answered, by `call` and `errcode`.
+    pub wechat_errcodes_total: IntCounterVec,
+    /// Seconds until the access_token in use ends, by `appid`.
+    pub access_token_left_seconds: IntGaugeVec,
+    /// Codes made ahead and ready.
+    pub code_pool_ready: IntGauge,
+    /// HTTP requests in seconds, by `route`, `method` and `status`.
+    pub http_request_seconds: HistogramVec,
+    /// Seconds from start of a scene to its redemption.
+    pub login_seconds: Histogram,
+    /// 1 when what answers as WeChat is a simulator.
+    pub simulator: IntGauge,
+}
+
+impl Metrics {
+    /// All of them, at zero.
+    ///
+    /// # Errors
+    /// When two share a name: a bug that every start would show.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some("scanlogin".to_owned()), None)?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            register(&registry, IntCounter::new(name, help)?)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            register(&registry, IntGauge::new(name, help)?)
+        };
+        let seconds = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+            let buckets = vec![
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
+            ];
+            register(
+                &registry,
+                HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?,
+            )
+        };
+        Ok(Self {
+            scenes_created_total: counter("scenes_created_total", "Scenes started.")?,
+            login_steps_total: counters("login_steps_total", "Steps of logins.", &["step"])?,
+            streams_open: gauge("streams_open", "Event streams open now.")?,
+            streams_closed_total: counters("streams_closed_total", "Event streams ended.", &["reason"])?,
+            scenes_watched: gauge("scenes_watched", "Scenes watched by this replica now.")?,
+            rereads_total: counters("rereads_total", "Re-reads of watched scenes.", &["cause", "found"])?,
+            store_request_seconds: seconds("store_request_seconds", "Store requests.", &["op", "outcome"])?,
+            store_lost_total: counters("store_lost_total", "Times news may have been missed.", &["cause"])?,
+            store_waits_total: counters(
+                "store_waits_total",
+                "Durable writes by how their wait ended.",
+                &["outcome"],
+            )?,
+            wechat_request_seconds: seconds("wechat_request_seconds", "WeChat calls.", &["call", "outcome"])?,
+            wechat_errcodes_total: counters("wechat_errcodes_total", "Error codes of WeChat.", &["call", "errcode"])?,
+            access_token_left_seconds: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("access_token_left_seconds", "Seconds until the access_token ends."),
+                    &["appid"],
+                )?,
+            )?,
+            code_pool_ready: gauge("code_pool_ready", "Codes made ahead and ready.")?,
+            http_request_seconds: seconds("http_request_seconds", "HTTP requests.", &["route", "method", "status"])?,
+            login_seconds: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new("login_seconds", "From start of a scene to its redemption.")
+                        .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0]),
+                )?,
+            )?,
+            simulator: gauge("simulator", "1 when what answers as WeChat is a simulator.")?,
+            registry,
+        })
+    }
+
+    /// The Prometheus text format.
+    ///
+    /// # Errors
+    /// When a collector fails.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

@@ -1,0 +1,15 @@
+//! The story of the product, told at its outside edges.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod support;
+
+mod conformance;
+mod simulator;
+mod subscriber;
+mod wechat_client;

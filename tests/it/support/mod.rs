@@ -1,0 +1,20 @@
+//! What the tests stand on: real processes, links that add time, and conditions to wait for.
+
+pub mod redis;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Waits until `condition` gives something, and fails with `what` after ten seconds.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}

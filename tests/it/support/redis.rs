@@ -1,0 +1,105 @@
+//! A real redis-server process of the test's own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Dies with the test.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Child,
+    addr: SocketAddr,
+    args: Vec<String>,
+    dir: TempDir,
+}
+
+impl RedisServer {
+    /// Keeps nothing on disk; `noeviction`.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments of redis-server's command line.
+    pub fn start_with(args: &[&str]) -> Self {
+        let addr = free_addr();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let child = spawn(addr, &args, &dir);
+        Self { child, addr, args, dir }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill redis-server");
+        self.child.wait().expect("reap redis-server");
+    }
+
+    /// Starts it again, empty, at the same address.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.addr, &self.args, &self.dir);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address of loopback where nothing listens just now.
+pub fn free_addr() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+fn spawn(addr: SocketAddr, args: &[String], dir: &TempDir) -> Child {
+    let mut child = Command::new("redis-server")
+        .args([
+            "--port",
+            &addr.port().to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
+        .args([
+            "--maxmemory-policy",
+            "noeviction",
+            "--dir",
+            &dir.path().display().to_string(),
+        ])
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is not installed: `apt-get install redis-server`, or run scripts/test");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(addr).is_err() {
+        assert!(
+            child.try_wait().expect("its status").is_none(),
+            "redis-server ended at its start"
+        );
+        assert!(Instant::now() < deadline, "redis-server does not listen");
+        std::thread::yield_now();
+    }
+    child
+}

@@ -23,6 +23,7 @@ use fred::clients::{Client, WithOptions};
 use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,22 +93,25 @@ impl RedisStore {
             replication: Arc::clone(&replication),
             scripts: Arc::new(Scripts::new()),
             keys: Keys::new(&settings.prefix),
-            subscriber: Subscriber,
+            subscriber: Subscriber::start(
+                client_settings.config(),
+                &settings.prefix,
+                news,
+                commands.clients(),
+                metrics.clone(),
+                tasks,
+                shutdown.clone(),
+            ),
             start,
             metrics,
         };
-        drop(news);
-        if settings.wait == Wait::Auto {
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move { replication.watch(shutdown).await });
-        }
-        tasks.spawn(come_up(
-            start_tx,
+        let trial = Trial {
             commands,
-            Arc::clone(&store.scripts),
-            store.keys.clone(),
-            shutdown.clone(),
-        ));
+            replication,
+            scripts: Arc::clone(&store.scripts),
+            key: store.keys.trial(),
+        };
+        tasks.spawn(trial.run(start_tx, shutdown.clone()));
         Ok(store)
     }
 
@@ -125,44 +129,45 @@ impl RedisStore {
             Err(_) => std::future::pending().await,
         }
     }
-
-    /// Moves every command connection to what is primary now: for the listener, which notices a fail-over long before the
-    /// library does, and before whose re-reads this must have happened.
-    pub async fn resync(&self) {
-        self.commands.resync().await;
-    }
 }
 
-/// Tries until Redis is reached and found fit, or found unfit for ever.
-async fn come_up(
-    start: Arc<watch::Sender<Start>>,
+/// What must be true of a Redis before it is used.
+struct Trial {
     commands: Arc<Commands>,
+    replication: Arc<Replication>,
     scripts: Arc<Scripts>,
-    keys: Keys,
-    shutdown: CancellationToken,
-) {
-    let trial = keys.trial();
-    let mut told = String::new();
-    while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
-        let checked = async {
-            commands.check().await?;
-            let client = commands.shared().client();
-            scripts.trial.run::<()>(&client, &[&trial], &[]).await?;
-            Ok::<(), Unfit>(())
-        };
-        match checked.await {
-            Ok(()) => {
-                tracing::info!("redis is reached");
-                start.send_replace(Start::Done);
+    key: String,
+}
+
+impl Trial {
+    /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas.
+    async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
+        let mut told = String::new();
+        while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
+            match self.once().await {
+                Ok(()) => {
+                    tracing::info!("redis is reached");
+                    start.send_replace(Start::Done);
+                }
+                Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
+                Err(Unfit::Yet(why)) if why != told => {
+                    tracing::warn!(why, "redis is not usable yet");
+                    told = why;
+                }
+                Err(Unfit::Yet(_)) => {}
             }
-            Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
-            Err(Unfit::Yet(why)) if why != told => {
-                tracing::debug!(why, "redis is not reached yet");
-                told = why;
-            }
-            Err(Unfit::Yet(_)) => {}
+            let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
         }
-        let _ = tokio::time::timeout(Duration::from_millis(100), shutdown.cancelled()).await;
+        self.replication.watch(shutdown).await;
+    }
+
+    async fn once(&self) -> Result<(), Unfit> {
+        self.commands.check().await?;
+        let client = self.commands.shared().client();
+        self.scripts.trial.run::<()>(&client, &[&self.key], &[]).await?;
+        // Before the first durable write, which would otherwise wait for a replica that never was.
+        self.replication.look().await;
+        Ok(())
     }
 }
 
@@ -218,7 +223,7 @@ impl SceneStore for RedisStore {
         let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
         let keys = &[&*scene, &*grant];
         let args = &replace_args(seen, &write)?;
-        if write.durable && self.replication.is_awaited(slot(&scene)).await {
+        if write.durable && self.replication.is_awaited(slot(&scene)) {
             return self.replace_replicated(keys, args).await;
         }
         let replaced = self

@@ -47,22 +47,23 @@ impl Replication {
     }
 
     /// Whether a durable write to this slot waits now.
-    pub(super) async fn is_awaited(&self, slot: u16) -> bool {
+    pub(super) fn is_awaited(&self, slot: u16) -> bool {
         match self.wait {
             Wait::Never => false,
             Wait::Always => true,
             Wait::Auto => {
-                if self.sight(slot).is_none() {
-                    self.look().await;
-                }
-                // Of what could not be looked at nothing is known, so nothing is risked.
-                self.sight(slot).is_none_or(Sight::asks)
+                let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+                // Of a slot that could not be looked at nothing is known, so nothing is risked.
+                sights.get(&slot).copied().is_none_or(Sight::asks)
             }
         }
     }
 
-    /// Looks each second until `shutdown`.
+    /// Looks each second until `shutdown`, where that decides anything.
     pub(super) async fn watch(&self, shutdown: CancellationToken) {
+        if self.wait != Wait::Auto {
+            return;
+        }
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -73,8 +74,8 @@ impl Replication {
         }
     }
 
-    /// A server that can't be asked changes nothing: what was seen of its slots stays.
-    async fn look(&self) {
+    /// Looks once. A server that can't be asked changes nothing: what was seen of its slots stays.
+    pub(super) async fn look(&self) {
         for server in self.link.servers() {
             let info = self
                 .link
@@ -115,11 +116,6 @@ impl Replication {
         } else if changed {
             tracing::warn!(%server, patience = ?PATIENCE, "no replica keeps up: durable writes fail, and then go on without one");
         }
-    }
-
-    fn sight(&self, slot: u16) -> Option<Sight> {
-        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        sights.get(&slot).copied()
     }
 }
 

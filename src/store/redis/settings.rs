@@ -120,6 +120,11 @@ impl ClientSettings {
         Ok(Self { config })
     }
 
+    /// Where Redis is, and as whom and by which TLS it is reached.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// A client that is not connected yet. With `redirections` 0 a command is answered by the node it was sent to, or not at all.
     pub(super) fn client(&self, redirections: u32) -> fred::clients::Client {
         let connection = ConnectionConfig {

@@ -86,6 +86,8 @@ impl Logins {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
     use tokio::time::advance;
 
     use super::*;
@@ -149,7 +151,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_kept_is_bounded_and_ends_with_its_time() {
         let mut logins = Logins::default();
-        let mut rng = os_rng();
+        let mut rng = StdRng::seed_from_u64(1);
         let oldest = logins.start(alice(), Instant::now(), &mut rng);
         for _ in 0..CODES_MAX {
             logins.start(alice(), Instant::now(), &mut rng);

@@ -34,8 +34,8 @@ const NEWS: usize = 4_096;
 /// How often a watched scene is read although nothing says so.
 const SLOW_REREAD: Duration = Duration::from_secs(15);
 
-/// What open requests get after the streams have ended.
-const CLOSE: Duration = Duration::from_secs(3);
+/// What requests under way get beyond the time that streams take to end; and the tasks behind them afterwards.
+const CLOSE: Duration = Duration::from_millis(1500);
 
 /// One replica, started.
 #[derive(Debug)]
@@ -189,11 +189,10 @@ impl App {
         lifecycle.draining.cancel();
         sleep(drain_delay).await;
         lifecycle.ending.cancel();
-        // Streams end one after the other; whoever is still connected afterwards has had their answer.
-        sleep(DRAIN_SPREAD).await;
+        // A connection with a stream closes when its stream has ended, any other at once.
         lifecycle.closing.cancel();
         serving.close();
-        if timeout(CLOSE, serving.wait()).await.is_err() {
+        if timeout(DRAIN_SPREAD + CLOSE, serving.wait()).await.is_err() {
             tracing::warn!(connections = serving.len(), "connections that did not end are cut");
         }
         stop.cancel();

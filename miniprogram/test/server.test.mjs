@@ -16,7 +16,6 @@ redirect_uris = ["https://shop.example/callback"]
 client_id = "bank"
 name = "My Bank"
 redirect_uris = ["https://bank.example/callback"]
-number_matching = "on"
 `
 
 let server
@@ -132,33 +131,6 @@ test('a hot start with another code: the first login stays as it was', async () 
   phone.tap('确认登录')
   await next.sees('confirmed')
   assert.equal((await browser.status()).state, 'scanned')
-})
-
-test('numbers: the right one after a wrong one', async () => {
-  const { browser, phone } = await scanned(shops, 'bank')
-  const { match_number: right } = await browser.sees('scanned')
-  const choices = phone.page.data.numbers.map(({ number }) => number)
-  assert.equal(choices.length, 3)
-  assert.ok(choices.includes(right))
-  phone.tap(choices.find((number) => number !== right))
-  phone.tap('确认登录')
-  await shows(phone, '数字不对')
-  phone.tap(right)
-  phone.tap('确认登录')
-  await shows(phone, '已确认登录')
-  await browser.sees('confirmed')
-})
-
-test('numbers: two wrong ones decline the login', async () => {
-  const { browser, phone } = await scanned(shops, 'bank')
-  const { match_number: right } = await browser.sees('scanned')
-  for (const { number } of phone.page.data.numbers.filter((each) => each.number !== right)) {
-    phone.tap(number)
-    phone.tap('确认登录')
-    await until('it is answered', () => phone.page.data.idle)
-  }
-  await shows(phone, '数字选错了两次')
-  await browser.sees('declined')
 })
 
 test('too late: expired, on the way in and on the way out', async () => {

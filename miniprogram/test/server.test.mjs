@@ -91,19 +91,6 @@ test('the same person scans on a second phone: the first one’s page says so an
   assert.equal((await browser.sees('confirmed')).version, 3)
 })
 
-test('the way in is judged: a chat card is refused, a long press warned about', async () => {
-  const browser = await server.browser()
-  const phone = server.phone(openid())
-  phone.entryScene = 1007
-  phone.open(browser.scene)
-  await shows(phone, '请直接扫描电脑屏幕')
-  phone.entryScene = 1048
-  phone.openAgain(browser.scene)
-  await shows(phone, '要在电脑上登录这个网站吗')
-  assert.notEqual(phone.page.data.warning, '')
-  assert.ok(phone.text().includes(phone.page.data.warning))
-})
-
 test('cancelled, finished, unknown: each in its own words', async () => {
   const cancelled = await server.browser()
   await cancelled.cancel()

@@ -1,1 +1,382 @@
-//! Memory.
+//! Everything in this process: the store of a single replica that needs nothing beside it, and the default.
+//!
+//! It keeps the same promises as the one in Redis and announces by the same channel. One lock guards all of it, never held while
+//! anything waits, so every method is one step for everybody else.
+
+mod expiring;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::scene::{AvatarId, Life, Scene, SceneId, WriteId};
+use crate::store::{
+    BlobStore, Created, Generation, Grant, News, Picture, Replaced, SceneStore, StoreError, Stored, StoredToken,
+    TokenStore, Write,
+};
+use expiring::{Expiring, Weight};
+
+/// How much all pictures and avatars may weigh together. Beyond it those that end soonest make room: a picture can be made
+/// again, and a login goes on without an avatar.
+const BLOBS_BYTES_MAX: usize = 128 << 20;
+
+/// The store.
+#[derive(Debug)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    news: mpsc::Sender<News>,
+    lost: Arc<Lost>,
+}
+
+#[derive(Debug)]
+struct State {
+    scenes_max: usize,
+    scenes: Expiring<SceneId, Scene>,
+    grants: Expiring<SceneId, Vec<u8>>,
+    blobs: Expiring<BlobKey, Blob>,
+    tokens: HashMap<String, Token>,
+    leases: HashMap<String, Lease>,
+    watched: HashSet<SceneId>,
+}
+
+/// Scenes whose news found the channel full: told as [`News::Lost`] as soon as there is room.
+#[derive(Debug, Default)]
+struct Lost {
+    scenes: Mutex<HashSet<SceneId>>,
+    some: Notify,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum BlobKey {
+    Picture(SceneId),
+    Avatar(SceneId, AvatarId),
+}
+
+#[derive(Debug)]
+enum Blob {
+    Making,
+    Ready(Bytes),
+}
+
+impl Weight for Blob {
+    fn bytes(&self) -> usize {
+        // An entry is never free of charge, so that their number is bounded as well.
+        const ENTRY: usize = 256;
+        match self {
+            Self::Making => ENTRY,
+            Self::Ready(bytes) => ENTRY + bytes.len(),
+        }
+    }
+}
+
+impl Weight for Scene {
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Weight for Vec<u8> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+#[derive(Debug)]
+struct Token {
+    sealed: Option<Vec<u8>>,
+    generation: Generation,
+    ends: Instant,
+}
+
+#[derive(Debug)]
+struct Lease {
+    owner: WriteId,
+    ends: Instant,
+}
+
+impl MemoryStore {
+    /// An empty store for at most `scenes_max` live scenes, which tells `news` what changes.
+    #[must_use]
+    pub fn start(
+        scenes_max: usize,
+        news: mpsc::Sender<News>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let lost = Arc::new(Lost::default());
+        tasks.spawn(tell_lost(Arc::clone(&lost), news.clone(), shutdown.clone()));
+        Self {
+            state: Mutex::new(State {
+                scenes_max,
+                scenes: Expiring::default(),
+                grants: Expiring::default(),
+                blobs: Expiring::default(),
+                tokens: HashMap::new(),
+                leases: HashMap::new(),
+                watched: HashSet::new(),
+            }),
+            news,
+            lost,
+        }
+    }
+
+    /// The state, with a little of what has expired swept out of it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        state.scenes.sweep(now);
+        state.grants.sweep(now);
+        state.blobs.sweep(now);
+        state
+    }
+
+    /// Called with the state locked, so that news keep the order of what they tell.
+    fn announce(&self, scene: &Scene, life: Life) {
+        let news = News::Changed(scene.id, scene.public_state(life));
+        if let Err(TrySendError::Full(_)) = self.news.try_send(news) {
+            lock(&self.lost.scenes).insert(scene.id);
+            self.lost.some.notify_one();
+        }
+    }
+}
+
+async fn tell_lost(lost: Arc<Lost>, news: mpsc::Sender<News>, shutdown: CancellationToken) {
+    let tell = async {
+        loop {
+            lost.some.notified().await;
+            // Without anybody to tell there is nothing more to do.
+            let Ok(room) = news.reserve().await else { return };
+            let scenes = std::mem::take(&mut *lock(&lost.scenes));
+            room.send(News::Lost(scenes.into_iter().collect()));
+        }
+    };
+    let _ = shutdown.run_until_cancelled(tell).await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl SceneStore for MemoryStore {
+    async fn create(&self, scene: &Scene, life: Life) -> Result<Created, StoreError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        if state.scenes.get(&scene.id, now).is_some() {
+            return Ok(Created::Exists);
+        }
+        if state.scenes.len() >= state.scenes_max {
+            return Err(StoreError::Full);
+        }
+        state.scenes.insert(scene.id, scene.clone(), now + life.0);
+        Ok(Created::New)
+    }
+
+    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError> {
+        let state = self.state();
+        let now = Instant::now();
+        let stored = |id| {
+            let (scene, left) = state.scenes.get(id, now)?;
+            Some(Stored::now(scene.clone(), Life(left)))
+        };
+        Ok(ids.iter().map(stored).collect())
+    }
+
+    async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let next = write.next;
+        let Some((stored, left)) = state.scenes.get(&next.id, now) else {
+            return Ok(Replaced::Absent);
+        };
+        let life = Life(left);
+        if stored.write_id != next.write_id {
+            if stored.write_id != seen.scene.write_id {
+                return Ok(Replaced::Stale);
+            }
+            if seen.scene.is_open() && life.until_deadline().is_zero() {
+                return Ok(Replaced::Late);
+            }
+        }
+        state.scenes.replace(&next.id, next.clone());
+        match write.grant {
+            Grant::Keep => {}
+            Grant::Put(grant, life) => state.grants.insert(next.id, grant.to_vec(), now + life),
+            Grant::Delete => state.grants.remove(&next.id),
+        }
+        if next.version > seen.scene.version && state.watched.contains(&next.id) {
+            self.announce(next, life);
+        }
+        Ok(Replaced::Written)
+    }
+
+    async fn grant(&self, id: &SceneId) -> Result<Option<Vec<u8>>, StoreError> {
+        let state = self.state();
+        Ok(state.grants.get(id, Instant::now()).map(|(grant, _)| grant.clone()))
+    }
+
+    async fn watch(&self, id: &SceneId) -> Result<(), StoreError> {
+        self.state().watched.insert(*id);
+        Ok(())
+    }
+
+    async fn unwatch(&self, id: &SceneId) {
+        self.state().watched.remove(id);
+        lock(&self.lost.scenes).remove(id);
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlobStore for MemoryStore {
+    async fn picture(&self, id: &SceneId, claim: Duration) -> Result<Picture, StoreError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        Ok(match state.blobs.get(&BlobKey::Picture(*id), now) {
+            Some((Blob::Ready(picture), _)) => Picture::Ready(picture.clone()),
+            Some((Blob::Making, _)) => Picture::Making,
+            None => {
+                state.keep_blob(BlobKey::Picture(*id), Blob::Making, claim)?;
+                Picture::Yours
+            }
+        })
+    }
+
+    async fn put_picture(&self, id: &SceneId, picture: Bytes, life: Duration) -> Result<(), StoreError> {
+        self.state()
+            .keep_blob(BlobKey::Picture(*id), Blob::Ready(picture), life)
+    }
+
+    async fn release_picture(&self, id: &SceneId) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let key = BlobKey::Picture(*id);
+        if let Some((Blob::Making, _)) = state.blobs.get(&key, Instant::now()) {
+            state.blobs.remove(&key);
+        }
+        Ok(())
+    }
+
+    async fn keep_picture(&self, id: &SceneId, life: Duration) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let (key, now) = (BlobKey::Picture(*id), Instant::now());
+        let Some((Blob::Ready(picture), _)) = state.blobs.get(&key, now) else {
+            return Ok(());
+        };
+        let picture = picture.clone();
+        state.blobs.insert(key, Blob::Ready(picture), now + life);
+        Ok(())
+    }
+
+    async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
+        self.state()
+            .keep_blob(BlobKey::Avatar(*id, avatar), Blob::Ready(image), life)
+    }
+
+    async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
+        let state = self.state();
+        Ok(match state.blobs.get(&BlobKey::Avatar(*id, avatar), Instant::now()) {
+            Some((Blob::Ready(image), _)) => Some(image.clone()),
+            _ => None,
+        })
+    }
+}
+
+impl State {
+    fn keep_blob(&mut self, key: BlobKey, blob: Blob, life: Duration) -> Result<(), StoreError> {
+        if blob.bytes() > BLOBS_BYTES_MAX {
+            return Err(StoreError::Full);
+        }
+        self.blobs.insert(key, blob, Instant::now() + life);
+        self.blobs.shrink(BLOBS_BYTES_MAX, &key);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TokenStore for MemoryStore {
+    async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError> {
+        let state = self.state();
+        Ok(state.tokens.get(appid).and_then(|token| {
+            let left = token.ends.saturating_duration_since(Instant::now());
+            let sealed = token.sealed.clone().filter(|_| !left.is_zero())?;
+            Some(StoredToken {
+                sealed,
+                generation: token.generation,
+                left,
+            })
+        }))
+    }
+
+    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        if let Some(lease) = state.leases.get(appid).filter(|lease| lease.ends > now) {
+            return Ok(lease.owner == owner);
+        }
+        let ends = now + length;
+        state.leases.insert(appid.to_owned(), Lease { owner, ends });
+        Ok(true)
+    }
+
+    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if state.leases.get(appid).is_some_and(|lease| lease.owner == owner) {
+            state.leases.remove(appid);
+        }
+        Ok(())
+    }
+
+    async fn put_token(
+        &self,
+        appid: &str,
+        owner: WriteId,
+        seen: Option<Generation>,
+        sealed: &[u8],
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let held = state
+            .leases
+            .get(appid)
+            .is_some_and(|lease| lease.ends > now && lease.owner == owner);
+        let stored = state.tokens.get(appid);
+        let current = stored.filter(|token| token.sealed.is_some() && token.ends > now);
+        let outrun = current.is_some_and(|token| Some(token.generation) != seen || token.ends > now + life);
+        if !held || outrun {
+            return Ok(false);
+        }
+        // Kept beyond every token's end, so that it never falls.
+        let generation = Generation(stored.map_or(1, |token| token.generation.0 + 1));
+        let token = Token {
+            sealed: Some(sealed.to_vec()),
+            generation,
+            ends: now + life,
+        };
+        state.tokens.insert(appid.to_owned(), token);
+        Ok(true)
+    }
+
+    async fn drop_token(&self, appid: &str, generation: Generation) -> Result<(), StoreError> {
+        if let Some(token) = self.state().tokens.get_mut(appid)
+            && token.generation == generation
+        {
+            token.sealed = None;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,399 @@
-//! Commands.
+//! Scenes in Redis 7 or later: standalone, behind Sentinel, or Cluster.
+//!
+//! A record is one string, its write_id and then JSON; a write of it is one script, which compares, writes and announces. Every
+//! command goes through the client library fred; only listening is our own ([`subscriber`]).
 
+mod blobs;
+mod commands;
+mod keys;
+mod link;
+mod record;
+mod replication;
+mod script;
+mod settings;
 pub mod subscriber;
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::clients::{Client, WithOptions};
+use fred::interfaces::{ClientLike, KeysInterface};
+use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::scene::{GRACE, Life, Scene, SceneId};
+use crate::store::{Created, Grant, News, Replaced, SceneStore, StoreError, Stored, Write};
+use crate::telemetry::Metrics;
+use commands::{Commands, Fault, Unfit, refusal};
+use keys::{Keys, slot};
+use replication::Replication;
+use script::Scripts;
+use settings::ClientSettings;
+pub use settings::{FatalError, RedisSettings, Wait};
+use subscriber::Subscriber;
+
+/// How long a durable write waits for a replica, in milliseconds.
+const WAIT_MS: i64 = 200;
+/// How many scenes are read in one round trip.
+const BATCH: usize = 200;
+
+/// The store.
+#[derive(Debug)]
+pub struct RedisStore {
+    commands: Arc<Commands>,
+    replication: Arc<Replication>,
+    scripts: Arc<Scripts>,
+    keys: Keys,
+    subscriber: Subscriber,
+    start: watch::Receiver<Start>,
+    metrics: Metrics,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone)]
+enum Start {
+    Trying,
+    Done,
+    Failed(FatalError),
+}
+
+impl RedisStore {
+    /// Begins to connect, and returns at once. Until [`Self::started`] says so requests fail with [`StoreError::Unavailable`].
+    ///
+    /// # Errors
+    /// [`FatalError`] of the settings themselves.
+    pub fn start(
+        settings: &RedisSettings,
+        news: mpsc::Sender<News>,
+        metrics: Metrics,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, FatalError> {
+        let client_settings = ClientSettings::check(settings)?;
+        let (start_tx, start) = watch::channel(Start::Trying);
+        let start_tx = Arc::new(start_tx);
+        let refused = Arc::clone(&start_tx);
+        let commands = Arc::new(Commands::start(
+            &client_settings,
+            settings.wait != Wait::Never,
+            metrics.clone(),
+            tasks,
+            shutdown,
+            move |error| fail(&refused, refusal(error)),
+        ));
+        let replication = Arc::new(Replication::new(settings.wait, commands.shared().clone()));
+        let store = Self {
+            commands: Arc::clone(&commands),
+            replication: Arc::clone(&replication),
+            scripts: Arc::new(Scripts::new()),
+            keys: Keys::new(&settings.prefix),
+            subscriber: Subscriber,
+            start,
+            metrics,
+        };
+        drop(news);
+        if settings.wait == Wait::Auto {
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move { replication.watch(shutdown).await });
+        }
+        tasks.spawn(come_up(
+            start_tx,
+            commands,
+            Arc::clone(&store.scripts),
+            store.keys.clone(),
+            shutdown.clone(),
+        ));
+        Ok(store)
+    }
+
+    /// Returns once Redis was reached and found fit, however long that takes.
+    ///
+    /// # Errors
+    /// [`FatalError`] when trying on can't help: wrong credentials, missing rights, a server before Redis 7.
+    pub async fn started(&self) -> Result<(), FatalError> {
+        let mut start = self.start.clone();
+        let reached = start.wait_for(|start| !matches!(start, Start::Trying)).await;
+        match reached.map(|reached| reached.clone()) {
+            Ok(Start::Failed(fatal)) => Err(fatal),
+            Ok(Start::Trying | Start::Done) => Ok(()),
+            // Only at shutdown does nobody tell any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Moves every command connection to what is primary now: for the listener, which notices a fail-over long before the
+    /// library does, and before whose re-reads this must have happened.
+    pub async fn resync(&self) {
+        self.commands.resync().await;
+    }
+}
+
+/// Tries until Redis is reached and found fit, or found unfit for ever.
+async fn come_up(
+    start: Arc<watch::Sender<Start>>,
+    commands: Arc<Commands>,
+    scripts: Arc<Scripts>,
+    keys: Keys,
+    shutdown: CancellationToken,
+) {
+    let trial = keys.trial();
+    let mut told = String::new();
+    while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
+        let checked = async {
+            commands.check().await?;
+            let client = commands.shared().client();
+            scripts.trial.run::<()>(&client, &[&trial], &[]).await?;
+            Ok::<(), Unfit>(())
+        };
+        match checked.await {
+            Ok(()) => {
+                tracing::info!("redis is reached");
+                start.send_replace(Start::Done);
+            }
+            Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
+            Err(Unfit::Yet(why)) if why != told => {
+                tracing::debug!(why, "redis is not reached yet");
+                told = why;
+            }
+            Err(Unfit::Yet(_)) => {}
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(100), shutdown.cancelled()).await;
+    }
+}
+
+/// A store that once was up never fails: then even a refused password is an outage, which may pass.
+fn fail(start: &watch::Sender<Start>, fatal: Option<FatalError>) {
+    start.send_if_modified(|start| match fatal {
+        Some(fatal) if matches!(start, Start::Trying) => {
+            *start = Start::Failed(fatal);
+            true
+        }
+        _ => false,
+    });
+}
+
+#[async_trait]
+impl SceneStore for RedisStore {
+    async fn create(&self, scene: &Scene, life: Life) -> Result<Created, StoreError> {
+        let key = &self.keys.scene(&scene.id);
+        let record = &record::encode(scene)?;
+        self.commands
+            .run("create", |client| async move {
+                let expire = Some(Expiration::PX(millis(life.0)));
+                let found: Option<Bytes> = client
+                    .set(key, record.clone(), expire, Some(SetOptions::NX), true)
+                    .await?;
+                // The very record means that an earlier attempt kept it and only its reply was lost.
+                Ok(match found {
+                    Some(found) if record::write_id(&found) != Some(scene.write_id) => Created::Exists,
+                    _ => Created::New,
+                })
+            })
+            .await
+    }
+
+    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for batch in ids.chunks(BATCH) {
+            for (id, stored) in batch.iter().zip(self.read(batch).await?) {
+                found.push(match stored {
+                    Err(error) if ids.len() > 1 => {
+                        tracing::error!(scene = ?id, %error, "left out of a batch");
+                        None
+                    }
+                    stored => stored?,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
+        let id = &write.next.id;
+        let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
+        let keys = &[&*scene, &*grant];
+        let args = &replace_args(seen, &write)?;
+        if write.durable && self.replication.is_awaited(slot(&scene)).await {
+            return self.replace_replicated(keys, args).await;
+        }
+        let replaced = self
+            .commands
+            .run("replace", |client| async move {
+                outcome(&self.scripts.replace.run::<String>(&client, keys, args).await?)
+            })
+            .await?;
+        if write.durable && replaced == Replaced::Written {
+            self.count_wait("not_asked");
+        }
+        Ok(replaced)
+    }
+
+    async fn grant(&self, id: &SceneId) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = &self.keys.grant(id);
+        self.commands
+            .run("grant", |client| async move {
+                let grant: Option<Bytes> = client.get(key).await?;
+                Ok(grant.map(Vec::from))
+            })
+            .await
+    }
+
+    async fn watch(&self, id: &SceneId) -> Result<(), StoreError> {
+        self.subscriber.watch(id).await
+    }
+
+    async fn unwatch(&self, id: &SceneId) {
+        self.subscriber.unwatch(id).await;
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.commands.ping().await
+    }
+}
+
+impl RedisStore {
+    /// One batch, in one round trip to each node.
+    async fn read(&self, ids: &[SceneId]) -> Result<Vec<Result<Option<Stored>, StoreError>>, StoreError> {
+        let keys = &ids.iter().map(|id| self.keys.scene(id)).collect::<Vec<_>>();
+        let answers = self
+            .commands
+            .run("find", |client| async move {
+                let pipeline = client.pipeline().with_options(client.options());
+                for key in keys {
+                    let _: () = pipeline.get(key).await?;
+                    let _: () = pipeline.pttl(key).await?;
+                }
+                let answers = pipeline.try_all::<Value>().await;
+                let mut read = Vec::with_capacity(keys.len());
+                let (pairs, rest) = answers.as_chunks::<2>();
+                for [record, life] in pairs {
+                    read.push(
+                        match (record.clone().map_err(Fault::from), life.clone().map_err(Fault::from)) {
+                            (Err(Fault::Corrupt(what)), _) => Err(what),
+                            (record, life) => Ok((record?.convert::<Option<Bytes>>()?, life_left(life?)?)),
+                        },
+                    );
+                }
+                match rest {
+                    // A pipeline that failed as a whole answers with that one error.
+                    [Err(error)] => Err(error.clone().into()),
+                    _ => Ok(read),
+                }
+            })
+            .await?;
+        let stored = ids.iter().zip(answers).map(|(id, answer)| match answer {
+            Ok((Some(record), Some(life))) => Ok(Some(Stored::now(record::decode(id, &record)?, Life(life)))),
+            Ok(_) => Ok(None),
+            Err(what) => Err(StoreError::Corrupt(what)),
+        });
+        Ok(stored.collect())
+    }
+
+    /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
+    async fn replace_replicated(&self, keys: &[&str], args: &[Bytes]) -> Result<Replaced, StoreError> {
+        let replaced = self
+            .commands
+            .run_waiting("replace", |client| async move {
+                let (script, wait) = self.pipelined(&client, keys, args).await?;
+                match outcome(&script)? {
+                    Replaced::Written if wait?.convert::<i64>()? < 1 => Ok(Replaced::Unreplicated),
+                    replaced => Ok(replaced),
+                }
+            })
+            .await?;
+        match replaced {
+            Replaced::Written => self.count_wait("replicated"),
+            Replaced::Unreplicated => self.count_wait("unreplicated"),
+            Replaced::Stale | Replaced::Late | Replaced::Absent => {}
+        }
+        Ok(replaced)
+    }
+
+    async fn pipelined(
+        &self,
+        client: &WithOptions<Client>,
+        keys: &[&str],
+        args: &[Bytes],
+    ) -> Result<(String, Result<Value, Fault>), Fault> {
+        let pipeline = client.pipeline().with_options(client.options());
+        self.scripts.replace.queue(&pipeline, keys, args).await?;
+        // As a command that does not block, or the library would no longer notice that the server is frozen.
+        let slot = keys
+            .first()
+            .map_or(ClusterHash::Random, |key| ClusterHash::Custom(slot(key)));
+        let wait = CustomCommand::new_static("WAIT", slot, false);
+        let _: () = pipeline.custom(wait, vec![1_i64, WAIT_MS]).await?;
+        let [script, wait] = answers(pipeline.try_all::<Value>().await)?;
+        Ok((script?.convert()?, wait))
+    }
+
+    fn count_wait(&self, outcome: &str) {
+        self.metrics.store_waits_total.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// The arguments of `lua/replace.lua`.
+fn replace_args(seen: &Stored, write: &Write<'_>) -> Result<[Bytes; 8], StoreError> {
+    let least_life = if seen.scene.is_open() {
+        millis(GRACE).to_string()
+    } else {
+        String::new()
+    };
+    let announcement = if write.next.version > seen.scene.version {
+        record::announcement(write.next, seen.life())?
+    } else {
+        String::new()
+    };
+    let (grant_op, grant, grant_life) = match write.grant {
+        Grant::Keep => ("keep", Bytes::new(), Duration::ZERO),
+        Grant::Put(grant, life) => ("put", Bytes::copy_from_slice(grant), life),
+        Grant::Delete => ("delete", Bytes::new(), Duration::ZERO),
+    };
+    Ok([
+        seen.scene.write_id.to_string().into(),
+        write.next.write_id.to_string().into(),
+        record::encode(write.next)?,
+        least_life.into(),
+        announcement.into(),
+        grant_op.into(),
+        grant,
+        millis(grant_life).to_string().into(),
+    ])
+}
+
+fn outcome(answer: &str) -> Result<Replaced, Fault> {
+    match answer {
+        "written" => Ok(Replaced::Written),
+        "stale" => Ok(Replaced::Stale),
+        "late" => Ok(Replaced::Late),
+        "absent" => Ok(Replaced::Absent),
+        _ => Err(Fault::Refused("an answer the script never gives".to_owned())),
+    }
+}
+
+/// The answers to a pipeline of `N` commands. One that failed as a whole answers with a single error.
+fn answers<const N: usize>(
+    answers: Vec<Result<Value, fred::error::Error>>,
+) -> Result<[Result<Value, Fault>; N], Fault> {
+    match <[_; N]>::try_from(answers) {
+        Ok(answers) => Ok(answers.map(|answer| answer.map_err(Fault::from))),
+        Err(short) => Err(short
+            .into_iter()
+            .find_map(Result::err)
+            .map_or(Fault::NoAnswer, Fault::from)),
+    }
+}
+
+/// What PTTL answered; `None` when the key is gone.
+fn life_left(pttl: Value) -> Result<Option<Duration>, Fault> {
+    Ok(u64::try_from(pttl.convert::<i64>()?).ok().map(Duration::from_millis))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

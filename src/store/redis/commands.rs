@@ -1,0 +1,371 @@
+//! Sending commands: how long a request may take, what is tried again, and what an error means.
+//!
+//! Whatever is sent here is the same act when it is sent twice, since a command that timed out may have been executed, or be
+//! executed later. On that rests everything that is tried again.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fred::clients::{Client, WithOptions};
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike, ServerInterface};
+use fred::types::InfoKind;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::link::{Link, Outage};
+use super::settings::{ClientSettings, FatalError};
+use crate::entropy;
+use crate::store::StoreError;
+use crate::telemetry::Metrics;
+
+/// How long a request may take, everything tried again included.
+const DEADLINE: Duration = Duration::from_millis(2_500);
+/// How many requests may be under way; the library's own queues have no bound.
+const IN_FLIGHT: usize = 8_192;
+/// How many durable writes may wait for a replica at the same time. Each blocks its connection.
+const WAITERS: usize = 8;
+
+/// All clients.
+#[derive(Debug)]
+pub(super) struct Commands {
+    shared: Link,
+    waiters: Option<Waiters>,
+    in_flight: Semaphore,
+    outage: Arc<Outage>,
+    metrics: Metrics,
+}
+
+/// Why one attempt failed.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// There was no answer in time.
+    NoAnswer,
+    /// Another attempt may go better.
+    Again(String),
+    /// It would be answered the same way again.
+    Refused(String),
+    /// The server takes no more.
+    Full,
+    /// What is kept can't be read.
+    Corrupt(String),
+}
+
+impl Commands {
+    /// Connects in the background. `on_end` hears why the connection of the shared client could not be made, or ended.
+    pub(super) fn start(
+        settings: &ClientSettings,
+        waits: bool,
+        metrics: Metrics,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+        on_end: impl Fn(&Error) + Send + 'static,
+    ) -> Self {
+        let shared = Link::new(settings.client(5));
+        let outage = Arc::new(Outage::default());
+        tasks.spawn(Arc::clone(&outage).follow(shared.clone(), shutdown.clone()));
+        tasks.spawn(shared.clone().keep(shutdown.clone(), on_end));
+        // Neither retries nor redirects: a WAIT must never end up on another node than its write.
+        let waiters = waits.then(|| Waiters::new((0..WAITERS).map(|_| Link::new(settings.client(0))).collect()));
+        for link in waiters.iter().flat_map(|waiters| waiters.all.iter()) {
+            tasks.spawn(link.clone().keep(shutdown.clone(), |_| {}));
+        }
+        Self {
+            shared,
+            waiters,
+            in_flight: Semaphore::new(IN_FLIGHT),
+            outage,
+            metrics,
+        }
+    }
+
+    /// Sends a request on the shared client, and again while that may help. Always ends within 2.5 seconds.
+    pub(super) async fn run<T, F>(
+        &self,
+        op: &'static str,
+        attempt: impl Fn(WithOptions<Client>) -> F + Send + Sync,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>> + Send,
+        T: Send,
+    {
+        let once = || async {
+            let answer = attempt(self.shared.client()).await;
+            if let Err(Fault::NoAnswer) = answer {
+                self.shared.report_stall();
+            }
+            answer
+        };
+        self.observed(op, self.insist(once)).await
+    }
+
+    /// As [`Self::run`], but each attempt has a client for itself alone, whose connection it may block.
+    pub(super) async fn run_waiting<T, F>(
+        &self,
+        op: &'static str,
+        attempt: impl Fn(WithOptions<Client>) -> F + Send + Sync,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>> + Send,
+        T: Send,
+    {
+        let once = || async {
+            let Some(waiters) = &self.waiters else {
+                return Err(Fault::Refused("no connection may wait for a replica".to_owned()));
+            };
+            let waiter = waiters.take().await?;
+            let answer = attempt(waiter.link.client()).await;
+            if let Err(Fault::NoAnswer) = answer {
+                waiter.link.report_stall();
+            }
+            answer
+        };
+        self.observed(op, self.insist(once)).await
+    }
+
+    /// Whether Redis answers within a second.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let ping = async {
+            let answer = timeout(Duration::from_secs(1), self.shared.client().ping::<()>(None)).await;
+            match answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer"))) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let fault = Fault::from(error);
+                    if let Fault::NoAnswer = fault {
+                        self.shared.report_stall();
+                    }
+                    Err(fault.into())
+                }
+            }
+        };
+        self.observed("ready", ping).await
+    }
+
+    /// Whether this server will do, apart from what the scripts need: its version, and the right to wait for replicas.
+    pub(super) async fn check(&self) -> Result<(), Unfit> {
+        let client = self.shared.client();
+        let info: String = client.info(Some(InfoKind::Server)).await?;
+        let version = info_field(&info, "redis_version").unwrap_or("nothing of its version");
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_none_or(|major| major < 7) {
+            return Err(Unfit::Forever(FatalError::TooOld(version.to_owned())));
+        }
+        let _: String = client.info(Some(InfoKind::Replication)).await?;
+        if self.waiters.is_some() {
+            let _: i64 = client.wait(0, 1).await?;
+        }
+        Ok(())
+    }
+
+    /// The client that all requests but the waiting ones share.
+    pub(super) fn shared(&self) -> &Link {
+        &self.shared
+    }
+
+    /// Moves every connection to what is primary now.
+    pub(super) async fn resync(&self) {
+        let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
+        futures_util::future::join_all(waiters.chain([&self.shared]).map(Link::resync)).await;
+    }
+
+    /// Tries until the deadline; once only when Redis has been away for longer than anybody waits, so that requests don't pile up.
+    async fn insist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return Err(StoreError::Unavailable("too many requests are under way".to_owned()));
+        };
+        let started = Instant::now();
+        let patient = self.outage.lasted() < DEADLINE;
+        let mut pause = Duration::from_millis(25);
+        loop {
+            match attempt().await {
+                Ok(answer) => {
+                    self.outage.end();
+                    return Ok(answer);
+                }
+                Err(fault) if patient && fault.may_pass() && started.elapsed() + pause < DEADLINE => {
+                    sleep(entropy::between(pause / 2, pause)).await;
+                    pause = (pause * 2).min(Duration::from_millis(200));
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+    }
+
+    async fn observed<T>(
+        &self,
+        op: &'static str,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let started = Instant::now();
+        let answer = timeout(DEADLINE, request)
+            .instrument(tracing::debug_span!("store.redis", op))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())));
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(StoreError::Unavailable(_)) => "unavailable",
+            Err(StoreError::Full) => "full",
+            Err(StoreError::Corrupt(_)) => "corrupt",
+        };
+        self.metrics
+            .store_request_seconds
+            .with_label_values(&[op, outcome])
+            .observe(started.elapsed().as_secs_f64());
+        answer
+    }
+}
+
+/// The clients for requests that block their connection: one request at a time each, taken in turn, so that a stale one is
+/// not tried twice in a row.
+#[derive(Debug)]
+struct Waiters {
+    all: Vec<Link>,
+    idle: Mutex<VecDeque<Link>>,
+    count: Semaphore,
+}
+
+impl Waiters {
+    fn new(all: Vec<Link>) -> Self {
+        Self {
+            idle: Mutex::new(all.iter().cloned().collect()),
+            count: Semaphore::new(all.len()),
+            all,
+        }
+    }
+
+    async fn take(&self) -> Result<Waiter<'_>, Fault> {
+        let permit = self.count.acquire().await.ok();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        // There are as many permits as clients, and a client comes back before its permit.
+        match (permit, idle) {
+            (Some(permit), Some(link)) => Ok(Waiter {
+                waiters: self,
+                link,
+                _permit: permit,
+            }),
+            _ => Err(Fault::Again("no connection is left to wait for a replica".to_owned())),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Waiter<'a> {
+    waiters: &'a Waiters,
+    link: Link,
+    _permit: tokio::sync::SemaphorePermit<'a>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.waiters.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push_back(self.link.clone());
+    }
+}
+
+impl Fault {
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::NoAnswer | Self::Again(_) => true,
+            Self::Refused(_) | Self::Full | Self::Corrupt(_) => false,
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    /// The library passes most answers on as text only: their first word says what they are.
+    fn from(error: Error) -> Self {
+        let word = error.details().split_whitespace().next().unwrap_or_default();
+        match word {
+            "OOM" => Self::Full,
+            "WRONGTYPE" => Self::Corrupt(error.details().to_owned()),
+            "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS"
+            | "MISCONF" | "BUSY" | "UNBLOCKED" => Self::Again(error.details().to_owned()),
+            _ if word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase()) => {
+                Self::Refused(error.details().to_owned())
+            }
+            _ if *error.kind() == ErrorKind::Timeout => Self::NoAnswer,
+            _ => Self::Again(error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::NoAnswer => Self::Unavailable("no answer in time".to_owned()),
+            Fault::Again(why) | Fault::Refused(why) => Self::Unavailable(why),
+            Fault::Full => Self::Full,
+            Fault::Corrupt(what) => Self::Corrupt(what),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => Self::Refused(why),
+            StoreError::Full => Self::Full,
+            StoreError::Corrupt(what) => Self::Corrupt(what),
+        }
+    }
+}
+
+/// Why a server is not used.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// It may be fit later.
+    Yet(String),
+    /// It will never be.
+    Forever(FatalError),
+}
+
+impl From<Error> for Unfit {
+    fn from(error: Error) -> Self {
+        match refusal(&error) {
+            Some(fatal) => Self::Forever(fatal),
+            None => Self::Yet(error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for Unfit {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Refused(why) if is_refusal(&why) => Self::Forever(FatalError::Refused(why)),
+            fault => Self::Yet(StoreError::from(fault).to_string()),
+        }
+    }
+}
+
+/// What of an error no further try can change: credentials, rights, and a server of another kind than the URL says.
+pub(super) fn refusal(error: &Error) -> Option<FatalError> {
+    let fatal = matches!(error.kind(), ErrorKind::Auth | ErrorKind::Config) || is_refusal(error.details());
+    fatal.then(|| FatalError::Refused(error.details().to_owned()))
+}
+
+fn is_refusal(answer: &str) -> bool {
+    // As Redis says it: directly, and (in two ways) from within a script.
+    [
+        "WRONGPASS",
+        "NOAUTH",
+        "NOPERM",
+        "ERR AUTH",
+        "ERR DB index",
+        "The user executing the script",
+    ]
+    .iter()
+    .any(|text| answer.contains(text))
+}
+
+/// One line of INFO.
+pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}

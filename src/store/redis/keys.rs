@@ -1,0 +1,86 @@
+//! The names of everything kept in Redis.
+//!
+//! What is in braces is all that Redis Cluster hashes: a scene's keys and its channel live in one slot, and there are 256 of
+//! those slots, so that many scenes can share a batch.
+
+use std::sync::Arc;
+
+use crate::scene::{AvatarId, SceneId};
+
+/// Names keys under one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: Arc<str>,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// The record; also the channel on which its changes are announced.
+    pub(super) fn scene(&self, id: &SceneId) -> String {
+        format!("{}:{{{}}}:{id}", self.prefix, id.hash_tag())
+    }
+
+    /// What [`crate::store::Grant::Put`] keeps.
+    pub(super) fn grant(&self, id: &SceneId) -> String {
+        self.scene(id) + ":token"
+    }
+
+    pub(super) fn picture(&self, id: &SceneId) -> String {
+        self.scene(id) + ":picture"
+    }
+
+    pub(super) fn avatar(&self, id: &SceneId, avatar: AvatarId) -> String {
+        format!("{}:avatar:{avatar}", self.scene(id))
+    }
+
+    pub(super) fn access_token(&self, appid: &str) -> String {
+        format!("{}:{{wx:{appid}}}:access_token", self.prefix)
+    }
+
+    pub(super) fn lease(&self, appid: &str) -> String {
+        format!("{}:{{wx:{appid}}}:lease", self.prefix)
+    }
+
+    /// Where the rights are tried out at the start.
+    pub(super) fn trial(&self) -> String {
+        format!("{}:{{00}}:trial", self.prefix)
+    }
+}
+
+/// The Cluster slot of a key.
+pub(super) fn slot(key: &str) -> u16 {
+    fred::util::redis_keyslot(key.as_bytes())
+}
+
+/// The slots that scenes live in, one for each hash tag.
+pub(super) fn scene_slots() -> impl Iterator<Item = u16> {
+    (0..=u8::MAX).map(|tag| slot(&format!("{{{tag:02x}}}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn all_that_belongs_to_a_scene_lives_in_one_slot() {
+        let keys = Keys::new("scanlogin");
+        let id: SceneId = "3f9c0000000040008000000000000000".parse().unwrap();
+        assert_eq!(keys.scene(&id), "scanlogin:{3f}:3f9c0000000040008000000000000000");
+        let slots: HashSet<u16> = [
+            keys.scene(&id),
+            keys.grant(&id),
+            keys.picture(&id),
+            keys.avatar(&id, AvatarId::NONE),
+        ]
+        .iter()
+        .map(|key| slot(key))
+        .collect();
+        assert_eq!(slots.len(), 1);
+        assert!(scene_slots().any(|slot| slots.contains(&slot)));
+        assert_eq!(slot(&keys.access_token("wx1")), slot(&keys.lease("wx1")));
+    }
+}

@@ -1,0 +1,6 @@
+#!lua flags=allow-oom
+-- KEYS: the lease
+-- ARGV: owner
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end

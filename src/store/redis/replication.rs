@@ -1,0 +1,199 @@
+//! Whether a durable write waits for a replica: as long as its shard has one that keeps up, and for a while after.
+//!
+//! Told by slot, not by server: when the only replica of a shard has become its primary, the shard remembers that it had one,
+//! and stops durable writes for a while instead of taking them from a single copy without a word.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use fred::interfaces::ClientLike;
+use fred::types::InfoKind;
+use fred::types::config::Server;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::commands::info_field;
+use super::keys::scene_slots;
+use super::link::Link;
+use super::settings::Wait;
+
+/// How long durable writes still wait after the last replica that kept up was seen.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Replicas tell where they are each second.
+const LAG_MAX_SECONDS: u64 = 2;
+
+/// What is known of each slot's replicas.
+#[derive(Debug)]
+pub(super) struct Replication {
+    wait: Wait,
+    link: Link,
+    sights: Mutex<HashMap<u16, Sight>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    keeps_up: bool,
+    last_kept_up: Option<Instant>,
+}
+
+impl Replication {
+    pub(super) fn new(wait: Wait, link: Link) -> Self {
+        Self {
+            wait,
+            link,
+            sights: Mutex::default(),
+        }
+    }
+
+    /// Whether a durable write to this slot waits now.
+    pub(super) async fn is_awaited(&self, slot: u16) -> bool {
+        match self.wait {
+            Wait::Never => false,
+            Wait::Always => true,
+            Wait::Auto => {
+                if self.sight(slot).is_none() {
+                    self.look().await;
+                }
+                // Of what could not be looked at nothing is known, so nothing is risked.
+                self.sight(slot).is_none_or(Sight::asks)
+            }
+        }
+    }
+
+    /// Looks each second until `shutdown`.
+    pub(super) async fn watch(&self, shutdown: CancellationToken) {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => self.look().await,
+            }
+        }
+    }
+
+    /// A server that can't be asked changes nothing: what was seen of its slots stays.
+    async fn look(&self) {
+        for server in self.link.servers() {
+            let info = self
+                .link
+                .client_of(&server)
+                .info::<String>(Some(InfoKind::Replication))
+                .await;
+            match info {
+                Ok(info) if info_field(&info, "role") == Some("master") => self.see(&server, has_replica(&info)),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%server, %error, "its replicas are not known"),
+            }
+        }
+    }
+
+    fn see(&self, server: &Server, keeps_up: bool) {
+        let now = Instant::now();
+        let mut changed = false;
+        let slots: Vec<u16> = scene_slots()
+            .filter(|slot| self.link.owner(*slot).as_ref() == Some(server))
+            .collect();
+        {
+            let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+            for slot in slots {
+                let before = sights.get(&slot);
+                changed |= before.is_some_and(|sight| sight.keeps_up != keeps_up);
+                let last_kept_up = before.and_then(|sight| sight.last_kept_up);
+                sights.insert(
+                    slot,
+                    Sight {
+                        keeps_up,
+                        last_kept_up: if keeps_up { Some(now) } else { last_kept_up },
+                    },
+                );
+            }
+        }
+        if changed && keeps_up {
+            tracing::info!(%server, "a replica keeps up again: durable writes wait for it");
+        } else if changed {
+            tracing::warn!(%server, patience = ?PATIENCE, "no replica keeps up: durable writes fail, and then go on without one");
+        }
+    }
+
+    fn sight(&self, slot: u16) -> Option<Sight> {
+        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        sights.get(&slot).copied()
+    }
+}
+
+impl Sight {
+    fn asks(self) -> bool {
+        self.keeps_up || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
+    }
+}
+
+/// Reads `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
+fn has_replica(info: &str) -> bool {
+    info.lines().any(|line| {
+        let Some((name, fields)) = line.split_once(':') else {
+            return false;
+        };
+        let number = name.strip_prefix("slave").unwrap_or_default();
+        let field = |name: &str| {
+            let mut fields = fields.trim_end().split(',');
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        };
+        let lag = field("lag").and_then(|lag| lag.parse::<u64>().ok());
+        number.parse::<u32>().is_ok()
+            && field("state") == Some("online")
+            && lag.is_some_and(|lag| lag <= LAG_MAX_SECONDS)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_keeps_up_when_it_is_online_and_was_heard_of_just_now() {
+        let info = |replica: &str| {
+            format!("# Replication\r\nrole:master\r\nconnected_slaves:1\r\n{replica}\r\nslave_read_only:1\r\n")
+        };
+        assert!(has_replica(&info(
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0"
+        )));
+        assert!(has_replica(&info("slave12:ip=::1,port=1,state=online,offset=9,lag=2")));
+        for not in [
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-1",
+            "slave0:ip=127.0.0.1,port=1,state=wait_bgsave,offset=0,lag=0",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=0",
+            "",
+        ] {
+            assert!(!has_replica(&info(not)), "{not}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_that_lost_its_last_replica_is_waited_for_a_little_longer() {
+        let sight = Sight {
+            keeps_up: false,
+            last_kept_up: Some(Instant::now()),
+        };
+        assert!(sight.asks());
+        tokio::time::advance(PATIENCE).await;
+        assert!(!sight.asks());
+        assert!(
+            !Sight {
+                keeps_up: false,
+                last_kept_up: None
+            }
+            .asks(),
+            "it never had one"
+        );
+        assert!(
+            Sight {
+                keeps_up: true,
+                last_kept_up: None
+            }
+            .asks()
+        );
+    }
+}

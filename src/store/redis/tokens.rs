@@ -1,0 +1,94 @@
+//! WeChat's `access_token` of each Mini Program in Redis, and the lease on fetching it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::interfaces::{ClientLike, HashesInterface, KeysInterface};
+use fred::types::{Expiration, SetOptions, Value};
+
+use super::commands::Fault;
+use super::{RedisStore, answers, life_left, millis};
+use crate::scene::WriteId;
+use crate::store::{Generation, StoreError, StoredToken, TokenStore};
+
+#[async_trait]
+impl TokenStore for RedisStore {
+    async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError> {
+        let key = &self.keys.access_token(appid);
+        self.commands
+            .run("token", |client| async move {
+                // The life first: a token put in between is then said to live shorter than it does, never longer.
+                let pipeline = client.pipeline().with_options(client.options());
+                let _: () = pipeline.pttl(key).await?;
+                let _: () = pipeline.hmget(key, vec!["sealed", "generation"]).await?;
+                let [life, fields] = answers(pipeline.try_all::<Value>().await)?;
+                let (sealed, generation): (Option<Bytes>, Option<u64>) = fields?.convert()?;
+                Ok(match (sealed, generation, life_left(life?)?) {
+                    (Some(sealed), Some(generation), Some(left)) => Some(StoredToken {
+                        sealed: sealed.into(),
+                        generation: Generation(generation),
+                        left,
+                    }),
+                    _ => None,
+                })
+            })
+            .await
+    }
+
+    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
+        let key = &self.keys.lease(appid);
+        let owner = &owner.to_string();
+        self.commands
+            .run("acquire_lease", |client| async move {
+                let expire = Some(Expiration::PX(millis(length)));
+                let holder: Option<String> = client.set(key, owner, expire, Some(SetOptions::NX), true).await?;
+                // Its own holding means that an earlier attempt took the lease and only its reply was lost.
+                Ok(holder.is_none_or(|holder| holder == *owner))
+            })
+            .await
+    }
+
+    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError> {
+        let key = &*self.keys.lease(appid);
+        let args = &[Bytes::from(owner.to_string())];
+        self.commands
+            .run("release_lease", |client| async move {
+                self.scripts.release_lease.run::<()>(&client, &[key], args).await
+            })
+            .await
+    }
+
+    async fn put_token(
+        &self,
+        appid: &str,
+        owner: WriteId,
+        seen: Option<Generation>,
+        sealed: &[u8],
+        life: Duration,
+    ) -> Result<bool, StoreError> {
+        let keys = &[&*self.keys.access_token(appid), &*self.keys.lease(appid)];
+        let args = &[
+            Bytes::from(owner.to_string()),
+            Bytes::from(seen.map_or_else(String::new, |Generation(seen)| seen.to_string())),
+            Bytes::copy_from_slice(sealed),
+            Bytes::from(millis(life).to_string()),
+        ];
+        self.commands
+            .run("put_token", |client| async move {
+                let kept: i64 = self.scripts.put_token.run(&client, keys, args).await?;
+                Ok::<_, Fault>(kept == 1)
+            })
+            .await
+    }
+
+    async fn drop_token(&self, appid: &str, generation: Generation) -> Result<(), StoreError> {
+        let key = &*self.keys.access_token(appid);
+        let args = &[Bytes::from(generation.0.to_string())];
+        self.commands
+            .run("drop_token", |client| async move {
+                self.scripts.drop_token.run::<()>(&client, &[key], args).await
+            })
+            .await
+    }
+}

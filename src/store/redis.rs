@@ -1,3 +1,4 @@
 //! Commands.
 
+pub mod servers;
 pub mod subscriber;

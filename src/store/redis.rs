@@ -10,6 +10,7 @@ mod link;
 mod record;
 mod replication;
 mod script;
+pub mod servers;
 mod settings;
 pub mod subscriber;
 mod tokens;
@@ -87,16 +88,23 @@ impl RedisStore {
             move |error| fail(&refused, refusal(error)),
         ));
         let replication = Arc::new(Replication::new(settings.wait, commands.shared().clone()));
+        let subscriber = Subscriber::start(
+            client_settings.listen(&settings.prefix),
+            news,
+            commands.clients(),
+            metrics.clone(),
+            tasks,
+            shutdown.clone(),
+        );
         let store = Self {
             commands: Arc::clone(&commands),
             replication: Arc::clone(&replication),
             scripts: Arc::new(Scripts::new()),
             keys: Keys::new(&settings.prefix),
-            subscriber: Subscriber,
+            subscriber,
             start,
             metrics,
         };
-        drop(news);
         if settings.wait == Wait::Auto {
             let shutdown = shutdown.clone();
             tasks.spawn(async move { replication.watch(shutdown).await });
@@ -124,12 +132,6 @@ impl RedisStore {
             // Only at shutdown does nobody tell any more.
             Err(_) => std::future::pending().await,
         }
-    }
-
-    /// Moves every command connection to what is primary now: for the listener, which notices a fail-over long before the
-    /// library does, and before whose re-reads this must have happened.
-    pub async fn resync(&self) {
-        self.commands.resync().await;
     }
 }
 

@@ -167,10 +167,10 @@ impl Commands {
         &self.shared
     }
 
-    /// Moves every connection to what is primary now.
-    pub(super) async fn resync(&self) {
+    /// Every client that reads or writes, for the listener to bring to the same servers.
+    pub(super) fn clients(&self) -> Vec<Client> {
         let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
-        futures_util::future::join_all(waiters.chain([&self.shared]).map(Link::resync)).await;
+        waiters.chain([&self.shared]).map(Link::library_client).collect()
     }
 
     /// Tries until the deadline; once only when Redis has been away for longer than anybody waits, so that requests don't pile up.

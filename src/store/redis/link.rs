@@ -45,6 +45,11 @@ impl Link {
         })
     }
 
+    /// The library's own handle.
+    pub(super) fn library_client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// For commands to one of [`Self::servers`].
     pub(super) fn client_of(&self, server: &Server) -> WithOptions<Client> {
         self.client.with_options(&Options {
@@ -74,7 +79,7 @@ impl Link {
     }
 
     /// Connects to what is primary now.
-    pub(super) async fn resync(&self) {
+    async fn resync(&self) {
         let moved = async {
             if self.client.is_clustered() {
                 self.client.sync_cluster().await

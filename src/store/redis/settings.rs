@@ -16,6 +16,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::servers::Servers;
+use super::subscriber::Listen;
+
 /// Where Redis is and how to use it.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
@@ -118,6 +121,20 @@ impl ClientSettings {
         // Only for the very first connection: its failure is ours to judge, later ones the library repairs for ever.
         config.fail_fast = true;
         Ok(Self { config })
+    }
+
+    /// The same servers, for the connection that listens.
+    pub(super) fn listen(&self, prefix: &str) -> Listen {
+        let tls = self.config.tls.as_ref().map(|tls| match &tls.connector {
+            TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
+        });
+        Listen {
+            servers: Servers::from(&self.config.server),
+            username: self.config.username.clone(),
+            password: self.config.password.clone().map(Into::into),
+            tls,
+            prefix: prefix.to_owned(),
+        }
     }
 
     /// A client that is not connected yet. With `redirections` 0 a command is answered by the node it was sent to, or not at all.

@@ -1,6 +1,9 @@
 //! What the tests stand on: real processes, links that add time, and conditions to wait for.
 
+pub mod cli;
+pub mod cluster;
 pub mod redis;
+pub mod sentinel;
 
 use std::future::Future;
 use std::time::Duration;

@@ -79,13 +79,14 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The current token.
     async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError>;
 
-    /// Takes the lease on fetching, for `length`, if nobody holds it.
-    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError>;
+    /// Takes the lease of this name, for `length`, if nobody holds it, its present owner included. The lease on fetching is named
+    /// like the AppID; others, `<appid>:<purpose>`, count what all replicas did and are left to end by themselves.
+    async fn acquire_lease(&self, name: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError>;
 
-    /// Gives the lease back, if it is still this owner's.
-    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError>;
+    /// Gives a lease back, if it is still this owner's.
+    async fn release_lease(&self, name: &str, owner: WriteId) -> Result<(), StoreError>;
 
-    /// Keeps a new token for `life`, if the lease is still this owner's, the generation has not moved from `seen`, and the stored
+    /// Keeps a new token for `life`, if the lease on fetching is still this owner's, the generation has not moved from `seen`, and the stored
     /// token does not live longer. The new generation is greater than every earlier one. Says whether it was kept.
     async fn put_token(
         &self,

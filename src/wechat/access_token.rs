@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use self::fetch::{Failure, Fetcher, Known};
 use super::MiniProgram;
 use super::client::{Client, Error};
-use super::errcode::Class;
+use super::errcode::{Class, Errcode};
 use crate::entropy::between;
 use crate::store::{Generation, TokenStore};
 use crate::telemetry::Metrics;
@@ -143,7 +143,7 @@ impl AccessTokens {
                 if let Some(error) = &error
                     && told.as_ref() != Some(error)
                 {
-                    let advice = error.errcode().map(super::errcode::Errcode::advice);
+                    let advice = error.errcode().map(Errcode::advice);
                     tracing::warn!(appid = self.0.fetcher.appid(), %error, advice, "there is no access_token");
                 }
                 told = error;
@@ -217,13 +217,7 @@ impl Inner {
             local.flight = None;
             match outcome {
                 None => Err(shutting_down()),
-                Some(Ok(token)) => {
-                    local.current = Some(token.clone());
-                    local.refusal = None;
-                    local.pause = None;
-                    local.failures = 0;
-                    Ok(token)
-                }
+                Some(Ok(token)) => local.found(token),
                 Some(Err(failure)) => Err(local.pause(failure)),
             }
         };
@@ -251,12 +245,23 @@ impl Local {
         Known {
             current: self.current.clone(),
             refused: refusal.map(|refusal| refusal.token.clone()),
-            trouble: refusal
-                .map(|refusal| &refusal.error)
-                .or(self.pause.as_ref().map(|pause| &pause.error))
+            trouble: (self.pause.as_ref().map(|pause| &pause.error))
+                .or(refusal.map(|refusal| &refusal.error))
                 .cloned(),
             failures: self.failures,
         }
+    }
+
+    /// Takes a token into use, unless it was refused while this fetch was under way.
+    fn found(&mut self, token: AccessToken) -> Result<AccessToken, Error> {
+        if let Some(refusal) = self.refusal.as_ref().filter(|refusal| refusal.token.is(&token)) {
+            return Err(refusal.error.clone());
+        }
+        self.refusal = None;
+        self.pause = None;
+        self.failures = 0;
+        self.current = Some(token.clone());
+        Ok(token)
     }
 
     /// Pauses after a failure, and says what to answer meanwhile.

@@ -105,8 +105,8 @@ mod tests {
         Sealer::new(appid, &SecretString::from(secret))
     }
 
-    fn opened(sealer: &Sealer, sealed: &[u8]) -> Option<String> {
-        sealer.open(sealed).map(|token| token.expose_secret().to_owned())
+    fn opened(by: &Sealer, sealed: &[u8]) -> Option<String> {
+        by.open(sealed).map(|token| token.expose_secret().to_owned())
     }
 
     #[test]
@@ -119,15 +119,15 @@ mod tests {
 
     #[test]
     fn nothing_altered_or_cut_opens() {
-        let sealer = sealer("wx1", "secret");
-        let sealed = sealer.seal(TOKEN).unwrap();
+        let key = sealer("wx1", "secret");
+        let sealed = key.seal(TOKEN).unwrap();
         for length in 0..sealed.len() {
-            assert_eq!(opened(&sealer, &sealed[..length]), None, "{length} bytes of it");
+            assert_eq!(opened(&key, &sealed[..length]), None, "{length} bytes of it");
         }
         for at in 0..sealed.len() {
             let mut altered = sealed.clone();
             altered[at] ^= 1;
-            assert_eq!(opened(&sealer, &altered), None, "byte {at} altered");
+            assert_eq!(opened(&key, &altered), None, "byte {at} altered");
         }
     }
 

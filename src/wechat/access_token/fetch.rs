@@ -2,7 +2,7 @@
 //!
 //! A replica asks only while it holds the lease named like the AppID. The lease is for thrift: that an old answer never replaces
 //! a newer one is the store's promise ([`TokenStore::put_token`]). Leases that nobody gives back count what all replicas
-//! did: `<appid>:pause` after a failure, `<appid>:fetch:<n>` for each token fetched, `<appid>:force…` for each forced.
+//! did: `<appid>:pause` after a failure, `<appid>:fetch…` for each token fetched, `<appid>:force…` for each forced.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,9 +26,10 @@ const LEASE: Duration = Duration::from_secs(10);
 /// A call to WeChat ends this long before the lease does, by the clock from before the lease was asked for.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
-/// All replicas together fetch at most so many tokens in [`FETCHES_WITHIN`], however many WeChat refuses.
-const FETCHES_MAX: usize = 4;
-const FETCHES_WITHIN: Duration = Duration::from_secs(150);
+/// However many tokens WeChat refuses, all replicas together fetch one in this time, and so many more in ten minutes.
+const FETCHES_APART: Duration = Duration::from_secs(40);
+const MORE_FETCHES_MAX: usize = 3;
+const MORE_FETCHES_WITHIN: Duration = Duration::from_mins(10);
 
 /// A token is forced at most once in this time, and at most so often in a day; WeChat allows 20.
 const FORCES_APART: Duration = Duration::from_hours(1);
@@ -172,20 +173,15 @@ impl Fetcher {
 
     async fn fetch_leased(&self, owner: WriteId, call_until: Instant, known: &Known) -> Result<AccessToken, Setback> {
         // Somebody may have put a token between our look and our lease.
-        let seen = match self.find(known).await? {
+        let found = match self.find(known).await? {
             Found::Fresh(token) => return Ok(token),
-            Found::Due(token) => token.0.generation,
-            Found::Unusable(generation) => {
-                self.store.drop_token(self.appid(), generation).await?;
-                None
-            }
-            Found::Absent => None,
+            found @ (Found::Due(_) | Found::Unusable(_) | Found::Absent) => found,
         };
         let pause = self.lease("pause");
         if !self.store.acquire_lease(&pause, owner, LEASE).await? {
             return Err(Setback::Denied);
         }
-        let count = self.count("fetch", FETCHES_MAX, FETCHES_WITHIN, owner).await?;
+        let count = self.count_fetch(owner).await?;
         let called_at = Instant::now();
         let answer = match &count {
             Some(_) if called_at < call_until => timeout_at(call_until, self.ask(known, owner))
@@ -199,7 +195,7 @@ impl Fetcher {
         // From here on the store's troubles cost thrift only, so they must not hide the answer.
         let _ = self.store.release_lease(&pause, owner).await;
         match answer {
-            Ok(granted) => Ok(self.keep(granted, called_at, owner, seen).await),
+            Ok(granted) => Ok(self.keep(granted, called_at, owner, found).await),
             Err(error) => {
                 let length = pause_after(&error, known.failures);
                 let _ = self.store.acquire_lease(&pause, owner, length).await;
@@ -232,6 +228,14 @@ impl Fetcher {
         Ok(forced.unwrap_or(granted))
     }
 
+    async fn count_fetch(&self, owner: WriteId) -> Result<Option<String>, StoreError> {
+        let lease = self.lease("fetch");
+        if self.store.acquire_lease(&lease, owner, FETCHES_APART).await? {
+            return Ok(Some(lease));
+        }
+        self.count("fetch", MORE_FETCHES_MAX, MORE_FETCHES_WITHIN, owner).await
+    }
+
     async fn may_force(&self, owner: WriteId) -> Result<bool, StoreError> {
         let is_apart = self
             .store
@@ -261,15 +265,18 @@ impl Fetcher {
         format!("{}:{purpose}", self.appid())
     }
 
-    /// Puts what WeChat granted into the store. The store's word is then what counts: if this replica slept through its lease,
+    /// Puts what WeChat granted into the store, in the place of what was found there. The store's word is then what counts: if this replica slept through its lease,
     /// another one's token is there.
-    async fn keep(
-        &self,
-        granted: Granted,
-        called_at: Instant,
-        owner: WriteId,
-        seen: Option<Generation>,
-    ) -> AccessToken {
+    async fn keep(&self, granted: Granted, called_at: Instant, owner: WriteId, found: Found) -> AccessToken {
+        let seen = match found {
+            Found::Fresh(token) | Found::Due(token) => token.0.generation,
+            Found::Unusable(generation) => {
+                // It might live longer than the new one, which would then not be kept.
+                let _ = self.store.drop_token(self.appid(), generation).await;
+                None
+            }
+            Found::Absent => None,
+        };
         let token = self.adopt(granted.token, None, called_at + granted.life);
         if let Some(sealed) = self.sealer.seal(token.expose()) {
             let put = self.store.put_token(self.appid(), owner, seen, &sealed, token.left());

@@ -67,7 +67,6 @@ impl Transport {
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(CALLS_MAX)
-            .tcp_keepalive(CONNECT_TIMEOUT)
             .build()?;
         Ok(Self {
             http,

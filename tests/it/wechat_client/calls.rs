@@ -1,6 +1,6 @@
 //! Each call against each way in which WeChat may misbehave.
 
-use std::io::Write;
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +46,15 @@ async fn call(replica: &Replica, path: &str) -> Result<(), Error> {
         PICTURE => picture(replica).await.map(drop),
         SESSION => client.jscode2session(&mini_program(), JS_CODE).await.map(drop),
         other => panic!("{other} is no call"),
+    }
+}
+
+fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::Errcode { .. } => "errcode",
+        Error::Timeout => "timeout",
+        Error::Unavailable(_) => "unavailable",
+        Error::Invalid(_) => "invalid",
     }
 }
 
@@ -124,47 +133,45 @@ async fn whoever_scanned_is_who_wechat_says() {
 #[tokio::test]
 async fn every_misbehaviour_has_one_answer_and_no_call_but_a_busy_one_is_made_again() {
     let (wechat, replica) = wechat_and_replica().await;
-    let unavailable = |error: &Error| matches!(error, Error::Unavailable(_));
-    let invalid = |error: &Error| matches!(error, Error::Invalid(_));
-    let is: [(&str, Reply, &dyn Fn(&Error) -> bool); 11] = [
-        ("503", Reply::Status(503), &unavailable),
-        ("429", Reply::Status(429), &unavailable),
-        ("404", Reply::Status(404), &invalid),
+    let misbehaviours = [
+        ("503", Reply::Status(503), "unavailable"),
+        ("429", Reply::Status(429), "unavailable"),
+        ("404", Reply::Status(404), "invalid"),
         (
             "reset mid-body",
             Reply::Reset(Bytes::from_static(&PNG[..9])),
-            &unavailable,
+            "unavailable",
         ),
-        ("HTML", Reply::Bytes("text/html", bytes("<html>busy</html>")), &invalid),
-        ("empty", Reply::Bytes("text/plain", bytes("")), &invalid),
+        ("HTML", Reply::Bytes("text/html", bytes("<html>busy</html>")), "invalid"),
+        ("empty", Reply::Bytes("text/plain", bytes("")), "invalid"),
         (
             "truncated PNG",
             Reply::Bytes("image/png", Bytes::from_static(&PNG[..PNG.len() - 1])),
-            &invalid,
+            "invalid",
         ),
         (
             "truncated JPEG",
             Reply::Bytes("image/jpeg", Bytes::from_static(&JPEG[..JPEG.len() - 1])),
-            &invalid,
+            "invalid",
         ),
         (
             "gzip",
             Reply::Bytes("image/png", Bytes::from_static(b"\x1f\x8b\x08\0\0\0\0\0\0\x03")),
-            &invalid,
+            "invalid",
         ),
-        ("JSON of nothing", Reply::Json(json!({})), &invalid),
+        ("JSON of nothing", Reply::Json(json!({})), "invalid"),
         (
             "endless",
             Reply::Endless(Bytes::from_static(&[b' '; 16 * 1024])),
-            &invalid,
+            "invalid",
         ),
     ];
     for path in CALLS {
-        for (name, reply, is) in &is {
+        for (name, reply, outcome) in &misbehaviours {
             let before = wechat.calls(path);
             wechat.always(path, reply.clone());
             let error = call(&replica, path).await.expect_err(name);
-            assert!(is(&error), "{path}, {name}: {error}");
+            assert_eq!(kind(&error), *outcome, "{path}, {name}: {error}");
             assert_eq!(wechat.calls(path), before + 1, "{path}, {name}: upstream calls");
             wechat.behave();
             call(&replica, path)
@@ -320,7 +327,20 @@ async fn pictures_under_way_are_bounded_and_do_not_hold_up_a_scan() {
 #[derive(Debug, Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Log {
+impl Log {
+    /// Hears what this thread logs until the guard is dropped.
+    fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+}
+
+impl std::io::Write for Log {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(text)
     }
@@ -332,13 +352,7 @@ impl Write for Log {
 
 #[tokio::test]
 async fn no_error_log_or_metric_ever_holds_a_secret() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let (log, guard) = Log::listen();
 
     let (wechat, replica) = wechat_and_replica().await;
     let mut shown = String::new();
@@ -359,7 +373,7 @@ async fn no_error_log_or_metric_ever_holds_a_secret() {
         ] {
             wechat.once(path, reply);
             let error = call(&replica, path).await.unwrap_err();
-            shown += &format!("{error} {error:?}\n");
+            writeln!(shown, "{error} {error:?}").unwrap();
         }
     }
     let nobody = format!("http://{}", free_addr()).parse().unwrap();
@@ -368,20 +382,22 @@ async fn no_error_log_or_metric_ever_holds_a_secret() {
         alone.jscode2session(&mini_program(), JS_CODE).await.unwrap_err(),
         alone.token(&mini_program()).await.unwrap_err(),
     ] {
-        shown += &format!("{error} {error:?}\n");
+        writeln!(shown, "{error} {error:?}").unwrap();
     }
     let token = replica
         .tokens
         .with_token(|token| async move { Ok(token) })
         .await
         .unwrap();
-    shown += &format!(
-        "{:?} {:?} {:?} {:?}\n",
+    writeln!(
+        shown,
+        "{:?} {:?} {:?} {:?}",
         replica.client,
         replica.tokens,
         mini_program(),
         token
-    );
+    )
+    .unwrap();
     shown += &replica.metrics.render().unwrap();
     drop(guard);
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

@@ -53,11 +53,6 @@ impl Shared {
         maps.pictures.get(&id).map(|(_, until)| *until - Instant::now())
     }
 
-    /// Loses all of it, as a flushed Redis.
-    pub(super) fn flush(&self) {
-        *self.maps.lock().unwrap() = Maps::default();
-    }
-
     fn maps(&self) -> Result<MutexGuard<'_, Maps>, StoreError> {
         if self.is_away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("the test took it away".to_owned()));

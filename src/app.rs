@@ -293,6 +293,7 @@ fn programs(
             background.clone(),
             stop.clone(),
         );
+        background.spawn(tokens.keep_fresh());
         background.spawn(codes.clone().refill());
         (
             mini_program.appid.clone(),

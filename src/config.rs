@@ -21,7 +21,7 @@ use crate::login::{Client, Clients};
 use crate::oidc::SigningKeys;
 use crate::store::redis::{RedisSettings, Wait};
 use crate::wechat::access_token::TokenMode;
-use crate::wechat::client::{API_BASE, FAIL_OVER_BASE, Rgb};
+use crate::wechat::client::{API_BASE, CodeSettings, FAIL_OVER_BASE, Rgb};
 use crate::wechat::simulator::serve::SimulateArgs;
 use crate::wechat::{EnvVersion, MiniProgram};
 
@@ -348,17 +348,18 @@ impl Settings {
             self.wechat_secret_file.as_deref(),
             "SCANLOGIN_WECHAT_SECRET",
         )?;
-        let mut mini_programs = tables.mini_programs(&self.code_page, self.code_env_version)?;
+        let mut code = CodeSettings::new(&self.code_page, self.code_env_version);
+        code.check_path = self.code_check_path.unwrap_or(code.check_path);
+        code.width = self.code_width;
+        code.line_color = self.code_line_color;
+        code.is_hyaline = self.code_is_hyaline;
+        let mut mini_programs = tables.mini_programs(&code)?;
         match (self.wechat_appid, appsecret) {
-            (Some(appid), Some(secret)) => {
-                let (page, env_version) = (self.code_page, self.code_env_version);
-                mini_programs.push(MiniProgram {
-                    appid,
-                    secret,
-                    page,
-                    env_version,
-                });
-            }
+            (Some(appid), Some(secret)) => mini_programs.push(MiniProgram {
+                appid,
+                secret,
+                code: code.clone(),
+            }),
             (Some(_), None) => {
                 return Err(wrong(
                     "SCANLOGIN_WECHAT_APPID is set, but not SCANLOGIN_WECHAT_SECRET (or ..._FILE)",
@@ -380,7 +381,11 @@ impl Settings {
         )?;
         let simulated = !matches!(&wechat, WeChat::Server { simulator: false, .. });
         if mini_programs.is_empty() {
-            mini_programs.push(simulated_mini_program());
+            mini_programs.push(MiniProgram {
+                appid: SIMULATED.to_owned(),
+                secret: SIMULATED.into(),
+                code,
+            });
         }
         let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
         let own = OwnClient {
@@ -496,15 +501,6 @@ fn wechat(
         ));
     }
     Ok(WeChat::Simulated)
-}
-
-fn simulated_mini_program() -> MiniProgram {
-    MiniProgram {
-        appid: SIMULATED.to_owned(),
-        secret: SIMULATED.into(),
-        page: "pages/confirm/confirm".to_owned(),
-        env_version: EnvVersion::Release,
-    }
 }
 
 fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigError> {

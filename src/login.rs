@@ -232,7 +232,7 @@ impl Login {
         let program = self.program(client)?;
         program
             .codes
-            .picture(*id, program.mini_program.env_version, life)
+            .picture(*id, program.mini_program.code.env_version, life)
             .await
             .map_err(Error::Picture)
     }

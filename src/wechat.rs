@@ -8,6 +8,7 @@ pub mod picture;
 mod seal;
 pub mod simulator;
 
+use client::CodeSettings;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -18,10 +19,8 @@ pub struct MiniProgram {
     pub appid: String,
     /// Its AppSecret.
     pub secret: SecretString,
-    /// The page that a scan opens, without a leading `/`.
-    pub page: String,
-    /// The edition that a scan opens, unless a scene asks for another.
-    pub env_version: EnvVersion,
+    /// How its codes look and what they open, unless a scene asks for another edition.
+    pub code: CodeSettings,
 }
 
 /// An edition of a Mini Program.

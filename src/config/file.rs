@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::{ConfigError, only, read_file, secret, wrong};
 use crate::login::Client;
+use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, MiniProgram};
 
 /// What only the file can say.
@@ -98,7 +99,7 @@ fn placed(text: &str, span: Option<std::ops::Range<usize>>, problem: &str) -> St
 }
 
 impl Tables {
-    pub(super) fn mini_programs(&self, page: &str, env_version: EnvVersion) -> Result<Vec<MiniProgram>, ConfigError> {
+    pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
         let mini_program = |table: &MiniProgramTable| {
             let name = format!("secret of mini_program {}", table.appid);
             let secret = secret(
@@ -109,8 +110,10 @@ impl Tables {
             Ok(MiniProgram {
                 appid: table.appid.clone(),
                 secret: secret.ok_or_else(|| wrong(format!("the {name} is missing: give secret or secret_file")))?,
-                page: table.page.clone().unwrap_or_else(|| page.to_owned()),
-                env_version: table.env_version.unwrap_or(env_version),
+                code: CodeSettings {
+                    page: table.page.clone().unwrap_or_else(|| code.page.clone()),
+                    ..code.of_edition(table.env_version.unwrap_or(code.env_version))
+                },
             })
         };
         self.mini_program.iter().map(mini_program).collect()

@@ -110,6 +110,19 @@ impl CodeSettings {
             is_hyaline: false,
         }
     }
+
+    /// The same look for another edition; its page need not be released there.
+    #[must_use]
+    pub fn of_edition(&self, env_version: EnvVersion) -> Self {
+        if env_version == self.env_version {
+            return self.clone();
+        }
+        Self {
+            env_version,
+            check_path: env_version == EnvVersion::Release,
+            ..self.clone()
+        }
+    }
 }
 
 /// A colour.

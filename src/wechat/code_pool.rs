@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use self::budget::Budget;
 use super::access_token::AccessTokens;
-use super::client::{self, Client, CodeSettings};
+use super::client::{self, Client};
 use super::picture::CodePicture;
 use super::{EnvVersion, MiniProgram};
 use crate::entropy::{between, os_rng};
@@ -230,7 +230,7 @@ impl Inner {
 
     async fn make_ahead(&self) -> Result<(), PictureError> {
         let id = SceneId::random(&mut os_rng());
-        let picture = self.make(&id, self.mini_program.env_version).await?;
+        let picture = self.make(&id, self.mini_program.code.env_version).await?;
         let made_at = Instant::now();
         self.store.put_picture(&id, picture.bytes().clone(), AHEAD_LIFE).await?;
         self.ready(|codes| codes.push_back(Ready { id, made_at }));
@@ -269,7 +269,7 @@ impl Inner {
     }
 
     async fn make(&self, id: &SceneId, env_version: EnvVersion) -> Result<CodePicture, PictureError> {
-        let settings = &CodeSettings::new(&self.mini_program.page, env_version);
+        let settings = &self.mini_program.code.of_edition(env_version);
         let picture = self
             .tokens
             .with_token(|token| async move { self.client.getwxacodeunlimit(&token, id, settings).await })

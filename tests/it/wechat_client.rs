@@ -12,7 +12,7 @@ use std::time::Duration;
 use scanlogin::store::TokenStore;
 use scanlogin::telemetry::Metrics;
 use scanlogin::wechat::access_token::{AccessTokens, TokenMode};
-use scanlogin::wechat::client::Client;
+use scanlogin::wechat::client::{Client, CodeSettings};
 use scanlogin::wechat::{EnvVersion, MiniProgram};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,8 +27,7 @@ fn mini_program() -> MiniProgram {
     MiniProgram {
         appid: APPID.to_owned(),
         secret: SECRET.into(),
-        page: "pages/confirm/confirm".to_owned(),
-        env_version: EnvVersion::Release,
+        code: CodeSettings::new("pages/confirm/confirm", EnvVersion::Release),
     }
 }
 

@@ -1,2 +1,75 @@
-//! scanlogin.
-fn main() {}
+//! scanlogin: scan with WeChat to log in.
+
+use std::process::ExitCode;
+
+use scanlogin::app::App;
+use scanlogin::config::{Cli, Command, ConfigError, KeysCommand};
+use scanlogin::wechat::simulator;
+use scanlogin::{keys, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// What could not work as configured: trying again changes nothing.
+const MISCONFIGURED: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => say(&error),
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let (cli, tables) = Cli::read(std::env::args_os())?;
+    match cli.command {
+        Some(Command::Keys {
+            command: KeysCommand::New { alg, out },
+        }) => keys::new(alg, out.as_deref()),
+        Some(Command::Simulate(args)) => {
+            telemetry::init_logs(false)?;
+            Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
+        }
+        None => {
+            let config = cli.settings.check(tables)?;
+            telemetry::init_logs(config.log_json)?;
+            App::start(config).await?.run(until_asked_to_end()?).await
+        }
+    }
+}
+
+/// Cancelled by SIGTERM or SIGINT; a second one ends the process at once.
+fn until_asked_to_end() -> anyhow::Result<CancellationToken> {
+    let asked = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = asked.clone();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it must outlive every task that a tracker waits for"
+    )]
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+            if token.is_cancelled() {
+                std::process::exit(1);
+            }
+            token.cancel();
+        }
+    });
+    Ok(asked)
+}
+
+/// One line on standard error, whatever lies behind it; or the help that was asked for.
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is what a command line talks with"
+)]
+fn say(error: &anyhow::Error) -> ExitCode {
+    if let Some(ConfigError::Asked(text)) = error.downcast_ref() {
+        print!("{text}");
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("scanlogin: {error:#}");
+    ExitCode::from(MISCONFIGURED)
+}

@@ -202,7 +202,8 @@ pub struct Confirmation {
 
 impl Confirmation {
     /// How long the code can still be redeemed; zero once it was.
-    fn code_left(&self, life: Life) -> Duration {
+    #[must_use]
+    pub fn code_left(&self, life: Life) -> Duration {
         let age = Duration::from_millis(self.life_ms).saturating_sub(life.0);
         if self.redeemed {
             Duration::ZERO
@@ -462,6 +463,12 @@ impl Scene {
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Waiting | State::Scanned(_))
+    }
+
+    /// Whether `token` is the confirm token of the phone that scanned.
+    #[must_use]
+    pub fn answers_to(&self, token: &ConfirmToken) -> bool {
+        self.scan_of(token).is_ok()
     }
 
     /// The person who scanned, if anybody has.

@@ -82,13 +82,14 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The current token.
     async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError>;
 
-    /// Takes the lease on fetching, for `length`, if nobody holds it.
-    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError>;
+    /// Takes the lease of this name, for `length`, if nobody holds it, its present owner included. The lease on fetching is named
+    /// like the AppID; others, `<appid>:<purpose>`, count what all replicas did and are left to end by themselves.
+    async fn acquire_lease(&self, name: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError>;
 
-    /// Gives the lease back, if it is still this owner's.
-    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError>;
+    /// Gives a lease back, if it is still this owner's.
+    async fn release_lease(&self, name: &str, owner: WriteId) -> Result<(), StoreError>;
 
-    /// Keeps a new token for `life`, if the lease is still this owner's, the generation has not moved from `seen`, and the stored
+    /// Keeps a new token for `life`, if the lease on fetching is still this owner's, the generation has not moved from `seen`, and the stored
     /// token does not live longer. The new generation is greater than every earlier one. Says whether it was kept.
     async fn put_token(
         &self,
@@ -176,6 +177,16 @@ pub enum Replaced {
     Unreplicated,
 }
 
+impl std::fmt::Debug for Durability<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ordinary => "Ordinary",
+            Self::Durable => "Durable",
+            Self::WithGrant(..) => "WithGrant",
+        })
+    }
+}
+
 /// What [`BlobStore::picture`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Picture {
@@ -234,9 +245,9 @@ pub enum ApplyError {
     /// The rules say no.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// Written, but no replica confirmed it in time.
+    /// Written, but no replica confirmed it in time. What was written, for whoever wants to take it back.
     #[error("written, but no replica of the store confirmed it in time")]
-    Unreplicated,
+    Unreplicated(Box<Applied>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -253,27 +264,35 @@ pub struct Applied {
     pub changed: bool,
 }
 
+/// How [`apply`] writes.
+#[derive(Clone, Copy)]
+pub enum Durability<'a> {
+    /// A write that a fail-over may lose: then the login falls back.
+    Ordinary,
+    /// A write that counts only once a replica has it.
+    Durable,
+    /// The same, with an access token made from the scene to be written, kept for this long.
+    WithGrant(&'a (dyn Fn(&Scene) -> Vec<u8> + Sync), Duration),
+}
+
 /// How often a lost race is read and decided again before the store counts as unavailable.
 const ATTEMPTS: usize = 16;
 
-/// Reads a scene, lets the rules decide, and writes, reading again when somebody else wrote meanwhile. `action` may be called several times.
+/// Lets the rules decide what `action` makes of `seen`, and writes it; reads and decides again when somebody else wrote meanwhile.
 ///
-/// A repeated durable action is written again, unchanged, so that waiting for a replica behind it means something.
+/// `action` may be called several times. A repeated durable action is written again, unchanged, so that waiting for a replica behind it means something.
 ///
 /// # Errors
 /// [`ApplyError`]; with [`ApplyError::Store`] it is not known whether the write happened.
 pub async fn apply<'a>(
     store: &dyn SceneStore,
-    id: &SceneId,
-    durable: bool,
-    grant: Grant<'_>,
+    mut seen: Stored,
+    durability: Durability<'_>,
     rng: &mut (impl CryptoRng + Send),
     action: impl Fn() -> Action<'a>,
 ) -> Result<Applied, ApplyError> {
+    let durable = !matches!(durability, Durability::Ordinary);
     for _ in 0..ATTEMPTS {
-        let Some(seen) = find_one(store, id).await? else {
-            return Err(ApplyError::NotFound);
-        };
         let (next, changed) = match seen.scene.apply(action(), seen.life(), rng)? {
             Outcome::Visible(next) | Outcome::Hidden(next) => (next, true),
             Outcome::Repeated if durable => (
@@ -292,7 +311,14 @@ pub async fn apply<'a>(
                 });
             }
         };
-        match store
+        let granted = match durability {
+            Durability::Ordinary | Durability::Durable => None,
+            Durability::WithGrant(grant, life) => Some((grant(&next), life)),
+        };
+        let grant = granted
+            .as_ref()
+            .map_or(Grant::Keep, |(bytes, life)| Grant::Put(bytes, *life));
+        let replaced = store
             .replace(
                 &seen,
                 Write {
@@ -301,19 +327,21 @@ pub async fn apply<'a>(
                     grant,
                 },
             )
-            .await?
-        {
-            Replaced::Written => {
-                return Ok(Applied {
-                    before: seen,
-                    scene: next,
-                    changed,
-                });
-            }
-            Replaced::Unreplicated => return Err(ApplyError::Unreplicated),
+            .await?;
+        let applied = Applied {
+            before: seen,
+            scene: next,
+            changed,
+        };
+        match replaced {
+            Replaced::Written => return Ok(applied),
+            Replaced::Unreplicated => return Err(ApplyError::Unreplicated(Box::new(applied))),
             Replaced::Late => return Err(Refused::Expired.into()),
             Replaced::Absent => return Err(ApplyError::NotFound),
-            Replaced::Stale => {}
+            Replaced::Stale => {
+                let id = applied.scene.id;
+                seen = find_one(store, &id).await?.ok_or(ApplyError::NotFound)?;
+            }
         }
     }
     Err(StoreError::Unavailable("the scene is being written by too many at once".to_owned()).into())

@@ -1,5 +1,8 @@
 //! Logs and metrics.
 
+use std::io::IsTerminal;
+
+use anyhow::Context;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -123,4 +126,24 @@ fn register<C: prometheus::core::Collector + Clone + 'static>(
 ) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
+}
+
+/// Writes the log to standard error, as text or as one JSON object a line; `RUST_LOG` says how much, `info` unless set.
+///
+/// # Errors
+/// When `RUST_LOG` can't be read, or a log is set up already.
+pub fn init_logs(json: bool) -> anyhow::Result<()> {
+    use tracing_subscriber::prelude::*;
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env()
+        .context("RUST_LOG: it must be such as info or scanlogin=debug")?;
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = if json {
+        layer.json().flatten_event(true).boxed()
+    } else {
+        layer.with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
+    tracing_subscriber::registry().with(filter).with(layer).try_init()?;
+    Ok(())
 }

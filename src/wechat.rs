@@ -1,6 +1,37 @@
-//! WeChat's server API as this service uses it.
+//! WeChat's server API as this service uses it: hides its hosts, its oddities, its quotas and its `access_token`.
 
 pub mod access_token;
 pub mod client;
 pub mod code_pool;
+pub mod errcode;
+pub mod picture;
+mod seal;
 pub mod simulator;
+
+use client::CodeSettings;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+/// A Mini Program that people scan into.
+#[derive(Debug, Clone)]
+pub struct MiniProgram {
+    /// Its AppID, such as `wx0123456789abcdef`.
+    pub appid: String,
+    /// Its AppSecret.
+    pub secret: SecretString,
+    /// How its codes look and what they open, unless a scene asks for another edition.
+    pub code: CodeSettings,
+}
+
+/// An edition of a Mini Program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnvVersion {
+    /// What everybody has.
+    #[default]
+    Release,
+    /// What testers and project members have.
+    Trial,
+    /// What project members have.
+    Develop,
+}

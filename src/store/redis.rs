@@ -10,6 +10,7 @@ mod link;
 mod record;
 mod replication;
 mod script;
+pub mod servers;
 mod settings;
 pub mod subscriber;
 mod tokens;
@@ -88,20 +89,20 @@ impl RedisStore {
             move |error| fail(&refused, refusal(error)),
         ));
         let replication = Arc::new(Replication::new(settings.wait, commands.shared().clone()));
+        let subscriber = Subscriber::start(
+            client_settings.listen(&settings.prefix),
+            news,
+            commands.clients(),
+            metrics.clone(),
+            tasks,
+            shutdown.clone(),
+        );
         let store = Self {
             commands: Arc::clone(&commands),
             replication: Arc::clone(&replication),
             scripts: Arc::new(Scripts::new()),
             keys: Keys::new(&settings.prefix),
-            subscriber: Subscriber::start(
-                client_settings.config(),
-                &settings.prefix,
-                news,
-                commands.clients(),
-                metrics.clone(),
-                tasks,
-                shutdown.clone(),
-            ),
+            subscriber,
             start,
             metrics,
         };

@@ -200,7 +200,7 @@ async fn nothing_is_confirmed_after_the_deadline(backend: &Backend) {
 async fn a_code_is_redeemed_after_the_deadline_too(backend: &Backend) {
     let login = Login::confirmed(&*backend.here, Life(GRACE + Duration::from_millis(1_500))).await;
     past_deadline(backend, &login).await;
-    assert!(login.redeem(&*backend.there, Grant::Keep).await.unwrap().changed);
+    assert!(login.redeem(&*backend.there).await.unwrap().changed);
 }
 
 async fn past_deadline(backend: &Backend, login: &Login) {
@@ -216,7 +216,7 @@ async fn of_64_racing_redemptions_exactly_one_wins(backend: &Backend) {
     let mut racers = JoinSet::new();
     for racer in 0..64 {
         let (login, store) = (Arc::clone(&login), replica_of(backend, racer));
-        racers.spawn(async move { login.redeem(&*store, Grant::Keep).await });
+        racers.spawn(async move { login.redeem(&*store).await });
     }
     let mut won = 0;
     for outcome in racers.join_all().await {
@@ -259,7 +259,7 @@ async fn a_grant_is_written_and_deleted_with_its_scene(backend: &Backend) {
     let login = Login::confirmed(&*backend.here, Life::of_new(TTL)).await;
     assert_eq!(backend.there.grant(login.id()).await.unwrap(), None);
     let grant = b"who\0may see\xff".as_slice();
-    login.redeem(&*backend.here, Grant::Put(grant, TTL)).await.unwrap();
+    login.redeem_for(&*backend.here, grant, TTL).await.unwrap();
     assert_eq!(backend.there.grant(login.id()).await.unwrap().as_deref(), Some(grant));
 
     let seen = login.stored(&*backend.there).await;
@@ -301,8 +301,8 @@ async fn put_grant(store: &dyn Store, seen: &scanlogin::store::Stored, next: &Sc
 
 async fn a_grant_ends_by_itself(backend: &Backend) {
     let login = Login::confirmed(&*backend.here, Life::of_new(TTL)).await;
-    let grant = Grant::Put(b"for a moment", Duration::from_millis(100));
-    login.redeem(&*backend.here, grant).await.unwrap();
+    let moment = Duration::from_millis(100);
+    login.redeem_for(&*backend.here, b"for a moment", moment).await.unwrap();
     eventually("the grant has ended", || async {
         backend.there.grant(login.id()).await.unwrap().is_none().then_some(())
     })
@@ -355,7 +355,7 @@ async fn hidden_changes_are_not_told(backend: &Backend) {
     backend.here.watch(login.id()).await.unwrap();
     login.scan(&*backend.there).await.unwrap();
     let scene = login.confirm(&*backend.there).await.unwrap().scene;
-    login.redeem(&*backend.there, Grant::Keep).await.unwrap();
+    login.redeem(&*backend.there).await.unwrap();
     let News::Changed(_, state) = backend.news().await else {
         panic!("nothing was lost");
     };
@@ -469,6 +469,10 @@ async fn the_lease_is_one_replicas_alone_until_it_is_given_back_or_lapses(backen
     let [holder] = holders.into_iter().collect::<Vec<_>>()[..] else {
         panic!("not one holder");
     };
+    assert!(
+        !backend.here.acquire_lease("wx1", holder, LEASE).await.unwrap(),
+        "once is enough"
+    );
     let other = owner();
     backend.there.release_lease("wx1", other).await.unwrap();
     assert!(
@@ -610,7 +614,7 @@ async fn a_full_store_refuses_new_scenes_and_goes_on_with_old_ones(backend: &Bac
     let refused = backend.there.create(&Login::new().scene, Life::of_new(TTL)).await;
     assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
     login.confirm(&*backend.there).await.unwrap();
-    login.redeem(&*backend.there, Grant::Put(b"grant", TTL)).await.unwrap();
+    login.redeem_for(&*backend.there, b"grant", TTL).await.unwrap();
     assert!(backend.here.grant(login.id()).await.unwrap().is_some());
 }
 

@@ -16,6 +16,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::servers::Servers;
+use super::subscriber::Listen;
+
 /// Where Redis is and how to use it.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
@@ -120,9 +123,18 @@ impl ClientSettings {
         Ok(Self { config })
     }
 
-    /// Where Redis is, and as whom and by which TLS it is reached.
-    pub(super) fn config(&self) -> &Config {
-        &self.config
+    /// The same servers, for the connection that listens.
+    pub(super) fn listen(&self, prefix: &str) -> Listen {
+        let tls = self.config.tls.as_ref().map(|tls| match &tls.connector {
+            TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
+        });
+        Listen {
+            servers: Servers::from(&self.config.server),
+            username: self.config.username.clone(),
+            password: self.config.password.clone().map(Into::into),
+            tls,
+            prefix: prefix.to_owned(),
+        }
     }
 
     /// A client that is not connected yet. With `redirections` 0 a command is answered by the node it was sent to, or not at all.

@@ -1,41 +1,215 @@
-//! The subscriber.
+//! The connection that listens: one per Redis node, for all watched scenes. Hides how a subscription is kept up while servers
+//! restart, freeze, fail over and hand slots to each other.
+//!
+//! A channel is *wanted* from `watch` to `unwatch`. The [`coordinator`] alone decides where each is subscribed: off, asked for at
+//! one connection, or live there. Whatever goes wrong (a connection ends or falls silent, a server takes a subscription away, a
+//! slot has another owner) is one path: off, subscribed again at the owner, acknowledged, and only then [`News::Lost`], so that
+//! what is read because of it can miss nothing. Own code on `redis-protocol`, because the client libraries tried go deaf in one or
+//! the other of these cases.
+//!
+//! A server's user for this needs `resetchannels &<prefix>:* -@all +ssubscribe +sunsubscribe +ping +hello +client|setname
+//! +client|info`, in a cluster also `+cluster|nodes`.
+
+mod alignment;
+mod channels;
+mod connection;
+mod coordinator;
+mod owners;
+mod replies;
+mod topology;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use fred::clients::Client;
-use fred::types::config::Config;
-use tokio::sync::mpsc;
+use secrecy::SecretString;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::coordinator::{Coordinator, Surroundings, Wish};
+use self::owners::Owners;
+use self::wire::Dialer;
+use super::servers::Servers;
 use crate::scene::SceneId;
 use crate::store::{News, StoreError};
 use crate::telemetry::Metrics;
 
-/// Stands where the listener will be.
-#[derive(Debug)]
+/// How long `watch` waits for the acknowledgement.
+const WATCH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How many wishes may queue; who comes then waits.
+const WISHES: usize = 1_024;
+
+/// What to listen to, and as whom.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Where.
+    pub servers: Servers,
+    /// As whom, where servers ask; `default` if there is only a password.
+    pub username: Option<String>,
+    /// With which password, where servers ask.
+    pub password: Option<SecretString>,
+    /// With TLS, and then how; sentinels too.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// What all channels begin with.
+    pub prefix: String,
+}
+
+/// Keeps the wanted channels subscribed. Cloned handles mean the same one; it ends with its token, or with the last handle.
+#[derive(Debug, Clone)]
 pub struct Subscriber {
-    _news: mpsc::Sender<News>,
+    wishes: mpsc::Sender<Wish>,
 }
 
 impl Subscriber {
-    /// Hears nothing.
+    /// Starts connecting, and tells `news` from then on. While `news` is full, the servers' messages wait in their sockets.
+    ///
+    /// `commands` are the clients that read what is told as lost: before it is told they are brought to the same master.
     #[must_use]
     pub fn start(
-        _config: &Config,
-        _prefix: &str,
+        listen: Listen,
         news: mpsc::Sender<News>,
-        _commands: Vec<Client>,
-        _metrics: Metrics,
-        _tasks: &TaskTracker,
-        _shutdown: CancellationToken,
+        commands: Vec<Client>,
+        metrics: Metrics,
+        tracker: &TaskTracker,
+        stop: CancellationToken,
     ) -> Self {
-        Self { _news: news }
+        let (wishes, queue) = mpsc::channel(WISHES);
+        let (owners_found, owners) = watch::channel(Owners::default());
+        let look = Arc::new(Notify::new());
+        let dialer = Dialer {
+            username: listen.username,
+            password: listen.password,
+            tls: listen.tls,
+        };
+        let observer = topology::observe(listen.servers.clone(), dialer.clone(), owners_found, Arc::clone(&look));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(observer));
+        let coordinator = Coordinator::new(Surroundings {
+            servers: listen.servers,
+            dialer,
+            names: ChannelNames {
+                prefix: listen.prefix.into(),
+            },
+            owners,
+            look,
+            news,
+            commands,
+            metrics,
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+        });
+        tracker.spawn(stop.run_until_cancelled_owned(coordinator.run(queue)));
+        Self { wishes }
     }
 
-    /// Nobody listens.
-    pub async fn watch(&self, _id: &SceneId) -> Result<(), StoreError> {
-        Err(StoreError::Unavailable("nobody listens".to_owned()))
+    /// From its return on, every message of this scene's channel is told as news, until `unwatch`. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], when its server did not acknowledge within two seconds or refuses. The channel stays
+    /// wanted until `unwatch`: once it is live after all, [`News::Lost`] says so.
+    pub async fn watch(&self, id: &SceneId) -> Result<(), StoreError> {
+        let (waiter, acknowledged) = oneshot::channel();
+        let wish = async {
+            self.wishes.send(Wish::Want(*id, waiter)).await.ok()?;
+            acknowledged.await.ok()
+        };
+        match timeout(WATCH_LIMIT, wish).await {
+            Ok(Some(outcome)) => outcome.map_err(StoreError::Unavailable),
+            Ok(None) => Err(StoreError::Unavailable("the subscriber has stopped".to_owned())),
+            Err(_) => Err(StoreError::Unavailable(
+                "the subscription is not acknowledged".to_owned(),
+            )),
+        }
     }
 
-    /// Nothing to end.
-    pub async fn unwatch(&self, _id: &SceneId) {}
+    /// Ends `watch`. Idempotent; news already under way may still come.
+    pub async fn unwatch(&self, id: &SceneId) {
+        // A subscriber that has stopped watches nothing.
+        let _ = self.wishes.send(Wish::Unwant(*id)).await;
+    }
+}
+
+/// The channel of a scene, which is also the key of its record: `<prefix>:{<tag>}:<scene>`.
+#[derive(Debug, Clone)]
+struct ChannelNames {
+    prefix: Arc<str>,
+}
+
+impl ChannelNames {
+    fn of(&self, id: &SceneId) -> String {
+        format!("{}:{{{}}}:{id}", self.prefix, id.hash_tag())
+    }
+
+    fn scene(&self, channel: &str) -> Option<SceneId> {
+        let (tag, id) = channel
+            .strip_prefix(&*self.prefix)?
+            .strip_prefix(":{")?
+            .split_once("}:")?;
+        id.parse().ok().filter(|id: &SceneId| id.hash_tag() == tag)
+    }
+}
+
+/// Why news may have been missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// A connection ended.
+    Closed,
+    /// A server fell silent.
+    Timeout,
+    /// A server would not have us.
+    Refused,
+    /// A server did not keep to the protocol.
+    Invalid,
+    /// A server held other subscriptions than it had confirmed.
+    Miscounted,
+    /// A server took subscriptions away.
+    Unsubscribed,
+    /// Slots, or the role of master, have another owner.
+    Moved,
+    /// A message could not be read.
+    Undecodable,
+}
+
+impl Cause {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Miscounted => "miscounted",
+            Self::Unsubscribed => "unsubscribed",
+            Self::Moved => "moved",
+            Self::Undecodable => "undecodable",
+        }
+    }
+
+    fn count(self, metrics: &Metrics) {
+        metrics.store_lost_total.with_label_values(&[self.as_str()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scene_and_its_channel_name_each_other() {
+        let names = ChannelNames {
+            prefix: "scanlogin".into(),
+        };
+        let id: SceneId = "3f23456789abcdef0123456789abcdef".parse().unwrap();
+        assert_eq!(names.of(&id), "scanlogin:{3f}:3f23456789abcdef0123456789abcdef");
+        assert_eq!(names.scene(&names.of(&id)), Some(id));
+        for other in [
+            "other:{3f}:3f23456789abcdef0123456789abcdef",
+            "scanlogin:{3f}:3f23",
+            "scanlogin:{40}:3f23456789abcdef0123456789abcdef",
+        ] {
+            assert_eq!(names.scene(other), None, "{other}");
+        }
+    }
 }

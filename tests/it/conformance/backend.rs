@@ -11,7 +11,9 @@ use scanlogin::scene::{
 };
 use scanlogin::store::memory::MemoryStore;
 use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
-use scanlogin::store::{Applied, ApplyError, Grant, News, Replaced, Store, StoreError, Stored, Write, apply, find_one};
+use scanlogin::store::{
+    Applied, ApplyError, Durability, Grant, News, Replaced, Store, StoreError, Stored, Write, apply, find_one,
+};
 use scanlogin::telemetry::Metrics;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -206,7 +208,7 @@ impl Login {
     }
 
     pub(super) async fn scan(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
-        self.act(store, false, Grant::Keep, || Action::Scan {
+        self.act(store, Durability::Ordinary, || Action::Scan {
             person: Person {
                 appid: "wx1".to_owned(),
                 openid: "alice".to_owned(),
@@ -218,17 +220,32 @@ impl Login {
     }
 
     pub(super) async fn confirm(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
-        self.act(store, true, Grant::Keep, || Action::Confirm {
+        self.act(store, Durability::Durable, || Action::Confirm {
             token: &self.token,
             profile: Profile::default(),
         })
         .await
     }
 
-    pub(super) async fn redeem(&self, store: &dyn Store, grant: Grant<'_>) -> Result<Applied, ApplyError> {
+    pub(super) async fn redeem(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+        self.redeem_as(store, Durability::Durable).await
+    }
+
+    /// With an access token beside the scene, for so long.
+    pub(super) async fn redeem_for(
+        &self,
+        store: &dyn Store,
+        grant: &[u8],
+        life: Duration,
+    ) -> Result<Applied, ApplyError> {
+        self.redeem_as(store, Durability::WithGrant(&|_| grant.to_vec(), life))
+            .await
+    }
+
+    async fn redeem_as(&self, store: &dyn Store, durability: Durability<'_>) -> Result<Applied, ApplyError> {
         let event_id = self.stored(store).await.scene.event_id;
         let code = AuthorizationCode::derive(*self.id(), event_id, &self.browser);
-        self.act(store, true, grant, || {
+        self.act(store, durability, || {
             Action::Redeem(Redemption {
                 code: &code,
                 client_id: "blog",
@@ -242,11 +259,11 @@ impl Login {
     async fn act<'a>(
         &self,
         store: &dyn Store,
-        durable: bool,
-        grant: Grant<'_>,
+        durability: Durability<'_>,
         action: impl Fn() -> Action<'a>,
     ) -> Result<Applied, ApplyError> {
-        apply(store, self.id(), durable, grant, &mut os_rng(), action).await
+        let seen = find_one(store, self.id()).await?.ok_or(ApplyError::NotFound)?;
+        apply(store, seen, durability, &mut os_rng(), action).await
     }
 }
 

@@ -29,7 +29,7 @@ async fn connections_that_are_cut_again_and_again_cost_no_request() {
             let logins = (0..20).map(|_| async {
                 let login = Login::scanned(&*store, Life::of_new(TTL)).await;
                 assert!(login.confirm(&*store).await.unwrap().changed);
-                assert!(login.redeem(&*store, Grant::Keep).await.unwrap().changed);
+                assert!(login.redeem(&*store).await.unwrap().changed);
             });
             join_all(logins).await;
         }
@@ -69,7 +69,7 @@ async fn after_a_restart_without_data_old_logins_are_gone_and_new_ones_begin() {
     server.restart();
     assert!(find_one(&*store, login.id()).await.unwrap().is_none());
     let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
-    assert!(login.redeem(&*store, Grant::Keep).await.unwrap().changed);
+    assert!(login.redeem(&*store).await.unwrap().changed);
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_frozen_server_lets_every_request_end_in_time_and_serves_once_it_wakes
     eventually("it serves", || async { store.ready().await.ok() }).await;
     assert!(woken.elapsed() < EVERY_REQUEST, "{:?}", woken.elapsed());
     let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
-    assert!(login.redeem(&*store, Grant::Keep).await.unwrap().changed);
+    assert!(login.redeem(&*store).await.unwrap().changed);
 }
 
 #[tokio::test]

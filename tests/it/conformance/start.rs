@@ -63,7 +63,7 @@ async fn the_least_rights_do_and_one_less_is_fatal() {
     grant(rights);
     let store = Client::started(&settings(&url)).await;
     let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
-    login.redeem(&*store, Grant::Put(b"grant", TTL)).await.unwrap();
+    login.redeem_for(&*store, b"grant", TTL).await.unwrap();
     every_request_succeeds(&store, &login).await;
     for missing in [
         "-eval -evalsha",
@@ -111,7 +111,7 @@ async fn everything_kept_has_its_name_and_an_end() {
     let server = RedisServer::start();
     let store = Client::started(&settings(&server.url())).await;
     let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
-    login.redeem(&*store, Grant::Put(b"grant", TTL)).await.unwrap();
+    login.redeem_for(&*store, b"grant", TTL).await.unwrap();
     every_request_succeeds(&store, &login).await;
     let mut names = HashSet::new();
     for key in cli(server.addr(), &["KEYS", "*"]).lines() {

@@ -1,0 +1,54 @@
+// What a reload of this tab finds again. Per tab, so that two do not disturb
+// each other; it names the scene and holds no secret.
+
+const KEY = 'scanlogin.scene';
+
+export function keep(session) {
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify(session));
+  } catch {
+    // Storage may be forbidden; then a reload starts anew.
+  }
+}
+
+export function kept() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEY));
+  } catch {
+    return null;
+  }
+}
+
+export function forget() {
+  try {
+    sessionStorage.removeItem(KEY);
+  } catch {
+    // See keep().
+  }
+}
+
+/**
+ * The addresses come under the service's public URL. The page is served by the
+ * same process but perhaps reached under another name (localhost, an address
+ * in the local network), where the cookie and the page's policy hold too.
+ */
+function here(url) {
+  const { pathname, search } = new URL(url, location.href);
+  return pathname + search;
+}
+
+/** Joins what the site said (`start`) to what the service made (`scene`). */
+export function sessionOf(start, scene) {
+  return {
+    scene: scene.scene,
+    id: scene.id,
+    code_url: here(scene.code_url),
+    events_url: here(scene.events_url),
+    status_url: here(scene.status_url),
+    life: scene.expires_in,
+    state: start.state,
+    client_name: start.client_name,
+    simulator: start.simulator,
+    simulated_phone_url: start.simulated_phone_url,
+  };
+}

@@ -1,0 +1,220 @@
+// The simulated phone: somebody scans a code, is asked, and answers.
+
+import { byId, drawAvatar } from '../shared/dom.js';
+import { Problem } from '../shared/http.js';
+import { createI18n } from '../shared/i18n.js';
+import { prepareAvatar } from './avatar.js';
+import { PEOPLE, rememberPerson, rememberedPerson, somebodyNew } from './people.js';
+import { confirm, decline, scan, sendAvatar } from './service.js';
+import { strings } from './strings.js';
+import { createView, remedyOf } from './view.js';
+
+/** The service has the last word on the time; the page grants it a moment more. */
+const GRACE_SECONDS = 1;
+
+const query = new URLSearchParams(location.search);
+
+const model = {
+  screen: 'enter',
+  scene: query.get('scene'),
+  person: rememberedPerson(),
+  people: [...PEOPLE],
+  asked: null,
+  askedAt: 0,
+  number: null,
+  wrong: new Set(),
+  busy: false,
+  problem: null,
+  notMe: false,
+};
+
+if (!model.people.some(({ openid }) => openid === model.person.openid)) {
+  model.people.push(model.person);
+}
+
+const i18n = createI18n(strings, () => {
+  view.render(model);
+  tick();
+});
+const view = createView(i18n, choosePerson, chooseNumber);
+const nickname = byId('nickname');
+let repeat = null;
+
+/** A new screen is read out from its heading, as a new page would be. */
+function show(screen, changes = {}) {
+  Object.assign(model, changes, { screen, busy: false });
+  view.render(model);
+  tick();
+  // On a phone the page scrolls, in the frame only the content does.
+  byId('app').querySelector('.content').scrollTop = 0;
+  scrollTo(0, 0);
+  view.title.focus({ preventScroll: true });
+}
+
+function fail(problem, again) {
+  repeat = again;
+  view.retry.wait(problem.retryAfter ?? 0);
+  show('error', { problem });
+}
+
+// --- who, and which code ---------------------------------------------------
+
+function choosePerson(person) {
+  model.person = person;
+  rememberPerson(person);
+  view.drawPerson(model);
+}
+
+byId('random').addEventListener('click', () => {
+  const person = somebodyNew((tail) => i18n.t('randomName', { tail }));
+  model.people = [...PEOPLE, person];
+  choosePerson(person);
+  view.render(model);
+});
+
+byId('enter').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const found = byId('link').value.match(/(?:^|[^0-9a-f])([0-9a-f]{32})(?![0-9a-f])/);
+  byId('link-problem').textContent = found ? '' : i18n.t('linkWrong');
+  byId('link').setAttribute('aria-invalid', String(!found));
+  if (!found) {
+    byId('link').focus();
+    return;
+  }
+  goTo(found[1]);
+});
+
+/** The address names the scene, as if it had been scanned; a reload stays with it. */
+function goTo(scene) {
+  const url = new URL(location.href);
+  if (scene) url.searchParams.set('scene', scene);
+  else url.searchParams.delete('scene');
+  url.searchParams.delete('auto');
+  history.replaceState(null, '', url);
+  show(scene ? 'choose' : 'enter', { scene, asked: null });
+}
+
+// --- scan, and answer --------------------------------------------------------
+
+async function startScan() {
+  if (model.screen === 'scanning') return;
+  show('scanning');
+  try {
+    const asked = await scan({
+      scene: model.scene,
+      openid: model.person.openid,
+      entryScene: Number(byId('entry-scene').value),
+    });
+    nickname.value = model.person.name;
+    forgetAvatar();
+    show('ask', {
+      asked, askedAt: performance.now(), number: null, wrong: new Set(), notMe: false,
+    });
+  } catch (problem) {
+    fail(problem, startScan);
+  }
+}
+
+function chooseNumber(number) {
+  model.number = number;
+  view.markNumber(number);
+  view.drawButtons(model);
+}
+
+/** One answer at a time: a second tap finds the page busy. */
+async function answer(call, again, screen, changes) {
+  if (model.busy) return;
+  model.busy = true;
+  view.drawButtons(model);
+  try {
+    await call();
+    show(screen, changes);
+  } catch (problem) {
+    if (problem.code === 'wrong_match_number') {
+      model.wrong.add(model.number);
+      // The service declines the scene at the second wrong number.
+      if (model.wrong.size > 1) problem.state = 'declined';
+    }
+    fail(problem, again);
+  }
+}
+
+function sayYes() {
+  const { scene, number, asked: { confirm_token: token } } = model;
+  const call = () => confirm({ scene, token, number, nickname: nickname.value.trim() });
+  return answer(call, sayYes, 'confirmed');
+}
+
+function sayNo(reason) {
+  const { scene, asked: { confirm_token: token } } = model;
+  const call = () => decline({ scene, token, reason });
+  return answer(call, () => sayNo(reason), 'declined', { notMe: reason === 'not_me' });
+}
+
+const remedies = {
+  retry: () => repeat(),
+  rescan: () => show('choose'),
+  otherPerson: () => show('choose'),
+  chooseNumber: () => show('ask', { number: null }),
+};
+
+// --- nickname and picture ----------------------------------------------------
+
+function forgetAvatar() {
+  byId('avatar-file').value = '';
+  byId('avatar-status').textContent = '';
+  drawAvatar(byId('avatar-preview'), { name: '+' });
+}
+
+byId('avatar-file').addEventListener('change', async () => {
+  const [file] = byId('avatar-file').files;
+  if (!file) return;
+  const status = byId('avatar-status');
+  status.textContent = i18n.t('avatarSending');
+  const { body, preview } = await prepareAvatar(file);
+  try {
+    await sendAvatar({ scene: model.scene, token: model.asked.confirm_token, body });
+    if (preview) byId('avatar-preview').replaceChildren(preview);
+    status.textContent = i18n.t('avatarSent');
+  } catch (problem) {
+    forgetAvatar();
+    const key = `avatar_${problem.code}`;
+    status.textContent = i18n.t(i18n.has(key) ? key : 'avatar_other');
+  }
+});
+
+byId('clear').addEventListener('click', () => {
+  nickname.value = '';
+  nickname.focus();
+});
+
+// --- time ---------------------------------------------------------------------
+
+function tick() {
+  if (model.screen !== 'ask') return;
+  const since = (performance.now() - model.askedAt) / 1000;
+  const left = model.asked.expires_in - since;
+  view.tick({
+    askedSeconds: Math.floor(model.asked.requested_seconds_ago + since),
+    left: Math.max(0, Math.ceil(left)),
+  });
+  if (left < -GRACE_SECONDS && !model.busy) fail(new Problem({ code: 'expired' }), null);
+}
+
+setInterval(tick, 1000);
+
+byId('scan').addEventListener('click', startScan);
+byId('confirm').addEventListener('click', sayYes);
+byId('decline').addEventListener('click', () => sayNo());
+byId('not-me').addEventListener('click', () => sayNo('not_me'));
+byId('retry').addEventListener('click', () => {
+  if (view.retry.ready) remedies[remedyOf(model.problem)]();
+});
+byId('switch').addEventListener('click', () => show('choose'));
+byId('again').addEventListener('click', () => goTo(null));
+
+i18n.fill();
+i18n.bindToggle(byId('lang'));
+model.screen = model.scene ? 'choose' : 'enter';
+view.render(model);
+if (model.scene && query.get('auto') === '1') startScan();

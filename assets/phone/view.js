@@ -1,0 +1,183 @@
+// Draws the simulated phone from its model. Nothing here decides anything.
+
+import { byId, createRetryButton, drawAvatar, showOnly } from '../shared/dom.js';
+
+const SEALS = {
+  enter: 'scan',
+  scanning: 'scan',
+  confirmed: 'check',
+  declined: 'no',
+  error: 'alert',
+};
+
+/** What the main button of an error offers; codes not listed need a new code. */
+const REMEDIES = {
+  scanned_by_another: 'otherPerson',
+  wechat_blocked_user: 'otherPerson',
+  entry_scene_refused: 'rescan',
+  confirm_token_required: 'rescan',
+  invalid_request: 'rescan',
+  wrong_match_number: 'chooseNumber',
+};
+/** Where another person may still take over the phone and scan. */
+const CHANGEABLE = new Set(['ask', 'error']);
+const HOPELESS = new Set(['expired', 'unknown_scene', 'already_finished']);
+
+export function remedyOf(problem) {
+  if (HOPELESS.has(problem.code) || problem.state === 'declined') return null;
+  return REMEDIES[problem.code] ?? 'retry';
+}
+
+export function createView(i18n, onChoosePerson, onChooseNumber) {
+  const { t } = i18n;
+  const app = byId('app');
+  const title = byId('title');
+  let remedy = 'retry';
+  const retry = createRetryButton(byId('retry'), (seconds) => (
+    seconds > 0 ? t('retryIn', { seconds }) : t(remedy)
+  ));
+
+  function wordsOfProblem({ code, state }) {
+    const detailed = `problem_${code}_${state}`;
+    if (i18n.has(detailed)) return t(detailed);
+    return t(i18n.has(`problem_${code}`) ? `problem_${code}` : 'problem_other');
+  }
+
+  function words({ screen, asked, problem, notMe }) {
+    if (screen === 'error') return wordsOfProblem(problem);
+    if (screen === 'declined' && notMe) return [t('declinedTitle'), t('notMeText')];
+    if (screen !== 'ask') return [t(`${screen}Title`), t(`${screen}Text`)];
+    const { name, domain } = asked.client;
+    return [
+      t('askTitle', { client: name }),
+      domain ? t('askTextDomain', { domain }) : t('askText'),
+    ];
+  }
+
+  function drawTechnical(problem) {
+    const parts = [];
+    if (problem?.errcode) parts.push(t('errcode', { errcode: problem.errcode }));
+    if (problem?.requestId) parts.push(t('requestId', { id: problem.requestId }));
+    byId('technical').hidden = parts.length === 0;
+    byId('technical').textContent = parts.join(' · ');
+  }
+
+  function drawPeople({ people, person }) {
+    byId('people').replaceChildren(...people.map((one) => {
+      const label = document.createElement('label');
+      const radio = document.createElement('input');
+      const avatar = document.createElement('span');
+      const name = document.createElement('span');
+      const openid = document.createElement('small');
+      radio.type = 'radio';
+      radio.name = 'person';
+      radio.value = one.openid;
+      radio.checked = one.openid === person.openid;
+      radio.addEventListener('change', () => onChoosePerson(one));
+      avatar.className = 'avatar';
+      avatar.setAttribute('aria-hidden', 'true');
+      drawAvatar(avatar, one);
+      name.textContent = one.name;
+      openid.textContent = one.openid;
+      label.append(radio, avatar, name, openid);
+      return label;
+    }));
+  }
+
+  function drawPerson({ person, scene }) {
+    drawAvatar(byId('bar-avatar'), person);
+    byId('bar-name').textContent = person.name;
+    byId('scan').textContent = t('scan', { name: person.name });
+    byId('scene-id').textContent = scene ?? t('none');
+    byId('openid').textContent = person.openid;
+  }
+
+  function fact(name, text) {
+    byId(`fact-${name}`).textContent = text ?? '';
+    byId(`row-${name}`).hidden = !text;
+  }
+
+  function drawFacts({ asked }) {
+    const { client, browser, warning } = asked;
+    drawAvatar(byId('site-logo'), { name: client.name, picture: client.logo_url });
+    byId('fact-browser').textContent = t('browserOn', browser);
+    fact('place', browser.place);
+    fact('ip', browser.ip);
+    byId('warning').hidden = !warning;
+    byId('warning-text').textContent = warning ?? '';
+  }
+
+  function drawNumbers({ asked, number, wrong }) {
+    const choices = asked.match_choices ?? [];
+    byId('numbers').hidden = choices.length === 0;
+    byId('choices').replaceChildren(...choices.map((choice) => {
+      const button = document.createElement('button');
+      button.type = 'button';
+      button.className = 'number';
+      button.textContent = choice;
+      button.dataset.testid = 'match-choice';
+      button.disabled = wrong.has(choice);
+      button.setAttribute('aria-pressed', String(choice === number));
+      button.addEventListener('click', () => onChooseNumber(choice));
+      return button;
+    }));
+  }
+
+  /** A choice only moves the mark: drawing the buttons anew would drop the focus. */
+  function markNumber(number) {
+    for (const button of byId('choices').children) {
+      button.setAttribute('aria-pressed', String(button.textContent === number));
+    }
+  }
+
+  function drawButtons({ screen, asked, number, busy }) {
+    const undecided = Boolean(asked?.match_choices?.length) && !number;
+    byId('decline').disabled = busy;
+    byId('not-me').disabled = busy;
+    byId('switch').disabled = busy || !CHANGEABLE.has(screen);
+    byId('confirm').disabled = busy || undecided;
+    byId('confirm').textContent = t(busy ? 'sending' : 'confirm');
+  }
+
+  function render(model) {
+    const { screen, problem } = model;
+    // Without a scene there is somebody to choose for, later: still `choose` to the outside.
+    app.dataset.state = screen === 'enter' ? 'choose' : screen;
+    app.dataset.screen = screen;
+    if (screen === 'error') app.dataset.code = problem.code;
+    else delete app.dataset.code;
+    if (model.scene) app.dataset.scene = model.scene;
+    else delete app.dataset.scene;
+    document.title = t('pageTitle');
+
+    const [heading, text] = words(model);
+    title.textContent = heading;
+    byId('text').textContent = text;
+    drawTechnical(screen === 'error' ? problem : null);
+
+    byId('seal').dataset.tone = screen;
+    const icon = screen === 'error' && problem.code === 'expired' ? 'clock' : SEALS[screen];
+    if (icon) byId('seal-icon').setAttribute('href', `#i-${icon}`);
+
+    drawPerson(model);
+    if (screen === 'choose') drawPeople(model);
+    if (screen === 'ask') {
+      drawFacts(model);
+      drawNumbers(model);
+    }
+    drawButtons(model);
+    showOnly(app, screen, title);
+    if (screen === 'error') {
+      remedy = remedyOf(problem) ?? 'retry';
+      byId('retry').hidden = remedyOf(problem) === null;
+      retry.draw();
+    }
+  }
+
+  function tick({ askedSeconds, left }) {
+    byId('fact-asked').textContent = t('ago', { seconds: askedSeconds });
+    byId('time-left').textContent = t('timeLeft', { seconds: left });
+  }
+
+  return { render, drawButtons, drawPerson, markNumber, tick, retry, title };
+}

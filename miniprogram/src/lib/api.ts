@@ -1,0 +1,130 @@
+// The service's calls for the phone, over whatever does the request (wx.request in WeChat).
+
+import { isRecord, networkProblem, phoneProblem, replyProblem } from './problem'
+import type { Problem } from './problem'
+
+/** wx.request's own default is 60 s: too long for someone who holds a phone to a screen. */
+const TIMEOUT_MS = 10_000
+
+export interface RequestOptions {
+  url: string
+  method: 'POST' | 'PUT'
+  header: Record<string, string>
+  data: Record<string, unknown> | ArrayBuffer
+  timeout: number
+  /** Runs for every HTTP status: a 500 is a success to wx.request. */
+  success(reply: { statusCode: number; header: Record<string, unknown>; data: unknown }): void
+  fail(error: { errMsg: string }): void
+}
+export type Request = (options: RequestOptions) => unknown
+
+/** The service's answer to a scan: what the person is asked to judge. */
+export interface ScanReply {
+  confirm_token: string
+  client: { client_id: string; name: string; domain?: string; logo_url?: string }
+  browser: { name: string; os: string; ip?: string; place?: string }
+  requested_at: string
+  requested_seconds_ago: number
+  expires_in: number
+  warning?: string
+  match_choices?: string[]
+}
+
+export interface Finished {
+  state: string
+  version: number
+}
+
+export interface Picture {
+  bytes: ArrayBuffer
+  mediaType: string
+}
+
+export interface ConfirmBody {
+  profile?: { nickname: string }
+  match_number?: string
+}
+
+export type Outcome<T> = { ok: true; value: T } | { ok: false; problem: Problem }
+
+export class Api {
+  private readonly request: Request
+  private readonly base: string
+
+  constructor(request: Request, serviceUrl: string, scene: string) {
+    this.request = request
+    this.base = `${serviceUrl}/scenes/${scene}`
+  }
+
+  /** `code` is from wx.login and good for this one call. */
+  scan(code: string, entryScene: number | undefined): Promise<Outcome<ScanReply>> {
+    const body = entryScene === undefined ? { code } : { code, entry_scene: entryScene }
+    return this.send('POST', '/scan', null, 'application/json', body, isScanReply)
+  }
+
+  confirm(confirmToken: string, body: ConfirmBody): Promise<Outcome<Finished>> {
+    return this.send('POST', '/confirm', confirmToken, 'application/json', { ...body }, isFinished)
+  }
+
+  decline(confirmToken: string, reason: 'not_me' | null): Promise<Outcome<Finished>> {
+    return this.send('POST', '/decline', confirmToken, 'application/json', reason ? { reason } : {}, isFinished)
+  }
+
+  avatar(confirmToken: string, picture: Picture): Promise<Outcome<{ avatar_url: string }>> {
+    return this.send('PUT', '/avatar', confirmToken, picture.mediaType, picture.bytes, isAvatarReply)
+  }
+
+  private send<T>(
+    method: 'POST' | 'PUT',
+    path: string,
+    confirmToken: string | null,
+    contentType: string,
+    data: Record<string, unknown> | ArrayBuffer,
+    isValid: (body: unknown) => body is T,
+  ): Promise<Outcome<T>> {
+    const header: Record<string, string> = { 'Content-Type': contentType }
+    if (confirmToken !== null) header.Authorization = `Bearer ${confirmToken}`
+    return new Promise((resolve) => {
+      this.request({
+        url: this.base + path,
+        method,
+        header,
+        data,
+        timeout: TIMEOUT_MS,
+        success: (reply) => resolve(read(reply, isValid)),
+        fail: (error) => resolve({ ok: false, problem: networkProblem(error.errMsg) }),
+      })
+    })
+  }
+}
+
+function read<T>(
+  reply: { statusCode: number; header: Record<string, unknown>; data: unknown },
+  isValid: (body: unknown) => body is T,
+): Outcome<T> {
+  const { statusCode, header, data } = reply
+  if (statusCode !== 200) return { ok: false, problem: replyProblem(statusCode, header, data) }
+  // A login page of a hotel's Wi-Fi also answers 200.
+  return isValid(data) ? { ok: true, value: data } : { ok: false, problem: phoneProblem('unreadable_reply') }
+}
+
+function isScanReply(body: unknown): body is ScanReply {
+  return (
+    isRecord(body) &&
+    typeof body.confirm_token === 'string' &&
+    isRecord(body.client) &&
+    typeof body.client.name === 'string' &&
+    isRecord(body.browser) &&
+    typeof body.browser.name === 'string' &&
+    typeof body.browser.os === 'string' &&
+    typeof body.requested_seconds_ago === 'number'
+  )
+}
+
+function isFinished(body: unknown): body is Finished {
+  return isRecord(body) && typeof body.state === 'string'
+}
+
+function isAvatarReply(body: unknown): body is { avatar_url: string } {
+  return isRecord(body) && typeof body.avatar_url === 'string'
+}

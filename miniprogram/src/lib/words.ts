@@ -1,0 +1,104 @@
+// The words on the screens, in Chinese and English. Problems have their own file.
+
+export type Language = 'zh' | 'en'
+
+interface AppBaseInfoSource {
+  getAppBaseInfo(): { language?: string }
+}
+
+/** WeChat's own language: Chinese for zh_* and whenever it cannot be told, else English. */
+export function languageOf(wx: AppBaseInfoSource): Language {
+  try {
+    const { language } = wx.getAppBaseInfo()
+    return language === undefined || /^zh/i.test(language) ? 'zh' : 'en'
+  } catch {
+    return 'zh'
+  }
+}
+
+const zh = {
+  navigationTitle: '扫码登录',
+  scanning: '正在读取登录请求…',
+  question: '要在电脑上登录这个网站吗？',
+  browser: '浏览器',
+  system: '系统',
+  address: 'IP 地址',
+  place: '位置',
+  requested: '请求时间',
+  check: '请确认是你自己刚刚在电脑上打开了这个网站。',
+  chooseNumber: '请选择电脑屏幕上显示的数字',
+  wrongNumber: '不对',
+  profile: '提供昵称和头像（可选）',
+  profileHint: '不提供也能登录。确认登录后才会发送给这个网站。',
+  profileSent: '头像已发送给登录服务。如果不想提供，请拒绝本次登录，再刷新电脑上的码重新扫描。',
+  avatar: '头像',
+  avatarChoose: '选择头像',
+  avatarRemove: '移除',
+  nickname: '昵称',
+  nicknameHint: '填写昵称',
+  decline: '拒绝',
+  confirm: '确认登录',
+  notMe: '不是我本人的操作',
+  close: '关闭',
+  scanAgain: '重试',
+  reference: '问题编号',
+  confirmedTitle: '已确认登录',
+  confirmedText: '请查看电脑，网站会自动完成登录。',
+  declinedTitle: '已拒绝登录',
+  declinedText: '电脑上不会登录。',
+  notMeText: '电脑上不会登录。不要扫描别人发来的登录码，也不要替别人确认登录。',
+  wrongNumbersText: '数字选错了两次，为了安全，本次登录已拒绝。如果是你本人，请刷新电脑上的码再扫描一次。',
+  indexTitle: '扫码登录',
+  indexText: '用微信登录电脑上的网站，不需要密码。',
+  indexSteps: ['在电脑上打开要登录的网站', '用微信扫描屏幕上的小程序码', '核对网站和浏览器，再确认登录'],
+  indexNote: '网站默认只会得到用来识别你的微信编号，不会得到昵称、头像或手机号。',
+}
+
+export type Words = typeof zh
+
+const en: Words = {
+  navigationTitle: 'Scan to log in',
+  scanning: 'Reading the login request…',
+  question: 'Log in to this site on the computer?',
+  browser: 'Browser',
+  system: 'System',
+  address: 'IP address',
+  place: 'Place',
+  requested: 'Requested',
+  check: 'Make sure that it was you who just opened this site on the computer.',
+  chooseNumber: 'Choose the number shown on the computer',
+  wrongNumber: 'wrong',
+  profile: 'Give a nickname and avatar (optional)',
+  profileHint: 'You can log in without. They are sent to the site only once you confirm.',
+  profileSent: 'The avatar has been sent to the login service. To withhold it, decline this login, then refresh the code on the computer and scan again.',
+  avatar: 'Avatar',
+  avatarChoose: 'Choose',
+  avatarRemove: 'Remove',
+  nickname: 'Nickname',
+  nicknameHint: 'Enter a nickname',
+  decline: 'Decline',
+  confirm: 'Log in',
+  notMe: 'This was not me',
+  close: 'Close',
+  scanAgain: 'Try again',
+  reference: 'Reference',
+  confirmedTitle: 'Login confirmed',
+  confirmedText: 'Look at your computer: the site finishes the login by itself.',
+  declinedTitle: 'Login declined',
+  declinedText: 'The computer will not be logged in.',
+  notMeText: 'The computer will not be logged in. Do not scan login codes that others send you, and do not confirm logins for them.',
+  wrongNumbersText: 'Two wrong numbers were chosen, so this login was declined to be safe. If it was you, refresh the code on the computer and scan again.',
+  indexTitle: 'Scan to log in',
+  indexText: 'Log in to sites on your computer with WeChat, without a password.',
+  indexSteps: ['Open the site on your computer', 'Scan the code on its screen with WeChat', 'Check the site and the browser, then confirm'],
+  indexNote: 'By default a site gets only the WeChat identifier that tells you apart: no nickname, no avatar, no phone number.',
+}
+
+export const WORDS: Record<Language, Words> = { zh, en }
+
+export function ago(seconds: number, language: Language): string {
+  const whole = Math.max(0, Math.floor(seconds))
+  if (whole < 60) return language === 'zh' ? `${whole} 秒前` : `${whole} ${whole === 1 ? 'second' : 'seconds'} ago`
+  const minutes = Math.floor(whole / 60)
+  return language === 'zh' ? `${minutes} 分钟前` : `${minutes} ${minutes === 1 ? 'minute' : 'minutes'} ago`
+}

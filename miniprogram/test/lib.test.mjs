@@ -1,0 +1,100 @@
+// The modules that need no page.
+
+import assert from 'node:assert/strict'
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import { test } from 'node:test'
+import { buildDir } from './support/project.mjs'
+
+const require = createRequire(import.meta.url)
+const lib = (name) => require(path.join(buildDir, 'lib', name))
+const { sceneFromQuery, entrySceneNow } = lib('scene')
+const { SERVICE_CODES, PHONE_CODES, networkProblem, replyProblem } = lib('problem')
+const { messageFor } = lib('messages')
+const { WORDS, ago, languageOf } = lib('words')
+const { SERVICE_URLS, serviceUrl } = lib('config')
+const { mediaTypeOf, loadAvatar } = lib('avatar')
+
+const SCENE = '0123456789abcdef0123456789abcdef'
+
+test('the scene is decoded, and nothing else passes for one', () => {
+  assert.equal(sceneFromQuery({ scene: SCENE }), SCENE)
+  assert.equal(sceneFromQuery({ scene: SCENE.replace('0', '%30') }), SCENE)
+  for (const scene of [undefined, '', 'undefined', '%', SCENE.toUpperCase(), `${SCENE}0`, `${SCENE}\n`, SCENE.slice(1), '01234567-89ab-cdef-0123-456789abcdef']) {
+    assert.equal(sceneFromQuery({ scene }), null, String(scene))
+  }
+  assert.equal(sceneFromQuery({ q: SCENE }), null)
+})
+
+test('the entry value is a number or absent', () => {
+  assert.equal(entrySceneNow({ getEnterOptionsSync: () => ({ scene: 1047 }) }), 1047)
+  assert.equal(entrySceneNow({ getEnterOptionsSync: () => ({}) }), undefined)
+  assert.equal(entrySceneNow({}), undefined)
+})
+
+test('each version of the Mini Program has its service', () => {
+  const wx = (envVersion) => ({ getAccountInfoSync: () => ({ miniProgram: { envVersion } }) })
+  for (const version of ['develop', 'trial', 'release']) assert.equal(serviceUrl(wx(version)), SERVICE_URLS[version])
+  assert.equal(serviceUrl(wx('gray')), SERVICE_URLS.release)
+  assert.equal(new Set(Object.values(SERVICE_URLS)).size, 3)
+  for (const url of [SERVICE_URLS.trial, SERVICE_URLS.release]) assert.match(url, /^https:\/\/[^/]+$/)
+})
+
+test('every problem has a title and an advice in both languages', () => {
+  for (const code of [...SERVICE_CODES, ...PHONE_CODES, 'unknown']) {
+    for (const language of ['zh', 'en']) {
+      const { title, text } = messageFor({ code, status: 400, retryAfter: null, state: null, requestId: null }, language)
+      assert.ok(title && text, `${code} ${language}`)
+      assert.equal(/[\u4e00-\u9fff]/.test(title + text), language === 'zh', `${code} ${language}: ${title} ${text}`)
+    }
+  }
+  const finished = (state) => messageFor({ code: 'already_finished', status: 409, retryAfter: null, state, requestId: null }, 'en').title
+  assert.equal(new Set(['confirmed', 'declined', 'cancelled', 'one of tomorrow'].map(finished)).size, 4)
+})
+
+test('words exist in both languages', () => {
+  assert.deepEqual(Object.keys(WORDS.en), Object.keys(WORDS.zh))
+  for (const words of Object.values(WORDS.en)) assert.doesNotMatch([words].flat().join(''), /[\u4e00-\u9fff]/)
+  assert.deepEqual([ago(-1, 'en'), ago(1.9, 'en'), ago(59, 'zh'), ago(125, 'zh'), ago(60, 'en')], ['0 seconds ago', '1 second ago', '59 秒前', '2 分钟前', '1 minute ago'])
+  const wx = (language) => ({ getAppBaseInfo: () => ({ language }) })
+  assert.deepEqual(['zh_CN', 'zh_TW', undefined, 'en', 'ja'].map((each) => languageOf(wx(each))), ['zh', 'zh', 'zh', 'en', 'en'])
+  assert.equal(languageOf({}), 'zh', 'a library without getAppBaseInfo')
+})
+
+test('a failed request is told apart by errMsg alone', () => {
+  const cases = {
+    'request:fail interrupted': 'interrupted',
+    'request:fail timeout': 'network_timeout',
+    'request:fail timed out': 'network_timeout',
+    'request:fail url not in domain list': 'domain_not_listed',
+    'request:fail net::ERR_CONNECTION_REFUSED': 'network_failed',
+    'request:fail': 'network_failed',
+  }
+  for (const [errMsg, code] of Object.entries(cases)) assert.equal(networkProblem(errMsg).code, code, errMsg)
+})
+
+test('a reply that is no success is read with and without a problem body', () => {
+  const body = { code: 'already_finished', state: 'declined', request_id: 'r1' }
+  assert.deepEqual(replyProblem(409, {}, body), { code: 'already_finished', status: 409, retryAfter: null, state: 'declined', requestId: 'r1' })
+  assert.equal(replyProblem(418, {}, { code: 'of_tomorrow' }).code, 'unknown')
+  assert.equal(replyProblem(502, { 'X-REQUEST-ID': 'r2' }, '<html>').requestId, 'r2')
+  assert.equal(replyProblem(502, {}, '<html>').code, 'unreadable_reply')
+  assert.equal(replyProblem(413, {}, '<html>').code, 'body_too_large')
+  assert.equal(replyProblem(429, { 'rEtRy-AfTeR': ' 7 ' }, '').retryAfter, 7)
+  assert.equal(replyProblem(503, { 'Retry-After': 'Wed, 21 Oct 2026 07:28:00 GMT' }, '').retryAfter, null)
+})
+
+test('a picture is known by its first bytes', () => {
+  const type = (...bytes) => mediaTypeOf(Uint8Array.from(bytes).buffer)
+  assert.equal(type(0xff, 0xd8, 0xff, 0xe0), 'image/jpeg')
+  assert.equal(type(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a), 'image/png')
+  assert.equal(type(...Buffer.from('RIFF\0\0\0\0WEBPVP8 ')), 'image/webp')
+  assert.equal(type(...Buffer.from('GIF89a')), null)
+  assert.equal(type(), null)
+})
+
+test('a file that cannot be read is told, whatever went wrong', async () => {
+  const wx = (readFile) => ({ getFileSystemManager: () => ({ readFile }) })
+  assert.equal(await loadAvatar(wx(({ fail }) => fail({ errMsg: 'readFile:fail' })), 'x'), 'avatar_unreadable')
+  assert.equal(await loadAvatar(wx(({ success }) => success({ data: 'text' })), 'x'), 'avatar_unreadable')
+})

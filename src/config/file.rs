@@ -1,0 +1,158 @@
+//! The optional TOML file: the same settings as defaults, and the tables for several sites and Mini Programs.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Value;
+
+use super::{ConfigError, only, read_file, secret, wrong};
+use crate::login::Client;
+use crate::wechat::client::CodeSettings;
+use crate::wechat::{EnvVersion, MiniProgram};
+
+/// What only the file can say.
+#[derive(Debug, Default, Deserialize)]
+pub struct Tables {
+    #[serde(default)]
+    client: Vec<ClientTable>,
+    #[serde(default)]
+    mini_program: Vec<MiniProgramTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientTable {
+    client_id: String,
+    client_secret: Option<String>,
+    client_secret_file: Option<PathBuf>,
+    name: Option<String>,
+    logo_url: Option<String>,
+    #[serde(default)]
+    redirect_uris: Vec<String>,
+    #[serde(default)]
+    origins: Vec<String>,
+    mini_program: Option<String>,
+    #[serde(default = "avatar_hosts")]
+    avatar_hosts: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MiniProgramTable {
+    appid: String,
+    secret: Option<String>,
+    secret_file: Option<PathBuf>,
+    page: Option<String>,
+    env_version: Option<EnvVersion>,
+}
+
+/// Where WeChat keeps people's pictures.
+pub(super) fn avatar_hosts() -> Vec<String> {
+    vec!["*.qlogo.cn".to_owned()]
+}
+
+/// Reads the file, and makes its settings the defaults of `command`.
+pub(super) fn apply(mut command: clap::Command, path: &Path) -> Result<(clap::Command, Tables), ConfigError> {
+    let text = read_file(path, "SCANLOGIN_CONFIG")?;
+    let in_file = |problem: &str| wrong(format!("SCANLOGIN_CONFIG: {}: {problem}", path.display()));
+    let parsed = text.parse::<toml::Table>();
+    let mut table = parsed.map_err(|error| in_file(&placed(&text, error.span(), error.message())))?;
+    let mut tables = toml::Table::new();
+    for name in ["client", "mini_program"] {
+        tables.extend(table.remove_entry(name));
+    }
+    let tables = tables
+        .try_into()
+        .map_err(|error: toml::de::Error| in_file(error.message()))?;
+    for (name, value) in table {
+        let known = name != "config" && command.get_arguments().any(|arg| arg.get_id().as_str() == name);
+        if !known {
+            return Err(in_file(&format!(
+                "{name:?} is no setting; `scanlogin --help` lists them"
+            )));
+        }
+        let value =
+            scalar(&value).ok_or_else(|| in_file(&format!("{name:?} must be a single value or a list of strings")))?;
+        command = command.mut_arg(name, |arg| arg.default_value(value));
+    }
+    Ok((command, tables))
+}
+
+/// As the flag would be written.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Boolean(truth) => Some(truth.to_string()),
+        Value::Array(items) => Some(items.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(",")),
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
+    }
+}
+
+fn placed(text: &str, span: Option<std::ops::Range<usize>>, problem: &str) -> String {
+    let before = span.and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!(
+        "line {}: {}",
+        before.matches('\n').count() + 1,
+        problem.lines().next().unwrap_or_default()
+    )
+}
+
+impl Tables {
+    pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
+        let mini_program = |table: &MiniProgramTable| {
+            let name = format!("secret of mini_program {}", table.appid);
+            let secret = secret(
+                table.secret.clone().map(Into::into),
+                table.secret_file.as_deref(),
+                &name,
+            )?;
+            Ok(MiniProgram {
+                appid: table.appid.clone(),
+                secret: secret.ok_or_else(|| wrong(format!("the {name} is missing: give secret or secret_file")))?,
+                code: CodeSettings {
+                    page: table.page.clone().unwrap_or_else(|| code.page.clone()),
+                    ..code.of_edition(table.env_version.unwrap_or(code.env_version))
+                },
+            })
+        };
+        self.mini_program.iter().map(mini_program).collect()
+    }
+
+    pub(super) fn clients(&self, programs: &[MiniProgram]) -> Result<Vec<Client>, ConfigError> {
+        self.client.iter().map(|table| table.client(programs)).collect()
+    }
+}
+
+impl ClientTable {
+    fn client(&self, programs: &[MiniProgram]) -> Result<Client, ConfigError> {
+        let id = &self.client_id;
+        let name = format!("client_secret of client {id}");
+        let program = match &self.mini_program {
+            Some(appid) => programs.iter().find(|program| program.appid == *appid).ok_or_else(|| {
+                wrong(format!(
+                    "client {id}: mini_program {appid:?} is not configured; give it a [[mini_program]] table"
+                ))
+            })?,
+            None => only(programs).ok_or_else(|| {
+                wrong(format!(
+                    "client {id}: several Mini Programs are configured: name one in mini_program"
+                ))
+            })?,
+        };
+        Ok(Client {
+            client_id: id.clone(),
+            client_secret: secret(
+                self.client_secret.clone().map(Into::into),
+                self.client_secret_file.as_deref(),
+                &name,
+            )?,
+            name: self.name.clone().unwrap_or_else(|| id.clone()),
+            logo_url: self.logo_url.clone(),
+            redirect_uris: self.redirect_uris.clone(),
+            origins: self.origins.clone(),
+            mini_program: program.appid.clone(),
+            avatar_hosts: self.avatar_hosts.clone(),
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! The HTTP contract: routes, layers, and what all handlers stand on. Only here is HTTP spoken.
+
+mod assets;
+mod browser;
+mod demo;
+mod events;
+mod extract;
+mod layers;
+mod oidc;
+pub mod ops;
+mod peer;
+mod phone;
+mod problem;
+mod scenes;
+pub mod serve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{delete, get, post, put};
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::login::Login;
+use crate::oidc::SigningKeys;
+use crate::telemetry::Metrics;
+
+pub use browser::PublicUrl;
+pub use peer::TrustedProxies;
+
+/// What the handlers stand on. Clones share it.
+#[derive(Debug, Clone)]
+pub struct AppState(Arc<Parts>);
+
+/// The parts of [`AppState`].
+#[derive(Debug)]
+pub struct Parts {
+    /// The use cases.
+    pub login: Login,
+    /// This replica's streams.
+    pub hub: Hub,
+    /// What signs id_tokens.
+    pub keys: SigningKeys,
+    /// Where browsers reach us.
+    pub public_url: PublicUrl,
+    /// Whose word on the browser's address counts.
+    pub trusted_proxies: TrustedProxies,
+    /// Comments on a silent stream come this often.
+    pub heartbeat: Duration,
+    /// Where this process stands between start and end.
+    pub lifecycle: Lifecycle,
+    /// Whether no client is configured, so that the built-in demo site is the only one.
+    pub demo: bool,
+    /// Where the simulated phone is, if it is served here.
+    pub simulated_phone: Option<String>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl AppState {
+    /// Shares these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// The three moments of an orderly end, in this order.
+#[derive(Debug, Clone, Default)]
+pub struct Lifecycle {
+    /// Not ready any more; everything is still served, with `Connection: close`.
+    pub draining: CancellationToken,
+    /// Long-polls are answered, streams end, pictures are given up.
+    pub ending: CancellationToken,
+    /// Idle connections close, nothing new is accepted.
+    pub closing: CancellationToken,
+}
+
+/// How long streams take to end, all together, so that their browsers do not come back at once.
+pub const DRAIN_SPREAD: Duration = Duration::from_secs(3);
+
+/// The public listener's routes.
+pub fn router(state: AppState, simulator: Option<Router>) -> Router {
+    let contract = Router::new()
+        .route("/scenes", post(scenes::start))
+        .route("/scenes/{scene}", get(scenes::status))
+        .route("/scenes/{scene}", delete(scenes::cancel))
+        .route("/scenes/{scene}/code", get(scenes::code_image))
+        .route("/events/{scene}", get(events::stream))
+        .route("/scenes/{scene}/scan", post(phone::scan))
+        .route("/scenes/{scene}/confirm", post(phone::confirm))
+        .route("/scenes/{scene}/decline", post(phone::decline))
+        .route("/scenes/{scene}/avatar", put(phone::upload_avatar))
+        .route("/avatars/{avatar}", get(phone::avatar))
+        .route("/token", post(oidc::token))
+        .route("/userinfo", get(oidc::userinfo).post(oidc::userinfo))
+        .route("/.well-known/openid-configuration", get(oidc::discovery))
+        .route("/jwks.json", get(oidc::jwks))
+        .layer(layers::cors(&state));
+    let pages = Router::new()
+        .route("/", get(demo::page))
+        .route("/demo/profile", get(demo::profile))
+        .route("/demo/start", post(demo::start))
+        .route("/demo/callback", post(demo::callback))
+        .route("/demo/logout", post(demo::logout))
+        .route("/assets/{*path}", get(assets::file))
+        .route("/problems", get(problem::page));
+    let all = contract
+        .merge(pages)
+        .with_state(state.clone())
+        .merge(simulator.unwrap_or_default());
+    layers::wrap(all, state)
+}

@@ -1,0 +1,200 @@
+//! What a browser says of itself: which site it stands on, the secret it holds, and what it is.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use cookie::{Cookie, SameSite};
+
+use super::AppState;
+use super::extract::authorization;
+use super::problem::{Code, Problem};
+use crate::login::Client;
+use crate::scene::{BrowserDescription, BrowserSecret, CODE_LIFE, SceneId};
+
+/// The origin under which browsers reach the service: scheme, host, port, no path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl(String);
+
+impl PublicUrl {
+    /// Reads an origin; a lone `/` at its end is let pass.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("it must begin with http:// or https://".to_owned());
+        }
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if !bare || !url.username().is_empty() || url.password().is_some() {
+            return Err("it must be an origin: no path, no query, no user".to_owned());
+        }
+        Ok(Self(url.origin().ascii_serialization()))
+    }
+
+    /// Without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether cookies can be `Secure`.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https:")
+    }
+
+    /// Whether only this machine can reach it.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        url::Url::parse(&self.0).is_ok_and(|url| match url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
+            Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
+            None => false,
+        })
+    }
+
+    /// The name of a cookie of ours: bound to this very host wherever the connection allows it.
+    pub(super) fn cookie_name(&self, name: &str) -> String {
+        if self.is_https() {
+            format!("__Host-{name}")
+        } else {
+            name.to_owned()
+        }
+    }
+
+    /// The value of a cookie of ours.
+    pub(super) fn read_cookie(&self, headers: &HeaderMap, name: &str) -> Option<String> {
+        let name = self.cookie_name(name);
+        let sent = headers
+            .get_all(header::COOKIE)
+            .into_iter()
+            .filter_map(|value| value.to_str().ok());
+        let mut cookies = sent.flat_map(Cookie::split_parse).filter_map(Result::ok);
+        cookies
+            .find(|cookie| cookie.name() == name)
+            .map(|cookie| cookie.value().to_owned())
+    }
+
+    /// A cookie that no script can read.
+    pub(super) fn cookie(&self, name: &str, value: String, seconds: u64) -> Cookie<'static> {
+        Cookie::build((self.cookie_name(name), value))
+            .path("/")
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .secure(self.is_https())
+            .max_age(cookie::time::Duration::seconds(
+                i64::try_from(seconds).unwrap_or(i64::MAX),
+            ))
+            .build()
+    }
+}
+
+/// The browser secret that opens `scene`, as the request presents it: a Bearer, else the scene's cookie.
+///
+/// # Errors
+/// [`Code::OriginNotAllowed`] when a cookie comes from a page of a site that may not use it.
+pub(super) fn browser_secret(
+    state: &AppState,
+    headers: &HeaderMap,
+    scene: &SceneId,
+) -> Result<Option<BrowserSecret>, Problem> {
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Ok(authorization(headers, "Bearer").and_then(BrowserSecret::parse));
+    }
+    let Some(cookie) = state.public_url.read_cookie(headers, &scene_cookie(scene)) else {
+        return Ok(None);
+    };
+    check_origin(state, headers, |origin| state.login.clients().list_origin(origin))?;
+    Ok(BrowserSecret::parse(&cookie))
+}
+
+/// The cookie that makes this browser the one of its scene.
+pub(super) fn secret_cookie(
+    state: &AppState,
+    scene: &SceneId,
+    secret: &BrowserSecret,
+    ttl_secs: u64,
+) -> Cookie<'static> {
+    let seconds = ttl_secs + CODE_LIFE.as_secs();
+    state
+        .public_url
+        .cookie(&scene_cookie(scene), secret.expose().to_string(), seconds)
+}
+
+fn scene_cookie(scene: &SceneId) -> String {
+    format!("scanlogin_{scene}")
+}
+
+/// Whether a page of this client, or of ours, may start a scene.
+///
+/// # Errors
+/// [`Code::OriginNotAllowed`]
+pub(super) fn check_client_origin(state: &AppState, headers: &HeaderMap, client: &Client) -> Result<(), Problem> {
+    check_origin(state, headers, |origin| {
+        client.origins.iter().any(|listed| listed == origin)
+    })
+}
+
+/// Whether the page that sends this, if a page does, is ours.
+///
+/// # Errors
+/// [`Code::OriginNotAllowed`]
+pub(super) fn check_own_origin(state: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
+    check_origin(state, headers, |_| false)
+}
+
+fn check_origin(state: &AppState, headers: &HeaderMap, listed: impl Fn(&str) -> bool) -> Result<(), Problem> {
+    let allowed = match headers.get(header::ORIGIN).map(HeaderValue::to_str) {
+        Some(Ok(origin)) => origin == state.public_url.as_str() || listed(origin),
+        Some(Err(_)) => false,
+        // Without an Origin, the browser's own word on where the request comes from; other callers say nothing.
+        None => match headers.get("sec-fetch-site").map(HeaderValue::to_str) {
+            None | Some(Ok("same-origin" | "none")) => true,
+            Some(_) => false,
+        },
+    };
+    if allowed {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::OriginNotAllowed,
+        "The page that sent this is of a site that is not listed. Add its origin to the client's origins.",
+    ))
+}
+
+/// What the confirm screen can say about the browser.
+pub(super) fn describe(headers: &HeaderMap, ip: std::net::IpAddr) -> BrowserDescription {
+    let agent = headers
+        .get(header::USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let unknown = || "?".to_owned();
+    let parsed = woothee::parser::Parser::new().parse(agent);
+    let (name, os) = parsed.map_or_else(
+        || (unknown(), unknown()),
+        |found| {
+            let major = found.version.split('.').next().unwrap_or_default();
+            (joined(found.name, major), joined(found.os, known(&found.os_version)))
+        },
+    );
+    BrowserDescription {
+        name,
+        os,
+        ip: Some(ip.to_string()),
+        place: None,
+    }
+}
+
+fn joined(name: &str, version: &str) -> String {
+    match (known(name), known(version)) {
+        ("", _) => "?".to_owned(),
+        (name, "") => name.to_owned(),
+        // Some names carry their version already.
+        (name, version) if name.contains(version) || version == "NT 10.0" => name.to_owned(),
+        (name, version) => format!("{name} {version}"),
+    }
+}
+
+fn known(word: &str) -> &str {
+    if word == "UNKNOWN" { "" } else { word }
+}

@@ -1,0 +1,175 @@
+//! The built-in demo site: a login page, and the few lines of backend that any site would have.
+//!
+//! It is a public client. Its PKCE verifier and its state live in a cookie of the browser, so any replica can finish what
+//! another began, and a code that another browser got does not work here.
+
+use axum::Json as JsonReply;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::AppState;
+use super::assets;
+use super::browser::check_own_origin;
+use super::extract::Json;
+use super::problem::{Code, Problem};
+use super::scenes::avatar_url;
+use crate::entropy::os_rng;
+use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, RedeemError, UserinfoError};
+use crate::scene::s256;
+
+/// The demo site's session: its access token, as long as that lives.
+const SESSION: &str = "scanlogin_demo_session";
+
+/// A login that takes longer than any scene may live is forgotten.
+const LOGIN_SECONDS: u64 = 1_200;
+
+/// `GET /`: the demo site's login page, or a line that says what runs here.
+pub(super) async fn page(State(state): State<AppState>) -> Response {
+    if state.demo {
+        assets::embedded("demo/index.html")
+    } else {
+        "scanlogin: scan with WeChat to log in. The sites that use it show the codes.\n".into_response()
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ProfileReply {
+    profile: Option<Claims>,
+}
+
+/// `GET /demo/profile`: who is logged in to the demo site.
+pub(super) async fn profile(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Result<JsonReply<ProfileReply>, Problem> {
+    demo_client(&state)?;
+    let Some(session) = state.public_url.read_cookie(&headers, SESSION) else {
+        return Ok(JsonReply(ProfileReply { profile: None }));
+    };
+    match state.login.userinfo(&session).await {
+        Ok(claims) => Ok(JsonReply(ProfileReply { profile: Some(claims) })),
+        Err(UserinfoError::InvalidToken) => Ok(JsonReply(ProfileReply { profile: None })),
+        Err(UserinfoError::Unavailable(error)) => Err(error.into()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct StartReply {
+    client_id: String,
+    client_name: String,
+    code_challenge: String,
+    state: String,
+    simulator: bool,
+    simulated_phone_url: Option<String>,
+}
+
+/// `POST /demo/start`: the demo's backend begins a login of this browser.
+pub(super) async fn start(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+    let client = demo_client(&state)?;
+    check_own_origin(&state, &headers)?;
+    let (login, verifier) = (random_text(), random_text());
+    let reply = StartReply {
+        client_id: client.client_id.clone(),
+        client_name: client.name.clone(),
+        code_challenge: s256(&verifier),
+        state: login.clone(),
+        simulator: state.login.is_simulated(),
+        simulated_phone_url: state.simulated_phone.clone(),
+    };
+    let cookie = state.public_url.cookie(&login_cookie(&login), verifier, LOGIN_SECONDS);
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, cookie.to_string())]),
+        JsonReply(reply),
+    )
+        .into_response())
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CallbackRequest {
+    code: String,
+    state: String,
+}
+
+/// `POST /demo/callback`: the demo's backend redeems the code, if this browser began that login.
+pub(super) async fn callback(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Json(request): Json<CallbackRequest>,
+) -> Result<Response, Problem> {
+    let client = demo_client(&state)?;
+    check_own_origin(&state, &headers)?;
+    let begun = request.state.len() == random_text().len();
+    let verifier = state
+        .public_url
+        .read_cookie(&headers, &login_cookie(&request.state))
+        .filter(|_| begun);
+    let verifier = verifier.ok_or_else(|| {
+        Problem::invalid("This browser did not begin this login, or began it too long ago. Start again.")
+    })?;
+    let now = jiff::Timestamp::now().as_second();
+    let picture_url = |scene: &_, avatar: &_| avatar_url(&state, scene, avatar);
+    let redeemed = state
+        .login
+        .redeem(client, &request.code, None, Some(&verifier), &picture_url, now)
+        .await;
+    let redeemed = redeemed.map_err(|error| match error {
+        RedeemError::InvalidClient | RedeemError::InvalidGrant(_) => {
+            Problem::invalid("The login's code is used or too old. Start again.")
+        }
+        RedeemError::Unavailable(error) => error.into(),
+        RedeemError::Unreplicated => crate::login::Error::Unreplicated.into(),
+    })?;
+    let session = state
+        .public_url
+        .cookie(SESSION, redeemed.access_token, ACCESS_TOKEN_LIFE.as_secs());
+    let forgotten = state.public_url.cookie(&login_cookie(&request.state), String::new(), 0);
+    let cookies = AppendHeaders([
+        (header::SET_COOKIE, session.to_string()),
+        (header::SET_COOKIE, forgotten.to_string()),
+    ]);
+    Ok((
+        cookies,
+        JsonReply(ProfileReply {
+            profile: Some(redeemed.claims),
+        }),
+    )
+        .into_response())
+}
+
+/// `POST /demo/logout`
+pub(super) async fn logout(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+    demo_client(&state)?;
+    check_own_origin(&state, &headers)?;
+    let forgotten = state.public_url.cookie(SESSION, String::new(), 0);
+    Ok((
+        StatusCode::NO_CONTENT,
+        AppendHeaders([(header::SET_COOKIE, forgotten.to_string())]),
+    )
+        .into_response())
+}
+
+fn demo_client(state: &AppState) -> Result<&Client, Problem> {
+    let demo = state.login.clients().only().filter(|_| state.demo);
+    demo.ok_or_else(|| {
+        Problem::new(
+            Code::NotFound,
+            "The demo site is there only while no client is configured.",
+        )
+    })
+}
+
+fn login_cookie(login: &str) -> String {
+    format!("scanlogin_demo_{login}")
+}
+
+/// 256 random bits as 43 characters: what RFC 7636 §4.1 advises for a verifier.
+fn random_text() -> String {
+    let mut bytes = [0; 32];
+    os_rng().fill_bytes(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}

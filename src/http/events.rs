@@ -1,0 +1,225 @@
+//! The event stream: a snapshot, then each newer state, until a final one (Server-Sent Events, WHATWG HTML §9.2).
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::Stream;
+use futures_util::stream;
+use tokio::time::sleep;
+
+use super::browser::browser_secret;
+use super::extract::SceneOf;
+use super::layers::RequestId;
+use super::peer::Peer;
+use super::problem::Problem;
+use super::scenes::View;
+use super::{AppState, DRAIN_SPREAD};
+use crate::entropy::between;
+use crate::hub::{Change, OpenError, Subscription};
+use crate::login::Error;
+use crate::scene::{BrowserSecret, SceneId};
+
+/// When a browser whose stream broke comes again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+
+/// The same when a whole replica's browsers are sent away.
+const RETRY_ON_DRAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// In the place of an event's id: this stream made room for newer ones of the same browser, and shall not come back.
+const REPLACED: &str = "replaced.";
+
+/// `GET /events/{scene}`
+pub(super) async fn stream(
+    State(state): State<AppState>,
+    peer: Peer,
+    id: RequestId,
+    SceneOf(scene): SceneOf,
+    headers: HeaderMap,
+) -> Response {
+    match open(&state, peer, scene, &headers).await {
+        Ok(Opened::Stream(following)) => reply(&state, follow(following)),
+        Ok(Opened::Over) => StatusCode::NO_CONTENT.into_response(),
+        Err(problem) if problem.is_passing() && wants_events(&headers) => {
+            // An EventSource never tries again after anything but a 200.
+            reply(&state, stream::iter([Ok(unavailable(&state, &problem, &id.0))]))
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+enum Opened {
+    Stream(Following),
+    /// The browser has the final event already.
+    Over,
+}
+
+async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap) -> Result<Opened, Problem> {
+    let secret = browser_secret(state, headers, &scene)?;
+    let Some(secret) = secret else {
+        return Err(state
+            .login
+            .of_browser(&scene, None)
+            .await
+            .err()
+            .unwrap_or(Error::BrowserSecret)
+            .into());
+    };
+    if state.lifecycle.ending.is_cancelled() {
+        return Err(Problem::shutting_down());
+    }
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let subscription = state.hub.subscribe(scene, &secret, peer.ip).await.map_err(|error| {
+        if matches!(error, OpenError::Full | OpenError::AddressFull) {
+            state.metrics.streams_closed_total.with_label_values(&["refused"]).inc();
+        }
+        Problem::from(error)
+    })?;
+    let current = subscription.current();
+    let has_current = last.is_some_and(|last| last == current.id());
+    if last.is_some_and(|last| last.starts_with(REPLACED)) || (has_current && current.state().is_final()) {
+        return Ok(Opened::Over);
+    }
+    let next = if has_current { Next::Retry } else { Next::Snapshot };
+    let ended = Ended {
+        state: state.clone(),
+        reason: "client",
+    };
+    Ok(Opened::Stream(Following {
+        state: state.clone(),
+        subscription,
+        secret,
+        next,
+        ended,
+    }))
+}
+
+/// One stream under way. Dropping it leaves the scene's topic.
+struct Following {
+    state: AppState,
+    subscription: Subscription,
+    secret: BrowserSecret,
+    next: Next,
+    ended: Ended,
+}
+
+#[derive(Clone, Copy)]
+enum Next {
+    Snapshot,
+    Retry,
+    Change,
+    End,
+}
+
+/// Counts how a stream ended, whoever ended it.
+struct Ended {
+    state: AppState,
+    reason: &'static str,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.state
+            .metrics
+            .streams_closed_total
+            .with_label_values(&[self.reason])
+            .inc();
+    }
+}
+
+fn follow(following: Following) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(following, |mut following| async move {
+        let event = following.next().await?;
+        Some((Ok(event), following))
+    })
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Event> {
+        match std::mem::replace(&mut self.next, Next::Change) {
+            Next::Snapshot => Some(self.told(retrying(RETRY))),
+            Next::Retry => Some(retrying(RETRY)),
+            Next::Change => self.change().await,
+            Next::End => None,
+        }
+    }
+
+    async fn change(&mut self) -> Option<Event> {
+        let ending = self.state.lifecycle.ending.clone();
+        tokio::select! {
+            change = self.subscription.changed() => match change {
+                Change::Told => Some(self.told(Event::default())),
+                Change::Replaced => {
+                    self.end("replaced");
+                    Some(Event::default().id(format!("{REPLACED}{}", self.subscription.current().id())))
+                }
+            },
+            () = ending.cancelled() => {
+                sleep(between(Duration::ZERO, DRAIN_SPREAD)).await;
+                self.end("drain");
+                Some(retrying(RETRY_ON_DRAIN))
+            }
+        }
+    }
+
+    fn told(&mut self, event: Event) -> Event {
+        let told = self.subscription.current();
+        let view = View::new(&self.state, told, Some(&self.secret));
+        let event = event.event(told.state().as_str()).id(told.id());
+        if told.state().is_final() {
+            self.end("final");
+        }
+        json(event, &view)
+    }
+
+    fn end(&mut self, reason: &'static str) {
+        self.next = Next::End;
+        self.ended.reason = reason;
+    }
+}
+
+fn retrying((least, most): (Duration, Duration)) -> Event {
+    Event::default().retry(between(least, most))
+}
+
+fn unavailable(state: &AppState, problem: &Problem, request_id: &str) -> Event {
+    json(
+        retrying(RETRY).event("unavailable"),
+        &problem.body(state.public_url.as_str(), request_id),
+    )
+}
+
+/// What we serialize has string keys and no failing parts; should it fail all the same, the event is only its name.
+fn json(event: Event, data: &impl serde::Serialize) -> Event {
+    event.data(serde_json::to_string(data).unwrap_or_default())
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|accept| {
+        accept
+            .to_str()
+            .is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/event-stream"))
+    })
+}
+
+fn reply(state: &AppState, events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    let headers = [
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-store, no-transform"),
+        ),
+        // nginx holds a stream back otherwise, for seconds.
+        (
+            header::HeaderName::from_static("x-accel-buffering"),
+            HeaderValue::from_static("no"),
+        ),
+    ];
+    (
+        headers,
+        Sse::new(events).keep_alive(KeepAlive::new().interval(state.heartbeat)),
+    )
+        .into_response()
+}

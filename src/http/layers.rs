@@ -1,0 +1,251 @@
+//! What surrounds every handler: request ids, one log line each, the words of problems, headers, limits, panics.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use super::AppState;
+use super::phone::AVATAR_BYTES;
+use super::problem::{Code, Problem};
+
+/// The largest body any call but the avatar's takes.
+const BODY_BYTES: usize = 16 * 1024;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// This request's name, in its reply and in the log.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for RequestId {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(Self::random))
+    }
+}
+
+impl RequestId {
+    fn random() -> Self {
+        let bytes = rand::random();
+        Self(uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string())
+    }
+
+    /// The caller's own, if it can do no harm in a log.
+    fn of(request: &Request) -> Self {
+        let given = request
+            .headers()
+            .get(X_REQUEST_ID)
+            .and_then(|value| value.to_str().ok());
+        let harmless = |id: &&str| {
+            (1..=64).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        given
+            .filter(harmless)
+            .map_or_else(Self::random, |id| Self(id.to_owned()))
+    }
+}
+
+/// Why a reply that is no [`Problem`] is an error: for the log.
+#[derive(Debug, Clone)]
+pub(super) struct Cause {
+    pub(super) code: &'static str,
+    pub(super) cause: Option<String>,
+}
+
+/// Pages of listed sites may call, with credentials; nobody else's page learns anything.
+pub(super) fn cors(state: &AppState) -> CorsLayer {
+    let state = state.clone();
+    let listed = move |origin: &HeaderValue, _: &Parts| {
+        origin
+            .to_str()
+            .is_ok_and(|origin| state.login.clients().list_origin(origin))
+    };
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(listed))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([header::LOCATION, header::RETRY_AFTER, X_REQUEST_ID])
+        .max_age(Duration::from_mins(10))
+}
+
+/// The layers, the outermost last.
+pub(super) fn wrap(router: Router, state: AppState) -> Router {
+    let unless_set = |name: HeaderName, value: &'static str| {
+        SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+    };
+    router
+        .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
+        })
+        .layer(from_fn(limit_body))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state, observe))
+        .layer(unless_set(header::CACHE_CONTROL, "no-store"))
+        .layer(unless_set(header::REFERRER_POLICY, "no-referrer"))
+        .layer(unless_set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(unless_set(
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ))
+        .layer(unless_set(
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ))
+}
+
+/// An avatar may be larger than anything else.
+async fn limit_body(mut request: Request, next: Next) -> Response {
+    let is_avatar = request.method() == Method::PUT;
+    let most = if is_avatar { AVATAR_BYTES } else { BODY_BYTES };
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > most) {
+        return too_large(most).into_response();
+    }
+    // For what announces no length: the extractors stop reading there.
+    DefaultBodyLimit::max(most).apply(&mut request);
+    next.run(request).await
+}
+
+fn too_large(most: usize) -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        format!("The body is larger than the {most} bytes that this address takes."),
+    )
+}
+
+/// A panic ends the request that met it, and nothing else. Its message may hold anything, so it stays out of the reply and the log.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    Problem::new(
+        Code::Internal,
+        "Something is broken on our side. The log knows more under this request_id.",
+    )
+    .into_response()
+}
+
+/// Gives the request its name, the problem its words, the metrics their count and the log its line.
+async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = RequestId::of(&request);
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
+    let scene = scene_in(request.uri().path());
+    request.extensions_mut().insert(id.clone());
+
+    let mut response = next.run(request).await;
+    let problem = response.extensions_mut().remove::<Problem>();
+    if let Some(problem) = &problem {
+        write_problem(&mut response, problem, state.public_url.as_str(), &id.0);
+    }
+    if let Ok(value) = HeaderValue::try_from(&id.0) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    if state.lifecycle.draining.is_cancelled() {
+        // Proxies that do not look at readiness move on to another replica with their next request.
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+
+    let status = response.status();
+    let seconds = started.elapsed().as_secs_f64();
+    let labels = [route.as_str(), method.as_str(), status.as_str()];
+    state
+        .metrics
+        .http_request_seconds
+        .with_label_values(&labels)
+        .observe(seconds);
+    let cause = response.extensions_mut().remove::<Cause>().or_else(|| {
+        problem.map(|problem| Cause {
+            code: problem.code().as_str(),
+            cause: problem.cause().map(ToOwned::to_owned),
+        })
+    });
+    log(&Line {
+        id: &id.0,
+        method: &method,
+        route: &route,
+        scene: scene.as_deref(),
+        status,
+        seconds,
+        cause,
+    });
+    response
+}
+
+struct Line<'a> {
+    id: &'a str,
+    method: &'a Method,
+    route: &'a str,
+    scene: Option<&'a str>,
+    status: StatusCode,
+    seconds: f64,
+    cause: Option<Cause>,
+}
+
+fn log(line: &Line<'_>) {
+    let (code, cause) = line
+        .cause
+        .as_ref()
+        .map_or((None, None), |cause| (Some(cause.code), cause.cause.as_deref()));
+    let Line {
+        id,
+        method,
+        route,
+        scene,
+        status,
+        seconds,
+        ..
+    } = line;
+    let (status, millis) = (status.as_u16(), format!("{:.1}", seconds * 1000.0));
+    if status >= 500 {
+        tracing::warn!(request_id = id, %method, route, scene, status, millis, code, cause, "request failed");
+    } else {
+        tracing::info!(request_id = id, %method, route, scene, status, millis, code, cause, "request");
+    }
+}
+
+fn write_problem(response: &mut Response, problem: &Problem, public_url: &str, request_id: &str) {
+    let body = serde_json::to_vec(&problem.body(public_url, request_id)).unwrap_or_default();
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *response.body_mut() = body.into();
+    *response.status_mut() = problem.status();
+}
+
+/// The scene in a path, shortened: enough to find it in a log, too little to use it.
+fn scene_in(path: &str) -> Option<String> {
+    let scene: crate::scene::SceneId = path.split('/').find_map(|part| part.get(..32)?.parse().ok())?;
+    Some(scene.shortened())
+}

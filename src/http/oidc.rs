@@ -1,0 +1,296 @@
+//! For the site's backend: `/token`, `/userinfo`, discovery and keys. Errors are those of RFC 6749 §5.2 and RFC 6750 §3.1.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::AppState;
+use super::extract::{Form, Whole, authorization};
+use super::layers::Cause;
+use super::problem::{Problem, chain};
+use super::scenes::avatar_url;
+use crate::login::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, RedeemError, Redeemed, UserinfoError};
+use crate::oidc::IdToken;
+
+#[derive(Debug, Serialize)]
+pub(super) struct TokenReply {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: u64,
+    id_token: String,
+    scope: &'static str,
+}
+
+/// An OAuth error reply.
+#[derive(Debug)]
+pub(super) struct OauthError {
+    status: StatusCode,
+    error: &'static str,
+    description: String,
+    /// What `WWW-Authenticate` says, with a 401.
+    challenge: Option<String>,
+    retry: bool,
+    cause: Option<String>,
+}
+
+/// `POST /token`
+pub(super) async fn token(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    body: Result<Whole, Problem>,
+) -> Result<axum::Json<TokenReply>, OauthError> {
+    let Whole(body) = body.map_err(|problem| OauthError::bad("invalid_request", problem.detail()))?;
+    let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
+    let basic = basic_credentials(&headers)?;
+    let client = state.login.authenticate(&credentials(basic.as_ref(), &form)?)?;
+    match form.get("grant_type") {
+        Some("authorization_code") => {}
+        Some(_) => {
+            return Err(OauthError::bad(
+                "unsupported_grant_type",
+                "Only authorization_code is given here.",
+            ));
+        }
+        None => {
+            return Err(OauthError::bad(
+                "invalid_request",
+                "grant_type is missing: authorization_code.",
+            ));
+        }
+    }
+    let code = form
+        .get("code")
+        .ok_or_else(|| OauthError::bad("invalid_request", "code is missing."))?;
+
+    let now = jiff::Timestamp::now().as_second();
+    let picture_url = |scene: &_, avatar: &_| avatar_url(&state, scene, avatar);
+    let (redirect_uri, verifier) = (form.get("redirect_uri"), form.get("code_verifier"));
+    let redeemed = state
+        .login
+        .redeem(client, code, redirect_uri, verifier, &picture_url, now)
+        .await?;
+    let Redeemed {
+        access_token,
+        client,
+        claims,
+        nonce,
+    } = redeemed;
+    let id_token = IdToken {
+        iss: state.public_url.as_str(),
+        aud: &client.client_id,
+        nonce: nonce.as_deref(),
+        claims: &claims,
+    };
+    let id_token = state
+        .keys
+        .id_token(&id_token, now)
+        .map_err(|error| OauthError::server(&error))?;
+    Ok(axum::Json(TokenReply {
+        access_token,
+        token_type: "Bearer",
+        expires_in: ACCESS_TOKEN_LIFE.as_secs(),
+        id_token,
+        scope: "openid",
+    }))
+}
+
+/// `GET` and `POST /userinfo`
+pub(super) async fn userinfo(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Result<axum::Json<Claims>, OauthError> {
+    let token = authorization(&headers, "Bearer").ok_or_else(OauthError::no_token)?;
+    Ok(axum::Json(state.login.userinfo(token).await?))
+}
+
+/// `GET /.well-known/openid-configuration` (OpenID Connect Discovery §3): what exists so far.
+pub(super) async fn discovery(State(state): State<AppState>) -> axum::Json<Value> {
+    let issuer = state.public_url.as_str();
+    axum::Json(json!({
+        "issuer": issuer,
+        "token_endpoint": format!("{issuer}/token"),
+        "userinfo_endpoint": format!("{issuer}/userinfo"),
+        "jwks_uri": format!("{issuer}/jwks.json"),
+        "scopes_supported": ["openid"],
+        "grant_types_supported": ["authorization_code"],
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        "code_challenge_methods_supported": ["S256"],
+        "claims_supported": ["iss", "aud", "exp", "iat", "auth_time", "nonce", "sub", "amr",
+            "wechat_openid", "wechat_unionid", "wechat_appid", "nickname", "picture"],
+    }))
+}
+
+/// `GET /jwks.json`
+pub(super) async fn jwks(State(state): State<AppState>) -> Response {
+    (
+        [
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/jwk-set+json"),
+            ),
+            // Short, so that a key published a day ahead is known everywhere before it signs.
+            (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300")),
+        ],
+        state.keys.public_set().to_string(),
+    )
+        .into_response()
+}
+
+/// The client and its secret in `Authorization: Basic`, each form-encoded before (RFC 6749 §2.3.1).
+fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OauthError> {
+    let Some(value) = authorization(headers, "Basic") else {
+        return Ok(None);
+    };
+    let decoded = STANDARD
+        .decode(value)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
+    let (id, secret) = pair.ok_or_else(OauthError::invalid_client)?;
+    Ok(Some((form_decoded(id), form_decoded(secret))))
+}
+
+fn form_decoded(text: &str) -> String {
+    // A lone value without `=` is a key to the parser.
+    url::form_urlencoded::parse(text.as_bytes())
+        .next()
+        .map(|(key, _)| key.into_owned())
+        .unwrap_or_default()
+}
+
+/// One way of proving oneself at a time (RFC 6749 §2.3).
+fn credentials<'a>(basic: Option<&'a (String, String)>, form: &'a Form) -> Result<ClientCredentials<'a>, OauthError> {
+    match (basic, form.get("client_id"), form.get("client_secret")) {
+        (Some(_), _, Some(_)) => Err(OauthError::bad(
+            "invalid_request",
+            "The client proves itself twice: in the header and in the form.",
+        )),
+        (Some((client_id, _)), Some(other), None) if client_id != other => Err(OauthError::bad(
+            "invalid_request",
+            "The header and the form name different clients.",
+        )),
+        (Some((client_id, client_secret)), _, None) => Ok(ClientCredentials::Secret {
+            client_id,
+            client_secret,
+        }),
+        (None, Some(client_id), Some(client_secret)) => Ok(ClientCredentials::Secret {
+            client_id,
+            client_secret,
+        }),
+        (None, Some(client_id), None) => Ok(ClientCredentials::None { client_id }),
+        (None, None, _) => Err(OauthError::invalid_client()),
+    }
+}
+
+impl OauthError {
+    fn new(status: StatusCode, error: &'static str, description: impl Into<String>) -> Self {
+        Self {
+            status,
+            error,
+            description: description.into(),
+            challenge: None,
+            retry: false,
+            cause: None,
+        }
+    }
+
+    fn bad(error: &'static str, description: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, description)
+    }
+
+    fn invalid_client() -> Self {
+        let words = "The client is unknown, or did not prove itself with its secret.";
+        Self {
+            challenge: Some("Basic".to_owned()),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_client", words)
+        }
+    }
+
+    fn no_token() -> Self {
+        let words = "Send the access_token as Authorization: Bearer.";
+        Self {
+            challenge: Some("Bearer".to_owned()),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", words)
+        }
+    }
+
+    fn unavailable(cause: &dyn std::error::Error) -> Self {
+        let words = "Nothing was given. Try again; if that is invalid_grant, the person scans again.";
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", words);
+        Self {
+            retry: true,
+            cause: Some(chain(cause)),
+            ..error
+        }
+    }
+
+    fn server(cause: &dyn std::error::Error) -> Self {
+        let error = Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            "Something is broken on our side.",
+        );
+        Self {
+            cause: Some(chain(cause)),
+            ..error
+        }
+    }
+}
+
+impl From<RedeemError> for OauthError {
+    fn from(error: RedeemError) -> Self {
+        match &error {
+            RedeemError::InvalidClient => Self::invalid_client(),
+            RedeemError::InvalidGrant(_) => Self {
+                cause: Some(chain(&error)),
+                ..Self::bad(
+                    "invalid_grant",
+                    "The code is unknown, used, too old, or not for this client and request.",
+                )
+            },
+            RedeemError::Unavailable(_) | RedeemError::Unreplicated => Self::unavailable(&error),
+        }
+    }
+}
+
+impl From<UserinfoError> for OauthError {
+    fn from(error: UserinfoError) -> Self {
+        match &error {
+            UserinfoError::InvalidToken => {
+                let words = "The access token is unknown, too old or revoked.";
+                let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{words}\"");
+                Self {
+                    challenge: Some(challenge),
+                    ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", words)
+                }
+            }
+            UserinfoError::Unavailable(_) => Self::unavailable(&error),
+        }
+    }
+}
+
+impl IntoResponse for OauthError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.error, "error_description": self.description });
+        let mut response = (self.status, axum::Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(challenge) = self.challenge.and_then(|text| HeaderValue::try_from(text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if self.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response.extensions_mut().insert(Cause {
+            code: self.error,
+            cause: self.cause,
+        });
+        response
+    }
+}

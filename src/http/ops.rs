@@ -1,0 +1,112 @@
+//! The second listener, for operators: probes and metrics. Never merged with the public one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+
+use super::Lifecycle;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// What the probes look at.
+#[derive(Clone)]
+pub struct OpsState {
+    /// Asked whether it answers.
+    pub store: Arc<dyn Store>,
+    /// Whether everything needed at start was there once.
+    pub started: Arc<AtomicBool>,
+    /// Whether this process is on its way out.
+    pub lifecycle: Lifecycle,
+    /// What is served at `/metrics`.
+    pub metrics: Metrics,
+}
+
+impl std::fmt::Debug for OpsState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpsState")
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The ops listener's routes.
+pub fn router(state: OpsState) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+/// Whether the runtime's loop turns: it does when this is answered.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Debug, Serialize)]
+struct Readiness {
+    status: &'static str,
+    checks: Checks,
+}
+
+#[derive(Debug, Serialize)]
+struct Checks {
+    store: Check,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// Whether to route to this process. A store that is away for all replicas degrades them, but takes none out.
+async fn readyz(State(state): State<OpsState>) -> Response {
+    let store = match state.store.ready().await {
+        Ok(()) => Check {
+            status: "ok",
+            detail: None,
+        },
+        Err(error) => Check {
+            status: "degraded",
+            detail: Some(error.to_string()),
+        },
+    };
+    let status = if state.lifecycle.draining.is_cancelled() {
+        "draining"
+    } else if state.started.load(Ordering::Acquire) {
+        "ready"
+    } else {
+        "starting"
+    };
+    let code = if status == "ready" {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        code,
+        axum::Json(Readiness {
+            status,
+            checks: Checks { store },
+        }),
+    )
+        .into_response()
+}
+
+async fn metrics(State(state): State<OpsState>) -> Response {
+    match state.metrics.render() {
+        Ok(text) => {
+            let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            ([(header::CONTENT_TYPE, media_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

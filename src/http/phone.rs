@@ -1,0 +1,177 @@
+//! For the Mini Program: scan, avatar, confirm, decline.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::AppState;
+use super::extract::{Json, SceneOf, Whole, authorization};
+use super::problem::{Code, Problem};
+use super::scenes::{avatar_url, rfc3339, whole_seconds};
+use crate::login::{UploadedAvatar, media_type_of_avatar};
+use crate::scene::{Avatar, AvatarId, BrowserDescription, ConfirmToken, Scene, SceneId, StateName};
+
+/// What `chooseAvatar` gives, compressed, is far smaller.
+pub(super) const AVATAR_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ScanRequest {
+    code: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ScanReply {
+    confirm_token: String,
+    client: ClientView,
+    browser: BrowserDescription,
+    requested_at: String,
+    requested_seconds_ago: u64,
+    expires_in: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ClientView {
+    client_id: String,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logo_url: Option<String>,
+}
+
+/// `POST /scenes/{scene}/scan`
+pub(super) async fn scan(
+    State(state): State<AppState>,
+    SceneOf(id): SceneOf,
+    Json(request): Json<ScanRequest>,
+) -> Result<axum::Json<ScanReply>, Problem> {
+    let scanned = state.login.scan(&id, &request.code).await?;
+    Ok(axum::Json(ScanReply {
+        confirm_token: scanned.confirm_token.expose().to_string(),
+        client: ClientView {
+            client_id: scanned.client.client_id.clone(),
+            name: scanned.client.name.clone(),
+            domain: scanned.client.domain(),
+            logo_url: scanned.client.logo_url.clone(),
+        },
+        browser: scanned.browser,
+        requested_at: rfc3339(scanned.requested_at),
+        requested_seconds_ago: scanned.requested_ago.as_secs(),
+        expires_in: whole_seconds(scanned.expires_in),
+    }))
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ConfirmRequest {
+    profile: Option<ProfileRequest>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ProfileRequest {
+    nickname: Option<String>,
+    avatar_url: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AnswerReply {
+    state: StateName,
+    version: u64,
+}
+
+/// `POST /scenes/{scene}/confirm`
+pub(super) async fn confirm(
+    State(state): State<AppState>,
+    SceneOf(id): SceneOf,
+    headers: HeaderMap,
+    Json(request): Json<ConfirmRequest>,
+) -> Result<axum::Json<AnswerReply>, Problem> {
+    let ProfileRequest { nickname, avatar_url } = request.profile.unwrap_or_default();
+    let token = confirm_token(&headers);
+    let scene = state
+        .login
+        .confirm(&id, token.as_ref(), nickname.as_deref(), avatar_url)
+        .await?;
+    Ok(answer(&scene, StateName::Confirmed))
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct DeclineRequest {
+    reason: Option<DeclineReason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DeclineReason {
+    NotMe,
+}
+
+/// `POST /scenes/{scene}/decline`
+pub(super) async fn decline(
+    State(state): State<AppState>,
+    SceneOf(id): SceneOf,
+    headers: HeaderMap,
+    Json(request): Json<DeclineRequest>,
+) -> Result<axum::Json<AnswerReply>, Problem> {
+    let not_me = request.reason == Some(DeclineReason::NotMe);
+    let scene = state
+        .login
+        .decline(&id, confirm_token(&headers).as_ref(), not_me)
+        .await?;
+    Ok(answer(&scene, StateName::Declined))
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AvatarReply {
+    avatar_url: String,
+}
+
+/// `PUT /scenes/{scene}/avatar`
+pub(super) async fn upload_avatar(
+    State(state): State<AppState>,
+    SceneOf(id): SceneOf,
+    headers: HeaderMap,
+    Whole(image): Whole,
+) -> Result<axum::Json<AvatarReply>, Problem> {
+    let UploadedAvatar(avatar) = state
+        .login
+        .upload_avatar(&id, confirm_token(&headers).as_ref(), image)
+        .await?;
+    Ok(axum::Json(AvatarReply {
+        avatar_url: avatar_url(&state, &id, &Avatar::Uploaded(avatar)),
+    }))
+}
+
+/// `GET /avatars/{scene}.{random}`
+pub(super) async fn avatar(State(state): State<AppState>, Path(name): Path<String>) -> Result<Response, Problem> {
+    let gone = || Problem::new(Code::NotFound, "This picture never was, or its ten minutes are over.");
+    let (scene, avatar) = name.split_once('.').ok_or_else(gone)?;
+    let scene: SceneId = scene.parse().map_err(|_| gone())?;
+    let avatar = AvatarId::parse(avatar).ok_or_else(gone)?;
+    let image = state.login.avatar(&scene, avatar).await?.ok_or_else(gone)?;
+    let media_type = media_type_of_avatar(&image).ok_or_else(gone)?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        // Somebody's bytes: never a page, whatever a browser makes of them.
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; sandbox"),
+        ),
+        (
+            header::HeaderName::from_static("cross-origin-resource-policy"),
+            HeaderValue::from_static("cross-origin"),
+        ),
+    ];
+    Ok((headers, image).into_response())
+}
+
+fn confirm_token(headers: &HeaderMap) -> Option<ConfirmToken> {
+    authorization(headers, "Bearer").and_then(ConfirmToken::parse)
+}
+
+fn answer(scene: &Scene, state: StateName) -> axum::Json<AnswerReply> {
+    axum::Json(AnswerReply {
+        state,
+        version: scene.version,
+    })
+}

@@ -1,0 +1,386 @@
+//! Every error a caller can meet: its status, its stable code, and a sentence on what to do (RFC 9457).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde::Serialize;
+
+use crate::hub::OpenError;
+use crate::login::Error;
+use crate::scene::StateName;
+use crate::store::StoreError;
+use crate::wechat::client as wechat;
+use crate::wechat::code_pool::PictureError;
+use crate::wechat::errcode::Class;
+
+/// A machine-readable error, and the words that go with it.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    code: Code,
+    detail: String,
+    errcode: Option<i64>,
+    state: Option<StateName>,
+    retry_after: Option<Duration>,
+    /// What only the log is told.
+    cause: Option<String>,
+}
+
+macro_rules! codes {
+    ($($variant:ident $word:literal $status:ident $title:literal,)*) => {
+        /// The stable machine words of the contract.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Code { $(#[doc = $title] $variant,)* }
+
+        impl Code {
+            const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The word on the wire.
+            pub(super) fn as_str(self) -> &'static str { match self { $(Self::$variant => $word,)* } }
+            fn status(self) -> StatusCode { match self { $(Self::$variant => StatusCode::$status,)* } }
+            fn title(self) -> &'static str { match self { $(Self::$variant => $title,)* } }
+        }
+    };
+}
+
+codes! {
+    InvalidRequest "invalid_request" BAD_REQUEST "The request can't be understood",
+    UnknownClient "unknown_client" FORBIDDEN "No site of this client_id",
+    OriginNotAllowed "origin_not_allowed" FORBIDDEN "This site may not call",
+    UnknownScene "unknown_scene" NOT_FOUND "No such scene",
+    NotWaiting "not_waiting" GONE "The code is not shown any more",
+    BrowserSecretRequired "browser_secret_required" UNAUTHORIZED "Only the browser that started the scene may do this",
+    ConfirmTokenRequired "confirm_token_required" UNAUTHORIZED "Only the phone that scanned may do this",
+    InvalidWxCode "invalid_wx_code" BAD_REQUEST "The wx.login code is not valid",
+    ScannedByAnother "scanned_by_another" CONFLICT "Another person scanned first",
+    AlreadyFinished "already_finished" CONFLICT "The scene has ended",
+    Expired "expired" GONE "The scene's time is over",
+    WechatBlockedUser "wechat_blocked_user" FORBIDDEN "WeChat blocked this login",
+    WechatQuota "wechat_quota" TOO_MANY_REQUESTS "WeChat's quota is used up for now",
+    WechatUnavailable "wechat_unavailable" SERVICE_UNAVAILABLE "WeChat can't be reached",
+    WechatTimeout "wechat_timeout" GATEWAY_TIMEOUT "WeChat does not answer",
+    WechatError "wechat_error" BAD_GATEWAY "WeChat refused",
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many at once",
+    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't reach its store",
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
+    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has another type than this takes",
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This address takes other methods",
+    NotFound "not_found" NOT_FOUND "Nothing is here",
+    RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request came too slowly",
+    ShuttingDown "shutting_down" SERVICE_UNAVAILABLE "This replica is going away",
+    Internal "internal" INTERNAL_SERVER_ERROR "Something is broken on our side",
+}
+
+/// As on the wire.
+#[derive(Debug, Serialize)]
+pub(super) struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errcode: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<StateName>,
+}
+
+impl Problem {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            errcode: None,
+            state: None,
+            retry_after: None,
+            cause: None,
+        }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    pub(super) fn unknown_scene() -> Self {
+        Self::new(
+            Code::UnknownScene,
+            "This scene never was, or is over for good. Start a new one.",
+        )
+    }
+
+    pub(super) fn shutting_down() -> Self {
+        Self::new(Code::ShuttingDown, "Try again: another replica answers.").after(Duration::from_secs(1))
+    }
+
+    fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    fn in_state(mut self, state: StateName) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    fn caused_by(mut self, cause: &dyn std::error::Error) -> Self {
+        self.cause = Some(chain(cause));
+        self
+    }
+
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// Whether a stream that meets this should simply come again.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self.code,
+            Code::StoreUnavailable | Code::RateLimited | Code::ShuttingDown | Code::Internal
+        )
+    }
+
+    pub(super) fn body<'a>(&'a self, public_url: &str, request_id: &'a str) -> Body<'a> {
+        Body {
+            kind: format!("{public_url}/problems#{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code.as_str(),
+            request_id,
+            errcode: self.errcode,
+            state: self.state,
+        }
+    }
+}
+
+/// The words are written by the outermost layer, which knows the request's id; see [`super::layers`].
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        if let Some(wait) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidRequest(detail) => Self::invalid(detail),
+            Error::UnknownClient => Self::new(Code::UnknownClient, "No site of this client_id is configured here."),
+            Error::UnknownScene => Self::unknown_scene(),
+            Error::NotWaiting(state) => Self::new(
+                Code::NotWaiting,
+                format!(
+                    "The scene is {}: its code can't be scanned any more. Start a new scene.",
+                    state.as_str()
+                ),
+            )
+            .in_state(state),
+            Error::BrowserSecret => Self::new(
+                Code::BrowserSecretRequired,
+                "Send the cookie that POST /scenes set, or its browser_secret as Authorization: Bearer.",
+            ),
+            Error::ConfirmToken => Self::new(
+                Code::ConfirmTokenRequired,
+                "Send the confirm_token of the last scan as Authorization: Bearer; scanning again gives a new one.",
+            ),
+            Error::ScannedByAnother => Self::new(
+                Code::ScannedByAnother,
+                "Another person scanned this code first. Get a new code.",
+            ),
+            Error::AlreadyFinished(state) => Self::new(
+                Code::AlreadyFinished,
+                format!("The scene is {} already. Start a new one to try again.", state.as_str()),
+            )
+            .in_state(state),
+            Error::Expired => Self::new(Code::Expired, "The scene's time is over. Get a new code and scan that.")
+                .in_state(StateName::Expired),
+            Error::InvalidWxCode(source) => {
+                let problem = Self::new(
+                    Code::InvalidWxCode,
+                    "Call wx.login again and send the fresh code; each works once.",
+                );
+                source.map_or(problem.clone(), |error| problem.of_wechat(&error))
+            }
+            Error::BlockedUser => Self::new(
+                Code::WechatBlockedUser,
+                "WeChat holds this account for a risk and gives no login. The person can ask WeChat's support.",
+            ),
+            Error::NotAnImage => Self::new(
+                Code::UnsupportedMediaType,
+                "An avatar must be a JPEG, PNG or WebP picture.",
+            ),
+            Error::WeChat(error) => Self::from(error),
+            Error::Picture(error) => Self::from(error),
+            Error::Store(error) => Self::from(error),
+            Error::Unreplicated => Self::new(
+                Code::StoreUnavailable,
+                "Written, but not yet safe on a second node. Send the same request again.",
+            )
+            .after(Duration::from_secs(1)),
+        }
+    }
+}
+
+impl From<wechat::Error> for Problem {
+    fn from(error: wechat::Error) -> Self {
+        let problem = match &error {
+            wechat::Error::Timeout => Self::new(Code::WechatTimeout, "WeChat did not answer in time. Try again.")
+                .after(Duration::from_secs(2)),
+            wechat::Error::Unavailable(_) => Self::new(
+                Code::WechatUnavailable,
+                "WeChat can't be reached just now. Try again shortly.",
+            )
+            .after(Duration::from_secs(5)),
+            wechat::Error::Invalid(_) => Self::new(
+                Code::WechatError,
+                "WeChat's answer is not what its documentation says. Try again; if it stays so, look at the service's log.",
+            ),
+            wechat::Error::Errcode { errcode, .. } => {
+                let detail = format!("WeChat answered {errcode}. {}", errcode.advice());
+                match errcode.class() {
+                    Class::Quota => Self::new(Code::WechatQuota, detail).after(Duration::from_mins(1)),
+                    Class::Busy => Self::new(Code::WechatUnavailable, detail).after(Duration::from_secs(2)),
+                    Class::TokenInvalid | Class::CodeInvalid | Class::Blocked | Class::Setup => {
+                        Self::new(Code::WechatError, detail)
+                    }
+                }
+            }
+        };
+        problem.of_wechat(&error)
+    }
+}
+
+impl From<PictureError> for Problem {
+    fn from(error: PictureError) -> Self {
+        match error {
+            PictureError::WeChat(error) => Self::from(error),
+            PictureError::Quota => Self::new(
+                Code::WechatQuota,
+                "As many codes were asked of WeChat in this minute as it allows. Try again in a minute.",
+            )
+            .after(Duration::from_mins(1)),
+            PictureError::Timeout => Self::new(
+                Code::WechatTimeout,
+                "The code's picture is still being made. Ask for it again.",
+            )
+            .after(Duration::from_secs(1)),
+            PictureError::Store(error) => Self::of_store(&error),
+            PictureError::ShuttingDown => Self::shutting_down(),
+        }
+    }
+}
+
+impl Problem {
+    fn of_wechat(mut self, error: &wechat::Error) -> Self {
+        self.errcode = error.errcode().map(crate::wechat::errcode::Errcode::number);
+        self.caused_by(error)
+    }
+
+    fn of_store(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::new(
+                Code::StoreUnavailable,
+                "The service can't reach its store just now. Try again shortly.",
+            )
+            .after(Duration::from_secs(2)),
+            StoreError::Full => Self::new(
+                Code::StoreUnavailable,
+                "The service takes no new logins just now; those under way go on. Try again shortly.",
+            )
+            .after(Duration::from_secs(10)),
+            StoreError::Corrupt(_) => Self::new(Code::Internal, "A record can't be read. Start a new scene."),
+        }
+        .caused_by(error)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::of_store(&error)
+    }
+}
+
+impl From<OpenError> for Problem {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::NotFound => Self::unknown_scene(),
+            OpenError::WrongSecret => Self::from(Error::BrowserSecret),
+            OpenError::Full => Self::new(
+                Code::StoreUnavailable,
+                "This replica holds as many streams as it may. Try again: another may have room.",
+            )
+            .after(Duration::from_secs(3)),
+            OpenError::AddressFull => Self::new(
+                Code::RateLimited,
+                "Too many streams are open from this address. Close some.",
+            )
+            .after(Duration::from_secs(10)),
+            OpenError::Store(error) => Self::from(error),
+        }
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(Code::BodyTooLarge, "The body is larger than this address takes.")
+            }
+            _ => Self::invalid("The body ended before it was whole."),
+        }
+    }
+}
+
+/// An error and all that lies behind it, for the log.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// `GET /problems`: what each code means, where the `type` of a problem leads.
+pub(super) async fn page() -> Html<String> {
+    let rows = Code::ALL.iter().fold(String::new(), |mut rows, code| {
+        let (word, status, title) = (code.as_str(), code.status().as_u16(), code.title());
+        let _ = write!(
+            rows,
+            "<dt id=\"{word}\"><code>{word}</code> ({status})</dt><dd>{title}.</dd>"
+        );
+        rows
+    });
+    Html(format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Problems</title>\
+         <h1>What can go wrong</h1><p>Each problem's <code>detail</code> says what to do about it.</p><dl>{rows}</dl>"
+    ))
+}

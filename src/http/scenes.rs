@@ -1,0 +1,271 @@
+//! For the site's page: start a scene, show its code, read its state, give up.
+
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use super::AppState;
+use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
+use super::extract::{Json, SceneOf};
+use super::peer::Peer;
+use super::problem::Problem;
+use crate::hub::{Change, Told};
+use crate::login::{Error, Start};
+use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, SceneId, StateName};
+
+/// No long-poll waits longer.
+const WAIT_MOST: Duration = Duration::from_secs(30);
+
+/// The longest nonce that is repeated in an id_token.
+const NONCE_LEN: usize = 255;
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct StartRequest {
+    client_id: Option<String>,
+    code_challenge: Option<String>,
+    code_challenge_method: Option<String>,
+    nonce: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct StartReply {
+    scene: SceneId,
+    id: String,
+    state: StateName,
+    version: u64,
+    code_url: String,
+    events_url: String,
+    status_url: String,
+    expires_in: u64,
+    expires_at: String,
+    browser_secret: String,
+}
+
+/// `POST /scenes`
+pub(super) async fn start(
+    State(state): State<AppState>,
+    peer: Peer,
+    headers: HeaderMap,
+    Json(request): Json<StartRequest>,
+) -> Result<Response, Problem> {
+    let client = match &request.client_id {
+        Some(client_id) => state.login.clients().get(client_id).ok_or(Error::UnknownClient)?,
+        None => state
+            .login
+            .clients()
+            .only()
+            .ok_or_else(|| Problem::invalid("Several clients are configured here: say which one in client_id."))?,
+    };
+    check_client_origin(&state, &headers, client)?;
+    let start = Start {
+        client_id: Some(client.client_id.clone()),
+        authorization: authorization_of(request)?,
+        browser: describe(&headers, peer.ip),
+        now: jiff::Timestamp::now().as_second(),
+    };
+    let started = state.login.start(start).await?;
+
+    let scene = &started.scene;
+    let address = format!("{}/scenes/{}", state.public_url.as_str(), scene.id);
+    let cookie = secret_cookie(&state, &scene.id, &started.browser_secret, started.ttl.as_secs());
+    let reply = StartReply {
+        scene: scene.id,
+        id: scene.event_id.to_string(),
+        state: StateName::Waiting,
+        version: scene.version,
+        code_url: format!("{address}/code"),
+        events_url: format!("{}/events/{}", state.public_url.as_str(), scene.id),
+        status_url: address.clone(),
+        expires_in: started.ttl.as_secs(),
+        expires_at: rfc3339(scene.expires_at),
+        browser_secret: started.browser_secret.expose().to_string(),
+    };
+    let headers = AppendHeaders([(header::SET_COOKIE, cookie.to_string()), (header::LOCATION, address)]);
+    Ok((StatusCode::CREATED, headers, axum::Json(reply)).into_response())
+}
+
+/// Only `S256` (RFC 7636 §4.2), and only what a challenge can look like.
+fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
+    let StartRequest {
+        code_challenge,
+        code_challenge_method,
+        nonce,
+        ..
+    } = request;
+    if code_challenge_method.as_deref().is_some_and(|method| method != "S256") {
+        return Err(Problem::invalid("code_challenge_method must be S256."));
+    }
+    let is_challenge = |text: &String| {
+        text.len() == 43
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if !code_challenge.as_ref().is_none_or(is_challenge) {
+        return Err(Problem::invalid(
+            "code_challenge must be the SHA-256 of the code_verifier in base64url without padding: 43 characters.",
+        ));
+    }
+    if nonce
+        .as_ref()
+        .is_some_and(|nonce| nonce.len() > NONCE_LEN || nonce.chars().any(char::is_control))
+    {
+        return Err(Problem::invalid(format!(
+            "nonce may have at most {NONCE_LEN} printable characters."
+        )));
+    }
+    Ok(Authorization {
+        code_challenge,
+        nonce,
+        redirect_uri: None,
+    })
+}
+
+/// `GET /scenes/{scene}/code`
+pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): SceneOf) -> Result<Response, Problem> {
+    let image = tokio::select! {
+        image = state.login.code_image(&id) => image?,
+        () = state.lifecycle.ending.cancelled() => return Err(Problem::shutting_down()),
+    };
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(image.media_type().as_str()),
+        ),
+        // The page that shows the code may be of any site: its address is the scene that it shows anyway.
+        (
+            header::HeaderName::from_static("cross-origin-resource-policy"),
+            HeaderValue::from_static("cross-origin"),
+        ),
+    ];
+    Ok((headers, image.bytes().clone()).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct StatusQuery {
+    wait: Option<String>,
+    after: Option<String>,
+}
+
+/// `GET /scenes/{scene}`, and with `?wait=N&after=<id>` the event stream's long-poll twin.
+pub(super) async fn status(
+    State(state): State<AppState>,
+    peer: Peer,
+    SceneOf(id): SceneOf,
+    headers: HeaderMap,
+    query: Result<Query<StatusQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<axum::Json<View>, Problem> {
+    let Query(query) =
+        query.map_err(|_| Problem::invalid("The query is not as expected: wait and after, once each."))?;
+    let wait = match query.wait.as_deref().map(str::parse::<u64>) {
+        None => Duration::ZERO,
+        Some(Ok(seconds)) => Duration::from_secs(seconds).min(WAIT_MOST),
+        Some(Err(_)) => return Err(Problem::invalid("wait must be a whole number of seconds, 0 or more.")),
+    };
+    let secret = browser_secret(&state, &headers, &id)?;
+    let (Some(secret), false) = (&secret, wait.is_zero()) else {
+        let stored = state.login.of_browser(&id, secret.as_ref()).await?;
+        let told = Told::read(&stored);
+        return Ok(axum::Json(View::new(&state, &told, secret.as_ref())));
+    };
+
+    let until = Instant::now() + wait;
+    let mut subscription = state.hub.subscribe(id, secret, peer.ip).await?;
+    let is_news = |told: &Told| query.after.as_ref().is_some_and(|after| told.id() != *after);
+    while !is_news(subscription.current()) && !subscription.current().state().is_final() {
+        tokio::select! {
+            changed = timeout_at(until, subscription.changed()) => {
+                if !matches!(changed, Ok(Change::Told)) { break }
+            }
+            () = state.lifecycle.ending.cancelled() => break,
+        }
+    }
+    Ok(axum::Json(View::new(&state, subscription.current(), Some(secret))))
+}
+
+/// `DELETE /scenes/{scene}`
+pub(super) async fn cancel(
+    State(state): State<AppState>,
+    SceneOf(id): SceneOf,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let secret = browser_secret(&state, &headers, &id)?;
+    state.login.cancel(&id, secret.as_ref()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A scene's state, as its browser sees it: the body of the status and the data of an event.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    scene: SceneId,
+    id: String,
+    state: StateName,
+    version: u64,
+    expires_in: u64,
+    expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<ProfileView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProfileView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nickname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
+}
+
+impl View {
+    /// `secret` is what the browser presented and the scene was opened with: its authorization code is made of it.
+    pub(super) fn new(state: &AppState, told: &Told, secret: Option<&BrowserSecret>) -> Self {
+        let scene = told.scene();
+        let profile = told
+            .public()
+            .map(|public| &public.profile)
+            .filter(|profile| !profile.is_empty());
+        let code = secret.filter(|_| told.is_redeemable());
+        Self {
+            scene: scene.id,
+            id: told.id(),
+            state: told.state(),
+            version: told.version(),
+            expires_in: whole_seconds(scene.deadline.saturating_duration_since(Instant::now())),
+            expires_at: rfc3339(scene.expires_at),
+            reason: told.reason().map(crate::hub::Reason::as_str),
+            profile: profile.map(|profile| ProfileView {
+                nickname: profile.nickname.clone(),
+                avatar_url: profile
+                    .avatar
+                    .as_ref()
+                    .map(|avatar| avatar_url(state, &scene.id, avatar)),
+            }),
+            code: code.map(|secret| AuthorizationCode::derive(scene.id, told.event_id(), secret).expose()),
+        }
+    }
+}
+
+/// Where a person's picture can be fetched.
+pub(super) fn avatar_url(state: &AppState, scene: &SceneId, avatar: &Avatar) -> String {
+    match avatar {
+        Avatar::Url(address) => address.clone(),
+        Avatar::Uploaded(id) => format!("{}/avatars/{scene}.{id}", state.public_url.as_str()),
+    }
+}
+
+/// Rounded up, so that a scene with time left never says zero.
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+/// RFC 3339 in UTC, of seconds since the Unix epoch.
+pub(super) fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}

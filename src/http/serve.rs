@@ -1,0 +1,81 @@
+//! A listener: HTTP/1.1 connections with bounded headers and time, which end in good order.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::peer::ConnectedTo;
+
+/// A caller that sends its headers slower than this is not one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest request line and headers, in bytes.
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// When no connection can be accepted because descriptors are used up, existing ones need the processor more.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Serves `router` until `closing`; then accepts no more, lets each connection finish its request, and closes it.
+pub async fn serve(listener: TcpListener, router: Router, closing: CancellationToken, tracker: TaskTracker) {
+    let mut exhausted = false;
+    loop {
+        let accepted = tokio::select! {
+            () = closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                exhausted = false;
+                tracker.spawn(connection(stream, router.clone(), closing.clone()));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    tracing::error!(%error, "no connection can be accepted; existing ones go on");
+                }
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, closing: CancellationToken) {
+    let Ok(peer) = stream.peer_addr() else { return };
+    // Events are small and must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectedTo(peer.ip()));
+        let router = router.clone();
+        async move {
+            let Ok(response) = router.oneshot(request).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended { tracing::debug!(%error, "a connection broke") }
+            return;
+        }
+        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection broke while closing");
+    }
+}

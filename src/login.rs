@@ -1,0 +1,325 @@
+//! The use cases of a login: start, show the code, scan, confirm, decline, cancel, redeem. No word of HTTP, none of Redis.
+
+pub mod clients;
+mod nickname;
+mod phone;
+mod redeem;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::entropy::os_rng;
+use crate::scene::{
+    Action, Authorization, AvatarId, BrowserDescription, BrowserSecret, EventId, Life, Refused, Scene, SceneId, State,
+    StateName, WriteId,
+};
+use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one};
+use crate::telemetry::Metrics;
+use crate::wechat::MiniProgram;
+use crate::wechat::client as wechat;
+use crate::wechat::code_pool::{CodePool, PictureError};
+use crate::wechat::picture::CodePicture;
+
+pub use clients::{Client, Clients};
+pub use phone::{Scanned, UploadedAvatar, media_type_of_avatar};
+pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, RedeemError, Redeemed, UserinfoError};
+
+/// A picture stays as long as a scene may wait, and a little.
+const PICTURE_SLACK: Duration = Duration::from_secs(10);
+
+/// The use cases, and what they stand on.
+#[derive(Clone)]
+pub struct Login {
+    store: Arc<dyn Store>,
+    clients: Arc<Clients>,
+    programs: Arc<HashMap<String, Program>>,
+    metrics: Metrics,
+    scene_ttl: Duration,
+    simulated: bool,
+}
+
+/// One Mini Program at work.
+#[derive(Debug)]
+pub struct Program {
+    /// What it is called and how it proves itself.
+    pub mini_program: MiniProgram,
+    /// Calls WeChat for it.
+    pub client: wechat::Client,
+    /// Makes its codes.
+    pub codes: CodePool,
+}
+
+/// Why a step of a login was not taken. The HTTP layer gives each its reply.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked can't be: the text says what to change.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// No client of this name.
+    #[error("no client of this name")]
+    UnknownClient,
+    /// No such scene, or none any more.
+    #[error("no such scene")]
+    UnknownScene,
+    /// The code is shown only while the scene waits.
+    #[error("the scene is {}", .0.as_str())]
+    NotWaiting(StateName),
+    /// The browser secret is missing or wrong.
+    #[error("the browser secret is missing or wrong")]
+    BrowserSecret,
+    /// The confirm token is missing, wrong or replaced.
+    #[error("the confirm token is missing, wrong or replaced")]
+    ConfirmToken,
+    /// Another person scanned first.
+    #[error("another person scanned first")]
+    ScannedByAnother,
+    /// The scene has ended so.
+    #[error("the scene is {}", .0.as_str())]
+    AlreadyFinished(StateName),
+    /// The scene's time is over.
+    #[error("the scene has expired")]
+    Expired,
+    /// WeChat does not know the `wx.login` code, or not any more.
+    #[error("WeChat refused the wx.login code")]
+    InvalidWxCode(#[source] Option<wechat::Error>),
+    /// WeChat holds this person's account for a risk.
+    #[error("WeChat blocked this person's login")]
+    BlockedUser,
+    /// The picture has not the form of one.
+    #[error("the avatar is neither JPEG nor PNG nor WebP")]
+    NotAnImage,
+    /// WeChat failed.
+    #[error("WeChat failed")]
+    WeChat(#[source] wechat::Error),
+    /// There is no picture of the code.
+    #[error("there is no picture of the code")]
+    Picture(#[source] PictureError),
+    /// The store failed, or its replica did not answer.
+    #[error("the store failed")]
+    Store(#[source] StoreError),
+    /// Written, but not yet safe against a fail-over.
+    #[error("no replica of the store confirmed the write in time")]
+    Unreplicated,
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ApplyError> for Error {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::NotFound => Self::UnknownScene,
+            ApplyError::Unreplicated(_) => Self::Unreplicated,
+            ApplyError::Store(error) => Self::Store(error),
+            ApplyError::Refused(refused) => match refused {
+                Refused::WrongSecret => Self::ConfirmToken,
+                Refused::ScannedByAnother => Self::ScannedByAnother,
+                Refused::AlreadyFinished(state) => Self::AlreadyFinished(state),
+                Refused::Expired => Self::Expired,
+                Refused::InvalidGrant(fault) => Self::InvalidRequest(fault.to_string()),
+            },
+        }
+    }
+}
+
+/// What a site's page asks for.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// Which client; may be left out when there is only one.
+    pub client_id: Option<String>,
+    /// What the site asked for.
+    pub authorization: Authorization,
+    /// What the confirm screen will say about the browser.
+    pub browser: BrowserDescription,
+    /// The wall clock, in seconds since the Unix epoch.
+    pub now: i64,
+}
+
+/// A scene just started.
+#[derive(Debug)]
+pub struct Started {
+    /// As kept.
+    pub scene: Scene,
+    /// For the browser that started it, and nobody else.
+    pub browser_secret: BrowserSecret,
+    /// How long it may be scanned and confirmed.
+    pub ttl: Duration,
+}
+
+impl Login {
+    /// The use cases over this store, for these clients, through these Mini Programs (by AppID).
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        clients: Arc<Clients>,
+        programs: HashMap<String, Program>,
+        metrics: Metrics,
+        scene_ttl: Duration,
+        simulated: bool,
+    ) -> Self {
+        Self {
+            store,
+            clients,
+            programs: Arc::new(programs),
+            metrics,
+            scene_ttl,
+            simulated,
+        }
+    }
+
+    /// The sites.
+    #[must_use]
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Whether WeChat is a simulator here.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
+    }
+
+    /// Starts a scene.
+    ///
+    /// # Errors
+    /// [`Error::UnknownClient`], [`Error::InvalidRequest`], [`Error::Store`]
+    pub async fn start(&self, start: Start) -> Result<Started, Error> {
+        let client = self.client(start.client_id.as_deref())?;
+        if client.is_public() && start.authorization.code_challenge.is_none() {
+            return Err(Error::InvalidRequest(
+                "This client has no secret, so it must send code_challenge (PKCE, S256).".to_owned(),
+            ));
+        }
+        let program = self.program(client)?;
+        let browser_secret = BrowserSecret::random(&mut os_rng());
+        loop {
+            let made_ahead = program.codes.take();
+            let id = made_ahead.unwrap_or_else(|| SceneId::random(&mut os_rng()));
+            let scene = self.new_scene(id, client, &browser_secret, &start);
+            // An id made ahead that exists all the same was taken before: never used twice.
+            if self.store.create(&scene, Life::of_new(self.scene_ttl)).await? == Created::New {
+                if made_ahead.is_some() {
+                    self.store.keep_picture(&id, self.scene_ttl + PICTURE_SLACK).await?;
+                }
+                self.metrics.scenes_created_total.inc();
+                return Ok(Started {
+                    scene,
+                    browser_secret,
+                    ttl: self.scene_ttl,
+                });
+            }
+        }
+    }
+
+    /// The mini-program code of a waiting scene, made now if it was not made ahead.
+    ///
+    /// # Errors
+    /// [`Error::UnknownScene`], [`Error::NotWaiting`], [`Error::Picture`], [`Error::Store`]
+    pub async fn code_image(&self, id: &SceneId) -> Result<CodePicture, Error> {
+        let stored = self.find(id).await?;
+        let state = stored.scene.state_name(stored.life());
+        if state != StateName::Waiting {
+            return Err(Error::NotWaiting(state));
+        }
+        let client = self.client(Some(&stored.scene.client_id))?;
+        let life = stored.life().until_deadline() + PICTURE_SLACK;
+        let program = self.program(client)?;
+        program
+            .codes
+            .picture(*id, program.mini_program.code.env_version, life)
+            .await
+            .map_err(Error::Picture)
+    }
+
+    /// The scene of the browser that holds `secret`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownScene`], [`Error::BrowserSecret`], [`Error::Store`]
+    pub async fn of_browser(&self, id: &SceneId, secret: Option<&BrowserSecret>) -> Result<Stored, Error> {
+        let stored = self.find(id).await?;
+        match secret {
+            Some(secret) if stored.scene.browser_secret.matches(secret) => Ok(stored),
+            Some(_) | None => Err(Error::BrowserSecret),
+        }
+    }
+
+    /// The browser gives up.
+    ///
+    /// # Errors
+    /// [`Error::UnknownScene`], [`Error::BrowserSecret`], [`Error::AlreadyFinished`], [`Error::Store`]
+    pub async fn cancel(&self, id: &SceneId, secret: Option<&BrowserSecret>) -> Result<(), Error> {
+        let seen = self.of_browser(id, secret).await?;
+        let browser_secret = secret.ok_or(Error::BrowserSecret)?;
+        let cancel = || Action::Cancel { browser_secret };
+        if apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel)
+            .await?
+            .changed
+        {
+            self.step("cancelled");
+        }
+        Ok(())
+    }
+
+    /// An uploaded avatar, for ten minutes.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, Error> {
+        Ok(self.store.avatar(id, avatar).await?)
+    }
+
+    fn new_scene(&self, id: SceneId, client: &Client, secret: &BrowserSecret, start: &Start) -> Scene {
+        let ttl = i64::try_from(self.scene_ttl.as_secs()).unwrap_or(i64::MAX);
+        Scene {
+            id,
+            write_id: WriteId::random(&mut os_rng()),
+            version: 1,
+            event_id: EventId::random(&mut os_rng()),
+            client_id: client.client_id.clone(),
+            created_at: start.now,
+            expires_at: start.now.saturating_add(ttl),
+            browser_secret: secret.digest(),
+            code: secret.code().digest(),
+            authorization: start.authorization.clone(),
+            browser: start.browser.clone(),
+            state: State::Waiting,
+            unknown: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn client(&self, client_id: Option<&str>) -> Result<&Client, Error> {
+        match client_id {
+            Some(client_id) => self.clients.get(client_id).ok_or(Error::UnknownClient),
+            None => self.clients.only().ok_or_else(|| {
+                Error::InvalidRequest("Several clients are configured: say which one in client_id.".to_owned())
+            }),
+        }
+    }
+
+    /// The configuration was checked at start: every client's Mini Program is there.
+    fn program(&self, client: &Client) -> Result<&Program, Error> {
+        self.programs.get(&client.mini_program).ok_or(Error::UnknownClient)
+    }
+
+    async fn find(&self, id: &SceneId) -> Result<Stored, Error> {
+        find_one(&*self.store, id).await?.ok_or(Error::UnknownScene)
+    }
+
+    fn step(&self, step: &str) {
+        self.metrics.login_steps_total.with_label_values(&[step]).inc();
+    }
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("clients", &self.clients)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+//! The sites that may ask for a login.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+/// One site (an OAuth client).
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its name towards us.
+    pub client_id: String,
+    /// What its backend proves itself with; without one it is a public client and must use PKCE.
+    pub client_secret: Option<SecretString>,
+    /// Its name towards people.
+    pub name: String,
+    /// Its picture towards people.
+    pub logo_url: Option<String>,
+    /// Where `/authorize` may send people back to, exactly.
+    pub redirect_uris: Vec<String>,
+    /// Which other origins may call us from a page.
+    pub origins: Vec<String>,
+    /// The AppID of the Mini Program that asks its people.
+    pub mini_program: String,
+    /// Hosts that a phone may name an avatar on; `*.` stands for any subdomain.
+    pub avatar_hosts: Vec<String>,
+}
+
+impl Client {
+    /// Whether it has no secret.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.client_secret.is_none()
+    }
+
+    /// Whether `secret` is its secret; compares in constant time. A public client has none to present.
+    #[must_use]
+    pub fn accepts(&self, secret: &str) -> bool {
+        self.client_secret
+            .as_ref()
+            .is_some_and(|own| own.expose_secret().as_bytes().ct_eq(secret.as_bytes()).into())
+    }
+
+    /// The host by which people know the site: that of its first redirect_uri, else of its first origin.
+    #[must_use]
+    pub fn domain(&self) -> Option<String> {
+        let address = self.redirect_uris.first().or(self.origins.first())?;
+        url::Url::parse(address).ok()?.host_str().map(ToOwned::to_owned)
+    }
+
+    /// Whether a phone may name an avatar at `address`: https, on one of the hosts.
+    #[must_use]
+    pub fn allows_avatar(&self, address: &str) -> bool {
+        let Ok(address) = url::Url::parse(address) else {
+            return false;
+        };
+        let Some(host) = address.host_str() else { return false };
+        address.scheme() == "https"
+            && address.username().is_empty()
+            && address.password().is_none()
+            && self
+                .avatar_hosts
+                .iter()
+                .any(|allowed| match allowed.strip_prefix("*.") {
+                    Some(domain) => host
+                        .strip_suffix(domain)
+                        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+                    None => host == allowed,
+                })
+    }
+}
+
+/// All sites, by their `client_id`.
+#[derive(Debug)]
+pub struct Clients {
+    by_id: BTreeMap<String, Client>,
+}
+
+impl Clients {
+    /// These sites; of two with one id the later stays.
+    #[must_use]
+    pub fn new(clients: impl IntoIterator<Item = Client>) -> Self {
+        Self {
+            by_id: clients
+                .into_iter()
+                .map(|client| (client.client_id.clone(), client))
+                .collect(),
+        }
+    }
+
+    /// The site of this id.
+    #[must_use]
+    pub fn get(&self, client_id: &str) -> Option<&Client> {
+        self.by_id.get(client_id)
+    }
+
+    /// The only site, if there is but one.
+    #[must_use]
+    pub fn only(&self) -> Option<&Client> {
+        let mut all = self.by_id.values();
+        all.next().filter(|_| all.next().is_none())
+    }
+
+    /// Whether any site lists this origin.
+    #[must_use]
+    pub fn list_origin(&self, origin: &str) -> bool {
+        self.by_id
+            .values()
+            .any(|client| client.origins.iter().any(|listed| listed == origin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blog() -> Client {
+        Client {
+            client_id: "blog".to_owned(),
+            client_secret: Some("s3cret".into()),
+            name: "My Blog".to_owned(),
+            logo_url: None,
+            redirect_uris: vec!["https://blog.example/callback".to_owned()],
+            origins: vec!["https://www.blog.example".to_owned()],
+            mini_program: "wx0".to_owned(),
+            avatar_hosts: vec!["*.qlogo.cn".to_owned(), "blog.example".to_owned()],
+        }
+    }
+
+    #[test]
+    fn an_avatar_may_only_be_at_an_allowed_host_by_https() {
+        let allowed = [
+            "https://thirdwx.qlogo.cn/a/132",
+            "https://a.b.qlogo.cn/x",
+            "https://blog.example/me.png",
+        ];
+        let refused = [
+            "http://thirdwx.qlogo.cn/a",
+            "https://qlogo.cn/a",
+            "https://evilqlogo.cn/a",
+            "https://.qlogo.cn/a",
+            "https://qlogo.cn.evil.example/a",
+            "https://x@thirdwx.qlogo.cn/a",
+            "https://www.blog.example/me.png",
+            "//thirdwx.qlogo.cn/a",
+            "javascript:alert(1)",
+            "",
+        ];
+        for address in allowed {
+            assert!(blog().allows_avatar(address), "{address}");
+        }
+        for address in refused {
+            assert!(!blog().allows_avatar(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_public_client_accepts_no_secret_at_all() {
+        assert!(blog().accepts("s3cret"));
+        assert!(!blog().accepts("s3cre"));
+        let public = Client {
+            client_secret: None,
+            ..blog()
+        };
+        assert!(!public.accepts(""));
+    }
+
+    #[test]
+    fn people_know_a_site_by_where_they_come_back_to() {
+        assert_eq!(blog().domain().as_deref(), Some("blog.example"));
+        let only_origins = Client {
+            redirect_uris: Vec::new(),
+            ..blog()
+        };
+        assert_eq!(only_origins.domain().as_deref(), Some("www.blog.example"));
+    }
+}

@@ -1,0 +1,212 @@
+//! What the phone does: scan, upload an avatar, say yes or no.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::nickname;
+use super::{Client, Error, Login};
+use crate::entropy::os_rng;
+use crate::scene::{
+    Action, Avatar, AvatarId, BrowserDescription, ConfirmToken, Life, Person, Profile, Scene, SceneId, StateName,
+};
+use crate::store::{Applied, Durability, Stored, apply};
+use crate::wechat::errcode::Class;
+
+/// How long an uploaded avatar is served.
+const AVATAR_LIFE: Duration = Duration::from_mins(10);
+
+/// What the phone is told after its scan.
+#[derive(Debug)]
+pub struct Scanned<'a> {
+    /// Lets this phone answer.
+    pub confirm_token: ConfirmToken,
+    /// Who asks.
+    pub client: &'a Client,
+    /// From which browser.
+    pub browser: BrowserDescription,
+    /// When the browser asked, in seconds since the Unix epoch.
+    pub requested_at: i64,
+    /// How long ago that is.
+    pub requested_ago: Duration,
+    /// How long the person has left to answer.
+    pub expires_in: Duration,
+}
+
+/// An avatar kept for the scene.
+#[derive(Debug, Clone, Copy)]
+pub struct UploadedAvatar(pub AvatarId);
+
+impl Login {
+    /// A phone scanned, and sends the code that `wx.login` gave it. WeChat says whose phone it is.
+    ///
+    /// # Errors
+    /// [`Error`]; of [`Error::InvalidWxCode`] a fresh `wx.login` code helps.
+    pub async fn scan(&self, id: &SceneId, wx_code: &str) -> Result<Scanned<'_>, Error> {
+        // What can't succeed costs WeChat nothing.
+        let seen = self.find(id).await?;
+        match seen.scene.state_name(seen.life()) {
+            StateName::Waiting | StateName::Scanned => {}
+            StateName::Expired => return Err(Error::Expired),
+            state @ (StateName::Confirmed | StateName::Declined | StateName::Cancelled) => {
+                return Err(Error::AlreadyFinished(state));
+            }
+        }
+        if !has_form_of_wx_code(wx_code) {
+            return Err(Error::InvalidWxCode(None));
+        }
+        let client = self.client(Some(&seen.scene.client_id))?;
+        let person = self.person(client, wx_code).await?;
+        let confirm_token = ConfirmToken::random(&mut os_rng());
+        let scan = || Action::Scan {
+            person: person.clone(),
+            confirm_token: confirm_token.digest(),
+        };
+        let Applied { before, scene, .. } =
+            apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await?;
+        if scene.version > before.scene.version {
+            self.step("scanned");
+        }
+        let (requested_ago, expires_in) = since_and_until(&scene, before.life());
+        Ok(Scanned {
+            confirm_token,
+            client,
+            browser: scene.browser,
+            requested_at: scene.created_at,
+            requested_ago,
+            expires_in,
+        })
+    }
+
+    /// Keeps an avatar for the scene that `token` may answer.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`], [`Error::ConfirmToken`], [`Error::AlreadyFinished`], [`Error::Expired`], [`Error::UnknownScene`], [`Error::Store`]
+    pub async fn upload_avatar(
+        &self,
+        id: &SceneId,
+        token: Option<&ConfirmToken>,
+        image: Bytes,
+    ) -> Result<UploadedAvatar, Error> {
+        let avatar = AvatarId::random(&mut os_rng());
+        let (seen, token) = self.of_phone(id, token).await?;
+        // Only who may is let in with bytes to keep.
+        seen.scene
+            .apply(Action::KeepAvatar { token, avatar }, seen.life(), &mut os_rng())
+            .map_err(crate::store::ApplyError::from)?;
+        if media_type_of_avatar(&image).is_none() {
+            return Err(Error::NotAnImage);
+        }
+        self.store.put_avatar(id, avatar, image, AVATAR_LIFE).await?;
+        let keep = || Action::KeepAvatar { token, avatar };
+        apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), keep).await?;
+        Ok(UploadedAvatar(avatar))
+    }
+
+    /// The person says yes. A retry by the same phone succeeds and changes nothing.
+    ///
+    /// # Errors
+    /// [`Error`]; after [`Error::Unreplicated`] the retry is the same act.
+    pub async fn confirm(
+        &self,
+        id: &SceneId,
+        token: Option<&ConfirmToken>,
+        nickname: Option<&str>,
+        avatar_url: Option<String>,
+    ) -> Result<Scene, Error> {
+        let (seen, token) = self.of_phone(id, token).await?;
+        let profile = self.profile(&seen.scene, nickname, avatar_url)?;
+        let confirm = || Action::Confirm {
+            token,
+            profile: profile.clone(),
+        };
+        let applied = apply(&*self.store, seen, Durability::Durable, &mut os_rng(), confirm).await?;
+        if applied.changed {
+            self.step("confirmed");
+        }
+        Ok(applied.scene)
+    }
+
+    /// The person says no; `not_me` when they never asked.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn decline(&self, id: &SceneId, token: Option<&ConfirmToken>, not_me: bool) -> Result<Scene, Error> {
+        let (seen, token) = self.of_phone(id, token).await?;
+        let decline = || Action::Decline { token };
+        let applied = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), decline).await?;
+        if applied.changed {
+            self.step(if not_me { "not_me" } else { "declined" });
+        }
+        Ok(applied.scene)
+    }
+
+    /// Existence is looked at before the secret: an unknown scene is unknown whatever the secret.
+    async fn of_phone<'t>(
+        &self,
+        id: &SceneId,
+        token: Option<&'t ConfirmToken>,
+    ) -> Result<(Stored, &'t ConfirmToken), Error> {
+        let seen = self.find(id).await?;
+        match token {
+            Some(token) if seen.scene.answers_to(token) => Ok((seen, token)),
+            Some(_) | None => Err(Error::ConfirmToken),
+        }
+    }
+
+    async fn person(&self, client: &Client, wx_code: &str) -> Result<Person, Error> {
+        let program = self.program(client)?;
+        let session = program.client.jscode2session(&program.mini_program, wx_code).await;
+        session.map_err(|error| match error.class() {
+            Some(Class::CodeInvalid) => Error::InvalidWxCode(Some(error)),
+            Some(Class::Blocked) => Error::BlockedUser,
+            Some(Class::TokenInvalid | Class::Busy | Class::Quota | Class::Setup) | None => Error::WeChat(error),
+        })
+    }
+
+    fn profile(&self, scene: &Scene, nickname: Option<&str>, avatar_url: Option<String>) -> Result<Profile, Error> {
+        let nickname = nickname
+            .map(nickname::clean)
+            .transpose()
+            .map_err(|_| Error::InvalidRequest("profile.nickname may have at most 64 characters.".to_owned()))?;
+        let client = self.client(Some(&scene.client_id))?;
+        if let Some(address) = &avatar_url
+            && !client.allows_avatar(address)
+        {
+            return Err(Error::InvalidRequest(format!(
+                "profile.avatar_url must be an https address on one of {}; upload any other picture.",
+                client.avatar_hosts.join(", ")
+            )));
+        }
+        Ok(Profile {
+            nickname: nickname.flatten(),
+            avatar: avatar_url.map(Avatar::Url),
+        })
+    }
+}
+
+/// The media type of an avatar, by its first bytes.
+#[must_use]
+pub fn media_type_of_avatar(image: &[u8]) -> Option<&'static str> {
+    match image {
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
+    }
+}
+
+/// WeChat does not say what its codes look like; this keeps out what can't be one.
+fn has_form_of_wx_code(code: &str) -> bool {
+    (8..=128).contains(&code.len())
+        && code
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'|'))
+}
+
+/// How long ago the browser asked, and how long there is left: both by the record's life, not by this replica's clock.
+fn since_and_until(scene: &Scene, life: Life) -> (Duration, Duration) {
+    let ttl = Duration::from_secs(u64::try_from(scene.expires_at - scene.created_at).unwrap_or(0));
+    let left = life.until_deadline();
+    (ttl.saturating_sub(left), left)
+}

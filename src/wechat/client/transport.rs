@@ -1,0 +1,215 @@
+//! How a call travels: which host, how often, how many at once, how long, how much.
+
+use std::error::Error as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::{Bytes, BytesMut};
+use reqwest::{Response, StatusCode, Url};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::reply::scrubbed;
+use super::{Call, Error};
+use crate::telemetry::Metrics;
+use crate::wechat::errcode::Class;
+
+/// How many calls are under way at once: pictures, which can take 15 s each, and apart from them the others, which must
+/// not wait behind pictures.
+const CALLS_MAX: usize = 64;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Shorter than servers usually keep a silent connection, so that a single-use code is not sent into one just closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One call as it is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) call: Call,
+    pub(super) query: &'a [(&'static str, &'a str)],
+    /// With one it is a POST of this JSON, without a GET.
+    pub(super) body: Option<&'a serde_json::Value>,
+    /// What must not be repeated by any error, even if WeChat's message does.
+    pub(super) secrets: &'a [&'a str],
+}
+
+/// How an answer is read.
+pub(super) type Read<T> = fn(&Bytes) -> Result<T, Error>;
+
+#[derive(Debug)]
+pub(super) struct Transport {
+    http: reqwest::Client,
+    bases: Vec<Url>,
+    /// The place in `bases` of the host that could be connected to last.
+    preferred: AtomicUsize,
+    pictures: Semaphore,
+    others: Semaphore,
+    metrics: Metrics,
+}
+
+/// A try that failed, and whether it can't have reached WeChat.
+struct Failure {
+    error: Error,
+    is_unsent: bool,
+}
+
+impl Transport {
+    pub(super) fn new(primary: Url, fail_over: Option<Url>, metrics: Metrics) -> Result<Self, reqwest::Error> {
+        // An error says that one is installed already, which is what is wanted.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(CALLS_MAX)
+            .build()?;
+        Ok(Self {
+            http,
+            bases: std::iter::once(primary).chain(fail_over).collect(),
+            preferred: AtomicUsize::new(0),
+            pictures: Semaphore::new(CALLS_MAX),
+            others: Semaphore::new(CALLS_MAX),
+            metrics,
+        })
+    }
+
+    /// Sends until there is an answer that `read` can read, within the call's deadline.
+    pub(super) async fn call<T: Send>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Error> {
+        let started = Instant::now();
+        let deadline = started + request.call.deadline();
+        // What begins late would be cut off, and a single-use code be spent for nothing.
+        let begin_until = started + request.call.deadline() / 2;
+        let result = match timeout_at(begin_until, self.lane(request.call).acquire()).await {
+            Ok(Ok(_permit)) => timeout_at(deadline, self.tries(request, read))
+                .await
+                .unwrap_or(Err(Error::Timeout)),
+            Ok(Err(_)) | Err(_) => Err(Error::Unavailable(format!("{CALLS_MAX} calls are under way"))),
+        }
+        .map_err(|error| scrubbed(error, request.secrets));
+        self.observe(request.call, started.elapsed(), result.as_ref().err());
+        result
+    }
+
+    fn lane(&self, call: Call) -> &Semaphore {
+        match call {
+            Call::GetWxaCodeUnlimit => &self.pictures,
+            Call::StableToken | Call::Token | Call::Jscode2session => &self.others,
+        }
+    }
+
+    async fn tries<T>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Error> {
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_times(2)
+            .with_jitter();
+        let again = |failure: &Failure| {
+            let is_busy = failure.error.class() == Some(Class::Busy);
+            failure.is_unsent || (is_busy && request.call.is_repeatable())
+        };
+        (|| async { self.send(request, read).await })
+            .retry(delays)
+            .when(again)
+            .await
+            .map_err(|failure| failure.error)
+    }
+
+    async fn send<T>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Failure> {
+        let host = self.preferred.load(Ordering::Relaxed);
+        let Some(base) = self.bases.get(host) else {
+            return Err(sent(Error::Unavailable("no host is known".to_owned())));
+        };
+        let url = address(base, request);
+        let sending = match request.body {
+            Some(body) => self.http.post(url).json(body),
+            None => self.http.get(url),
+        };
+        match sending.send().await {
+            Ok(response) => answer(response, request.call.answer_max())
+                .await
+                .and_then(|body| read(&body))
+                .map_err(sent),
+            Err(error) if error.is_connect() => {
+                let next = (host + 1) % self.bases.len();
+                // Whoever else found out first has moved on already.
+                let _ = self
+                    .preferred
+                    .compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
+                Err(Failure {
+                    error: unavailable(error),
+                    is_unsent: true,
+                })
+            }
+            Err(error) => Err(sent(unavailable(error))),
+        }
+    }
+
+    fn observe(&self, call: Call, took: Duration, error: Option<&Error>) {
+        let outcome = match error {
+            None => "ok",
+            Some(Error::Errcode { errcode, .. }) => {
+                let labels = [call.name(), &errcode.label()];
+                self.metrics.wechat_errcodes_total.with_label_values(&labels).inc();
+                "errcode"
+            }
+            Some(Error::Timeout) => "timeout",
+            Some(Error::Unavailable(_)) => "unavailable",
+            Some(Error::Invalid(_)) => "invalid",
+        };
+        self.metrics
+            .wechat_request_seconds
+            .with_label_values(&[call.name(), outcome])
+            .observe(took.as_secs_f64());
+    }
+}
+
+fn sent(error: Error) -> Failure {
+    Failure {
+        error,
+        is_unsent: false,
+    }
+}
+
+fn address(base: &Url, request: Request<'_>) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), request.call.path()));
+    if !request.query.is_empty() {
+        url.query_pairs_mut().extend_pairs(request.query);
+    }
+    url
+}
+
+/// The body of an answer, read no further than it may be long.
+async fn answer(mut response: Response, length_max: usize) -> Result<Bytes, Error> {
+    let status = response.status();
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(Error::Unavailable(format!("HTTP status {}", status.as_u16())));
+    }
+    if status != StatusCode::OK {
+        return Err(Error::Invalid(format!("HTTP status {}", status.as_u16())));
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
+        if body.len() + chunk.len() > length_max {
+            return Err(Error::Invalid(format!("more than {length_max} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// The whole chain of causes, without the address: that holds secrets.
+fn unavailable(error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    Error::Unavailable(text)
+}

@@ -88,7 +88,7 @@ impl RedisStore {
             shutdown,
             move |error| fail(&refused, refusal(error)),
         ));
-        let replication = Arc::new(Replication::new(settings.wait, commands.shared().clone()));
+        let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands)));
         let subscriber = Subscriber::start(
             client_settings.listen(&settings.prefix),
             news,

@@ -28,7 +28,7 @@ use crate::telemetry::Metrics;
 const DEADLINE: Duration = Duration::from_millis(2_500);
 /// After how long an outage requests are no longer tried again, so that they don't pile up.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many requests may be under way; the library's own queues have no bound.
+/// How many requests may be under way.
 const IN_FLIGHT: usize = 8_192;
 /// How many durable writes may wait for a replica at the same time. Each blocks its connection.
 const WAITERS: usize = 8;
@@ -158,7 +158,7 @@ impl Commands {
     }
 
     /// A server that left one client without an answer is not asked by another to find the same out.
-    fn check_stall<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
+    pub(super) fn check_stall<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
         if let Err(Fault::NoAnswer) = answer {
             self.links().for_each(Link::report_stall);
         }

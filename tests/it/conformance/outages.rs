@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use scanlogin::scene::Life;
 use scanlogin::store::redis::RedisStore;
-use scanlogin::store::{Created, Grant, Replaced, SceneStore, StoreError, Stored, find_one};
+use scanlogin::store::{Created, Replaced, SceneStore, StoreError, Stored, find_one};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backend::{Login, TTL, changed, put, settings};
@@ -105,6 +105,15 @@ async fn a_server_that_loads_its_data_is_waited_for() {
         "it has begun"
     );
     assert_eq!(login.stored(&*store).await.scene, login.scene);
+}
+
+#[tokio::test]
+async fn writes_that_are_paused_for_a_moment_are_waited_for() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::scanned(&*store, Life::of_new(TTL)).await;
+    cli_ok(server.addr(), &["CLIENT", "PAUSE", "1500", "WRITE"]);
+    assert!(in_time(login.confirm(&*store)).await.unwrap().changed);
 }
 
 #[tokio::test]

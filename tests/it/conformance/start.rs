@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use scanlogin::scene::{AvatarId, Life, SceneId};
 use scanlogin::store::redis::{FatalError, RedisSettings, RedisStore};
-use scanlogin::store::{BlobStore, Grant, SceneStore, StoreError, TokenStore, find_one};
+use scanlogin::store::{BlobStore, SceneStore, StoreError, TokenStore, find_one};
 use tokio::time::timeout;
 
 use super::backend::{Login, TTL, settings};
@@ -127,7 +127,6 @@ async fn everything_kept_has_its_name_and_an_end() {
             names.insert(name.to_owned());
         }
     }
-    names.remove("trial");
     let expected = [
         "SCENE ",
         "SCENE token",

@@ -25,6 +25,12 @@ async fn a_lost_reply_to_a_write_is_known_again_and_counts() {
         let store = Client::started(&waiting(&proxy.url(), wait)).await;
         for durable in [false, true] {
             let login = Login::created(&*store, Life::of_new(TTL)).await;
+            let first = login.stored(&*store).await;
+            assert_eq!(
+                put(&*store, &first, &rewritten(&login.scene), false).await.unwrap(),
+                Replaced::Written
+            );
+            // The server knows the script by now, so what is lost is not that it doesn't.
             let seen = login.stored(&*store).await;
             let next = changed(&login.scene);
             proxy.lose_reply_to(&next.write_id.to_string());
@@ -58,6 +64,8 @@ async fn a_lost_reply_never_takes_from_a_caller_what_it_got() {
     assert!(store.acquire_lease("wx1", holder, LEASE).await.unwrap());
     assert!(proxy.has_lost());
 
+    // The server knows the script by now, so what is lost is not that it doesn't.
+    assert!(!store.put_token("wx2", holder, None, b"another", TTL).await.unwrap());
     proxy.lose_reply_to("a sealed token");
     assert!(
         store

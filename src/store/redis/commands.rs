@@ -128,10 +128,8 @@ impl Commands {
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let ping = async {
             let answer = timeout(Duration::from_secs(1), self.shared.client().ping::<()>(None)).await;
-            match answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer"))) {
-                Ok(()) => Ok(()),
-                Err(error) => Ok(self.check_stall(Err(error.into()))?),
-            }
+            let answer = answer.map_or(Err(Fault::NoAnswer), |answer| answer.map_err(Fault::from));
+            Ok(self.check_stall(answer)?)
         };
         self.observed("ready", ping).await
     }
@@ -157,7 +155,7 @@ impl Commands {
         &self.shared
     }
 
-    /// A server that left one client without an answer is not asked by another to find the same out.
+    /// Where one client got no answer, no other needs to find the same out for itself.
     pub(super) fn check_stall<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
         if let Err(Fault::NoAnswer) = answer {
             self.links().for_each(Link::report_stall);
@@ -225,8 +223,8 @@ impl Commands {
     }
 }
 
-/// The clients for requests that block their connection: one request at a time each, taken in turn, so that a stale one is
-/// not tried twice in a row.
+/// The clients for requests that block their connection: one request at a time each, taken in turn, so that none is tried
+/// twice in a row.
 #[derive(Debug)]
 struct Waiters {
     all: Vec<Link>,

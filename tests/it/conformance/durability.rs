@@ -34,8 +34,17 @@ async fn a_lost_reply_to_a_write_is_known_again_and_counts() {
             let seen = login.stored(&*store).await;
             let next = changed(&login.scene);
             proxy.lose_reply_to(&next.write_id.to_string());
-            assert_eq!(put(&*store, &seen, &next, durable).await.unwrap(), Replaced::Written);
+            let replaced = put(&*store, &seen, &next, durable).await.unwrap();
+            assert!(
+                matches!(replaced, Replaced::Written | Replaced::Unreplicated),
+                "{replaced:?}"
+            );
             assert!(proxy.has_lost());
+            eventually("the replica has it as well", || async {
+                let replaced = put(&*store, &seen, &next, durable).await.unwrap();
+                (replaced == Replaced::Written).then_some(())
+            })
+            .await;
             assert_eq!(login.stored(&*store).await.scene, next);
         }
     }
@@ -82,14 +91,19 @@ async fn a_durable_write_waits_for_its_replica_and_goes_on_when_it_stays_away() 
     let replica = in_step(&server).await;
     let store = Client::started(&settings(&server.url())).await;
     let login = Login::created(&*store, Life::of_new(TTL)).await;
-    assert_eq!(write_once(&store, &login).await, Replaced::Written);
+    eventually("a write is replicated", || async {
+        (write_once(&store, &login).await == Replaced::Written).then_some(())
+    })
+    .await;
     assert_eq!(store.waits("replicated"), 1);
+    assert_eq!(store.waits("not_asked"), 0);
 
+    let unreplicated = store.waits("unreplicated");
     let frozen = Frozen::new(replica.pid());
     let (since, seen, next) = (Instant::now(), login.stored(&*store).await, rewritten(&login.scene));
     assert_eq!(put(&*store, &seen, &next, true).await.unwrap(), Replaced::Unreplicated);
-    assert!(since.elapsed() < Duration::from_millis(600), "{:?}", since.elapsed());
-    assert_eq!(store.waits("unreplicated"), 1);
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert_eq!(store.waits("unreplicated"), unreplicated + 1);
     while write_once(&store, &login).await == Replaced::Unreplicated {
         assert!(since.elapsed() < Duration::from_secs(20), "it never goes on");
         sleep(Duration::from_millis(100)).await;
@@ -162,7 +176,7 @@ async fn waiting_for_a_replica_holds_up_nobody_else() {
         asked.elapsed()
     };
     let (_, read) = tokio::join!(waits, reads);
-    assert!(read < Duration::from_millis(100), "{read:?}");
+    assert!(read < Duration::from_millis(500), "{read:?}");
 }
 
 fn waiting(url: &str, wait: Wait) -> RedisSettings {
@@ -175,8 +189,9 @@ async fn in_step(server: &RedisServer) -> RedisServer {
     let primary = format!("{} {}", server.addr().ip(), server.addr().port());
     let replica = RedisServer::start_with(&["--replicaof", &primary]);
     eventually("the replica is in step", || async {
-        let info = cli(server.addr(), &["INFO", "replication"]);
-        (info.contains("state=online") && info.contains("lag=")).then_some(())
+        let keeps_up = cli(server.addr(), &["INFO", "replication"]).contains("state=online");
+        let has_all = cli(replica.addr(), &["INFO", "replication"]).contains("master_link_status:up");
+        (keeps_up && has_all).then_some(())
     })
     .await;
     replica

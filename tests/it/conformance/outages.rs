@@ -127,7 +127,7 @@ async fn while_redis_is_away_every_request_ends_in_time_and_soon_at_once() {
     let asked = Instant::now();
     every_request_fails_in_time(&store, &seen).await;
     assert!(
-        asked.elapsed() < Duration::from_millis(200),
+        asked.elapsed() < Duration::from_millis(500),
         "nobody waits long after: {:?}",
         asked.elapsed()
     );

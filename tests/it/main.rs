@@ -1,5 +1,6 @@
 //! The story of the product, told at its outside edges.
 #![expect(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod architecture;
 mod conformance;
 mod simulator;
 mod subscriber;

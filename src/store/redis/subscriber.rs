@@ -76,8 +76,8 @@ impl Listen {
     }
 }
 
-/// Keeps the wanted channels subscribed. Cloned handles mean the same one; it ends with its token, or with the last handle.
-#[derive(Debug, Clone)]
+/// Keeps the wanted channels subscribed. It ends with its token, or when this is dropped.
+#[derive(Debug)]
 pub struct Subscriber {
     wishes: mpsc::Sender<Wish>,
 }

@@ -108,14 +108,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// When the peer was last heard: its last byte, or the last [`Wire::listened`].
+    /// When the peer's last byte came.
     pub(super) fn heard(&self) -> Instant {
         self.heard
-    }
-
-    /// Counts the time until now as listened to: whoever did something else meanwhile can't blame the peer for silence.
-    pub(super) fn listened(&mut self) {
-        self.heard = Instant::now();
     }
 
     /// Puts a command behind those not yet flushed.

@@ -72,6 +72,7 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
+        let probed = login.clone();
         let state = AppState::new(Parts {
             login,
             hub: kept.hub,
@@ -89,6 +90,7 @@ impl App {
         let (store, started) = (kept.store, kept.started);
         let ops = ops::router(OpsState {
             store,
+            login: probed,
             started,
             lifecycle: lifecycle.clone(),
             metrics,

@@ -208,13 +208,14 @@ impl WeChat {
                 tasks,
                 stop,
             );
-            ground.spawn(tokens.keep_fresh());
+            ground.spawn(tokens.clone().keep_fresh());
             ground.spawn(codes.clone().refill());
             (
                 mini_program.appid.clone(),
                 Program {
                     mini_program: mini_program.clone(),
                     client: client.clone(),
+                    tokens,
                     codes,
                 },
             )

@@ -5,11 +5,47 @@ use std::path::{Path, PathBuf};
 
 /// Under each path of `src/`: words that must not stand there.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("scene", &["crate::store", "crate::hub", "crate::login", "crate::http", "axum", "tokio", "fred", "async fn", "::now()"]),
-    ("store", &["crate::hub", "crate::login", "crate::http", "crate::config", "crate::wechat", "axum"]),
-    ("hub", &["crate::login", "crate::http", "crate::config", "crate::wechat", "axum", "fred"]),
+    (
+        "scene",
+        &[
+            "crate::store",
+            "crate::hub",
+            "crate::login",
+            "crate::http",
+            "axum",
+            "tokio",
+            "fred",
+            "async fn",
+            "::now()",
+        ],
+    ),
+    (
+        "store",
+        &[
+            "crate::hub",
+            "crate::login",
+            "crate::http",
+            "crate::config",
+            "crate::wechat",
+            "axum",
+        ],
+    ),
+    (
+        "hub",
+        &[
+            "crate::login",
+            "crate::http",
+            "crate::config",
+            "crate::wechat",
+            "axum",
+            "fred",
+        ],
+    ),
     ("login", &["crate::http", "crate::hub", "crate::config", "axum", "fred"]),
-    ("wechat", &["crate::hub", "crate::login", "crate::http", "crate::config", "fred"]),
+    (
+        "wechat",
+        &["crate::hub", "crate::login", "crate::http", "crate::config", "fred"],
+    ),
     ("oidc", &["crate::http", "crate::store", "axum", "fred"]),
     ("http", &["crate::config", "fred", "std::env"]),
     ("telemetry", &["crate::", "axum", "fred"]),
@@ -31,12 +67,26 @@ fn imports_go_downward_only() {
     let files = rust_files(&src);
     assert!(files.len() > 40, "the sources are found");
     for file in files {
-        let name = file.strip_prefix(&src).unwrap().with_extension("").display().to_string();
+        let name = file
+            .strip_prefix(&src)
+            .unwrap()
+            .with_extension("")
+            .display()
+            .to_string();
         let text = fs::read_to_string(&file).unwrap();
-        let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        let code = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n");
         let of = |area: &str| name == area || name.starts_with(&format!("{area}/"));
         for (_, words) in FORBIDDEN.iter().filter(|(area, _)| of(area)) {
-            offences.extend(words.iter().filter(|word| code.contains(**word)).map(|word| format!("{name}: {word}")));
+            offences.extend(
+                words
+                    .iter()
+                    .filter(|word| code.contains(**word))
+                    .map(|word| format!("{name}: {word}")),
+            );
         }
         for (word, _) in AT_HOME.iter().filter(|(_, homes)| !homes.iter().any(|home| of(home))) {
             if code.contains(word) {

@@ -29,6 +29,9 @@ pub trait SceneStore: Send + Sync + 'static {
     async fn create(&self, scene: &Scene, life: Life) -> Result<Created, StoreError>;
 
     /// The scenes of these ids and what is left of their life, read together, in the order asked. Unknown and long gone is `None`.
+    ///
+    /// A record that can't be read is [`StoreError::Corrupt`] when it is asked for alone; among others it is logged and `None`, so
+    /// that it hides none of them.
     async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError>;
 
     /// Puts `write.next` in the place of `seen`, if nobody has written since and, while `seen` is open, its deadline is not past.

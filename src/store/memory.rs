@@ -318,21 +318,23 @@ impl TokenStore for MemoryStore {
         }))
     }
 
-    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
+    async fn acquire_lease(&self, name: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
         let mut state = self.state();
         let now = Instant::now();
-        if let Some(lease) = state.leases.get(appid).filter(|lease| lease.ends > now) {
-            return Ok(lease.owner == owner);
+        // Named leases come and go, so those that have ended are not left lying about.
+        state.leases.retain(|_, lease| lease.ends > now);
+        if state.leases.contains_key(name) {
+            return Ok(false);
         }
         let ends = now + length;
-        state.leases.insert(appid.to_owned(), Lease { owner, ends });
+        state.leases.insert(name.to_owned(), Lease { owner, ends });
         Ok(true)
     }
 
-    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError> {
+    async fn release_lease(&self, name: &str, owner: WriteId) -> Result<(), StoreError> {
         let mut state = self.state();
-        if state.leases.get(appid).is_some_and(|lease| lease.owner == owner) {
-            state.leases.remove(appid);
+        if state.leases.get(name).is_some_and(|lease| lease.owner == owner) {
+            state.leases.remove(name);
         }
         Ok(())
     }

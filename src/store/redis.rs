@@ -24,6 +24,7 @@ use fred::clients::{Client, WithOptions};
 use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -87,7 +88,7 @@ impl RedisStore {
             shutdown,
             move |error| fail(&refused, refusal(error)),
         ));
-        let replication = Arc::new(Replication::new(settings.wait, commands.shared().clone()));
+        let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands)));
         let subscriber = Subscriber::start(
             client_settings.listen(&settings.prefix),
             news,
@@ -105,17 +106,13 @@ impl RedisStore {
             start,
             metrics,
         };
-        if settings.wait == Wait::Auto {
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move { replication.watch(shutdown).await });
-        }
-        tasks.spawn(come_up(
-            start_tx,
+        let trial = Trial {
             commands,
-            Arc::clone(&store.scripts),
-            store.keys.clone(),
-            shutdown.clone(),
-        ));
+            replication,
+            scripts: Arc::clone(&store.scripts),
+            key: store.keys.trial(),
+        };
+        tasks.spawn(trial.run(start_tx, shutdown.clone()));
         Ok(store)
     }
 
@@ -135,36 +132,43 @@ impl RedisStore {
     }
 }
 
-/// Tries until Redis is reached and found fit, or found unfit for ever.
-async fn come_up(
-    start: Arc<watch::Sender<Start>>,
+/// What must be true of a Redis before it is used.
+struct Trial {
     commands: Arc<Commands>,
+    replication: Arc<Replication>,
     scripts: Arc<Scripts>,
-    keys: Keys,
-    shutdown: CancellationToken,
-) {
-    let trial = keys.trial();
-    let mut told = String::new();
-    while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
-        let checked = async {
-            commands.check().await?;
-            let client = commands.shared().client();
-            scripts.trial.run::<()>(&client, &[&trial], &[]).await?;
-            Ok::<(), Unfit>(())
-        };
-        match checked.await {
-            Ok(()) => {
-                tracing::info!("redis is reached");
-                start.send_replace(Start::Done);
+    key: String,
+}
+
+impl Trial {
+    /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas.
+    async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
+        let mut told = String::new();
+        while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
+            match self.once().await {
+                Ok(()) => {
+                    tracing::info!("redis is reached");
+                    start.send_replace(Start::Done);
+                }
+                Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
+                Err(Unfit::Yet(why)) if why != told => {
+                    tracing::warn!(why, "redis is not usable yet");
+                    told = why;
+                }
+                Err(Unfit::Yet(_)) => {}
             }
-            Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
-            Err(Unfit::Yet(why)) if why != told => {
-                tracing::debug!(why, "redis is not reached yet");
-                told = why;
-            }
-            Err(Unfit::Yet(_)) => {}
+            let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
         }
-        let _ = tokio::time::timeout(Duration::from_millis(100), shutdown.cancelled()).await;
+        self.replication.watch(shutdown).await;
+    }
+
+    async fn once(&self) -> Result<(), Unfit> {
+        self.commands.check().await?;
+        let client = self.commands.shared().client();
+        self.scripts.trial.run::<()>(&client, &[&self.key], &[]).await?;
+        // Before the first durable write, which would otherwise wait for a replica that never was.
+        self.replication.look().await;
+        Ok(())
     }
 }
 
@@ -220,7 +224,7 @@ impl SceneStore for RedisStore {
         let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
         let keys = &[&*scene, &*grant];
         let args = &replace_args(seen, &write)?;
-        if write.durable && self.replication.is_awaited(slot(&scene)).await {
+        if write.durable && self.replication.is_awaited(slot(&scene)) {
             return self.replace_replicated(keys, args).await;
         }
         let replaced = self

@@ -26,7 +26,9 @@ use crate::telemetry::Metrics;
 
 /// How long a request may take, everything tried again included.
 const DEADLINE: Duration = Duration::from_millis(2_500);
-/// How many requests may be under way; the library's own queues have no bound.
+/// After how long an outage requests are no longer tried again, so that they don't pile up.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many requests may be under way.
 const IN_FLIGHT: usize = 8_192;
 /// How many durable writes may wait for a replica at the same time. Each blocks its connection.
 const WAITERS: usize = 8;
@@ -96,10 +98,7 @@ impl Commands {
     {
         let once = || async {
             let answer = attempt(self.shared.client()).await;
-            if let Err(Fault::NoAnswer) = answer {
-                self.shared.report_stall();
-            }
-            answer
+            self.check_stall(answer)
         };
         self.observed(op, self.insist(once)).await
     }
@@ -120,10 +119,7 @@ impl Commands {
             };
             let waiter = waiters.take().await?;
             let answer = attempt(waiter.link.client()).await;
-            if let Err(Fault::NoAnswer) = answer {
-                waiter.link.report_stall();
-            }
-            answer
+            self.check_stall(answer)
         };
         self.observed(op, self.insist(once)).await
     }
@@ -134,13 +130,7 @@ impl Commands {
             let answer = timeout(Duration::from_secs(1), self.shared.client().ping::<()>(None)).await;
             match answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer"))) {
                 Ok(()) => Ok(()),
-                Err(error) => {
-                    let fault = Fault::from(error);
-                    if let Fault::NoAnswer = fault {
-                        self.shared.report_stall();
-                    }
-                    Err(fault.into())
-                }
+                Err(error) => Ok(self.check_stall(Err(error.into()))?),
             }
         };
         self.observed("ready", ping).await
@@ -167,13 +157,25 @@ impl Commands {
         &self.shared
     }
 
-    /// Every client that reads or writes, for the listener to bring to the same servers.
-    pub(super) fn clients(&self) -> Vec<Client> {
-        let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
-        waiters.chain([&self.shared]).map(Link::library_client).collect()
+    /// A server that left one client without an answer is not asked by another to find the same out.
+    pub(super) fn check_stall<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
+        if let Err(Fault::NoAnswer) = answer {
+            self.links().for_each(Link::report_stall);
+        }
+        answer
     }
 
-    /// Tries until the deadline; once only when Redis has been away for longer than anybody waits, so that requests don't pile up.
+    /// All clients of the library: who knows of a fail-over before it does may move them.
+    pub(super) fn clients(&self) -> Vec<Client> {
+        self.links().map(Link::library).collect()
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
+        waiters.chain([&self.shared])
+    }
+
+    /// Tries until the deadline; once only when Redis has been away for long.
     async fn insist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -182,7 +184,7 @@ impl Commands {
             return Err(StoreError::Unavailable("too many requests are under way".to_owned()));
         };
         let started = Instant::now();
-        let patient = self.outage.lasted() < DEADLINE;
+        let patient = self.outage.lasted() < PATIENCE;
         let mut pause = Duration::from_millis(25);
         loop {
             match attempt().await {

@@ -25,9 +25,8 @@ pub(super) struct Link {
 
 /// How long reconnecting on purpose may take before the connections are left to the library again.
 const RESYNC: Duration = Duration::from_secs(2);
-/// In a Cluster a look for the present primaries holds up the healthy ones' commands as well, so it must stay rare.
+/// Between two of them. In a Cluster each holds up the commands to healthy primaries as well.
 const RESYNC_GAP: Duration = Duration::from_secs(1);
-const RESYNC_GAP_CLUSTER: Duration = Duration::from_secs(3);
 
 impl Link {
     pub(super) fn new(client: Client) -> Self {
@@ -37,17 +36,17 @@ impl Link {
         }
     }
 
+    /// The library's own handle.
+    pub(super) fn library(&self) -> Client {
+        self.client.clone()
+    }
+
     /// For commands: each fails at once while there is no connection, instead of waiting in the library's queue.
     pub(super) fn client(&self) -> WithOptions<Client> {
         self.client.with_options(&Options {
             fail_fast: true,
             ..Options::default()
         })
-    }
-
-    /// The library's own handle.
-    pub(super) fn library_client(&self) -> Client {
-        self.client.clone()
     }
 
     /// For commands to one of [`Self::servers`].
@@ -94,11 +93,6 @@ impl Link {
 
     /// Connects and keeps connected until `shutdown`. `on_end` hears why the client could not start, or ended.
     pub(super) async fn keep(self, shutdown: CancellationToken, on_end: impl Fn(&fred::error::Error) + Send) {
-        let gap = if self.client.is_clustered() {
-            RESYNC_GAP_CLUSTER
-        } else {
-            RESYNC_GAP
-        };
         while !shutdown.is_cancelled() {
             let mut connection = self.client.connect();
             loop {
@@ -117,7 +111,7 @@ impl Link {
                     }
                     () = self.stalled.notified() => {
                         self.resync().await;
-                        let _ = timeout(gap, shutdown.cancelled()).await;
+                        let _ = timeout(RESYNC_GAP, shutdown.cancelled()).await;
                         // What was reported meanwhile is about the connection that is gone.
                         let _ = self.stalled.notified().now_or_never();
                     }

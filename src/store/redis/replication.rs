@@ -4,7 +4,7 @@
 //! and stops durable writes for a while instead of taking them from a single copy without a word.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::interfaces::ClientLike;
@@ -13,9 +13,8 @@ use fred::types::config::Server;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::commands::info_field;
+use super::commands::{Commands, Fault, info_field};
 use super::keys::scene_slots;
-use super::link::Link;
 use super::settings::Wait;
 
 /// How long durable writes still wait after the last replica that kept up was seen.
@@ -27,7 +26,7 @@ const LAG_MAX_SECONDS: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Replication {
     wait: Wait,
-    link: Link,
+    commands: Arc<Commands>,
     sights: Mutex<HashMap<u16, Sight>>,
 }
 
@@ -38,31 +37,32 @@ struct Sight {
 }
 
 impl Replication {
-    pub(super) fn new(wait: Wait, link: Link) -> Self {
+    pub(super) fn new(wait: Wait, commands: Arc<Commands>) -> Self {
         Self {
             wait,
-            link,
+            commands,
             sights: Mutex::default(),
         }
     }
 
     /// Whether a durable write to this slot waits now.
-    pub(super) async fn is_awaited(&self, slot: u16) -> bool {
+    pub(super) fn is_awaited(&self, slot: u16) -> bool {
         match self.wait {
             Wait::Never => false,
             Wait::Always => true,
             Wait::Auto => {
-                if self.sight(slot).is_none() {
-                    self.look().await;
-                }
-                // Of what could not be looked at nothing is known, so nothing is risked.
-                self.sight(slot).is_none_or(Sight::asks)
+                let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+                // Of a slot that could not be looked at nothing is known, so nothing is risked.
+                sights.get(&slot).copied().is_none_or(Sight::asks)
             }
         }
     }
 
-    /// Looks each second until `shutdown`.
+    /// Looks each second until `shutdown`, where that decides anything.
     pub(super) async fn watch(&self, shutdown: CancellationToken) {
+        if self.wait != Wait::Auto {
+            return;
+        }
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -73,18 +73,19 @@ impl Replication {
         }
     }
 
-    /// A server that can't be asked changes nothing: what was seen of its slots stays.
-    async fn look(&self) {
-        for server in self.link.servers() {
-            let info = self
-                .link
+    /// Looks once. A server that can't be asked changes nothing: what was seen of its slots stays.
+    pub(super) async fn look(&self) {
+        let link = self.commands.shared();
+        for server in link.servers() {
+            let info = link
                 .client_of(&server)
                 .info::<String>(Some(InfoKind::Replication))
                 .await;
-            match info {
+            // While nobody asks anything else, this is what notices that a server is frozen.
+            match self.commands.check_stall(info.map_err(Fault::from)) {
                 Ok(info) if info_field(&info, "role") == Some("master") => self.see(&server, has_replica(&info)),
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%server, %error, "its replicas are not known"),
+                Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
             }
         }
     }
@@ -93,7 +94,7 @@ impl Replication {
         let now = Instant::now();
         let mut changed = false;
         let slots: Vec<u16> = scene_slots()
-            .filter(|slot| self.link.owner(*slot).as_ref() == Some(server))
+            .filter(|slot| self.commands.shared().owner(*slot).as_ref() == Some(server))
             .collect();
         {
             let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,11 +116,6 @@ impl Replication {
         } else if changed {
             tracing::warn!(%server, patience = ?PATIENCE, "no replica keeps up: durable writes fail, and then go on without one");
         }
-    }
-
-    fn sight(&self, slot: u16) -> Option<Sight> {
-        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        sights.get(&slot).copied()
     }
 }
 

@@ -88,6 +88,10 @@ pub enum FatalError {
 /// How long one command may take. One that timed out may still be executed later, so only repeatable ones are sent.
 const COMMAND: Duration = Duration::from_secs(1);
 
+/// How many commands may queue in the library while it is busy with its connections. More than requests may be under way, since
+/// those that were given up stay in the queue.
+const QUEUED_MAX: usize = 16_384;
+
 /// All that a client of the library is made from.
 #[derive(Debug, Clone)]
 pub(super) struct ClientSettings {
@@ -143,6 +147,7 @@ impl ClientSettings {
             connection_timeout: COMMAND,
             internal_command_timeout: COMMAND,
             max_command_attempts: 1,
+            max_command_buffer_len: QUEUED_MAX,
             max_redirections: redirections,
             unresponsive: UnresponsiveConfig {
                 max_timeout: Some(Duration::from_millis(1_500)),

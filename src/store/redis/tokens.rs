@@ -9,6 +9,7 @@ use fred::types::{Expiration, SetOptions, Value};
 
 use super::commands::Fault;
 use super::{RedisStore, answers, life_left, millis};
+use crate::entropy::os_rng;
 use crate::scene::WriteId;
 use crate::store::{Generation, StoreError, StoredToken, TokenStore};
 
@@ -36,21 +37,21 @@ impl TokenStore for RedisStore {
             .await
     }
 
-    async fn acquire_lease(&self, appid: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
-        let key = &self.keys.lease(appid);
-        let owner = &owner.to_string();
+    async fn acquire_lease(&self, name: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
+        let key = &self.keys.lease(name);
+        // The mark tells a call whose reply was lost from an earlier one of the same owner.
+        let mine = &format!("{owner}{}", WriteId::random(&mut os_rng()));
         self.commands
             .run("acquire_lease", |client| async move {
                 let expire = Some(Expiration::PX(millis(length)));
-                let holder: Option<String> = client.set(key, owner, expire, Some(SetOptions::NX), true).await?;
-                // Its own holding means that an earlier attempt took the lease and only its reply was lost.
-                Ok(holder.is_none_or(|holder| holder == *owner))
+                let found: Option<String> = client.set(key, mine, expire, Some(SetOptions::NX), true).await?;
+                Ok(found.is_none_or(|found| found == *mine))
             })
             .await
     }
 
-    async fn release_lease(&self, appid: &str, owner: WriteId) -> Result<(), StoreError> {
-        let key = &*self.keys.lease(appid);
+    async fn release_lease(&self, name: &str, owner: WriteId) -> Result<(), StoreError> {
+        let key = &*self.keys.lease(name);
         let args = &[Bytes::from(owner.to_string())];
         self.commands
             .run("release_lease", |client| async move {

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod proxy;
 pub mod redis;
 pub mod sentinel;
 

@@ -8,7 +8,7 @@ local sealed, generation = stored[1], stored[2]
 if sealed == ARGV[3] then
   return 1
 end
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then
+if redis.call('GETRANGE', KEYS[2], 0, #ARGV[1] - 1) ~= ARGV[1] then
   return 0
 end
 if sealed and (generation ~= ARGV[2] or redis.call('PTTL', KEYS[1]) > tonumber(ARGV[4])) then

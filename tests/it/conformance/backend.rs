@@ -1,0 +1,295 @@
+//! The stores that the promises are tried on, each as two replicas of the service over one truth.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scanlogin::entropy::os_rng;
+use scanlogin::scene::{
+    Action, Authorization, AuthorizationCode, BrowserDescription, BrowserSecret, ConfirmToken, EventId, Life, Person,
+    Profile, Redemption, Scene, SceneId, State, WriteId,
+};
+use scanlogin::store::memory::MemoryStore;
+use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
+use scanlogin::store::{
+    Applied, ApplyError, Durability, Grant, News, Replaced, Store, StoreError, Stored, Write, apply, find_one,
+};
+use scanlogin::telemetry::Metrics;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::support::cli::cli_ok;
+use crate::support::cluster::Cluster;
+use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
+
+/// How many scenes the store in memory takes.
+const SCENES_MAX: usize = 1_000;
+
+/// Two replicas over one truth.
+pub(super) struct Backend {
+    pub(super) here: Arc<dyn Store>,
+    pub(super) there: Arc<dyn Store>,
+    /// What `here` tells.
+    news: Mutex<mpsc::Receiver<News>>,
+    truth: Truth,
+    _end: DropGuard,
+}
+
+enum Truth {
+    Memory,
+    Redis { server: RedisServer, _proxy: Option<Proxy> },
+    Cluster(Arc<Cluster>),
+}
+
+impl Backend {
+    #[expect(clippy::unused_async, reason = "made like the others")]
+    pub(super) async fn memory() -> Self {
+        let end = CancellationToken::new();
+        let (tx, news) = mpsc::channel(1_024);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::start(SCENES_MAX, tx, &TaskTracker::new(), &end));
+        Self::new(Arc::clone(&store), store, news, Truth::Memory, end)
+    }
+
+    pub(super) async fn redis() -> Self {
+        let server = RedisServer::start();
+        let url = server.url();
+        Self::over(&settings(&url), Truth::Redis { server, _proxy: None }).await
+    }
+
+    pub(super) async fn slow_redis() -> Self {
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.addr(), Duration::from_millis(2)).await;
+        let url = proxy.url();
+        Self::over(
+            &settings(&url),
+            Truth::Redis {
+                server,
+                _proxy: Some(proxy),
+            },
+        )
+        .await
+    }
+
+    /// With a prefix of its own, so that promises tried one after the other don't meet.
+    pub(super) async fn cluster(cluster: &Arc<Cluster>, prefix: &str) -> Self {
+        for addr in cluster.addrs() {
+            cli_ok(addr, &["CONFIG", "SET", "maxmemory", "0"]);
+        }
+        let settings = RedisSettings {
+            prefix: prefix.to_owned(),
+            ..settings(&cluster.url())
+        };
+        Self::over(&settings, Truth::Cluster(Arc::clone(cluster))).await
+    }
+
+    async fn over(settings: &RedisSettings, truth: Truth) -> Self {
+        let end = CancellationToken::new();
+        let (here, news) = replica(settings, &end);
+        let (there, _) = replica(settings, &end);
+        here.started().await.unwrap();
+        there.started().await.unwrap();
+        Self::new(here, there, news, truth, end)
+    }
+
+    fn new(
+        here: Arc<dyn Store>,
+        there: Arc<dyn Store>,
+        news: mpsc::Receiver<News>,
+        truth: Truth,
+        end: CancellationToken,
+    ) -> Self {
+        Self {
+            here,
+            there,
+            news: Mutex::new(news),
+            truth,
+            _end: end.drop_guard(),
+        }
+    }
+
+    /// The next news, within five seconds.
+    pub(super) async fn news(&self) -> News {
+        let mut news = self.news.lock().await;
+        let next = tokio::time::timeout(Duration::from_secs(5), news.recv()).await;
+        next.expect("no news within five seconds").expect("the store lives")
+    }
+
+    /// Lets the store run out of room.
+    pub(super) async fn fill(&self) {
+        match &self.truth {
+            Truth::Memory => while self.here.create(&Login::new().scene, Life::of_new(TTL)).await.is_ok() {},
+            Truth::Redis { server, .. } => cli_ok(server.addr(), &["CONFIG", "SET", "maxmemory", "1"]),
+            Truth::Cluster(cluster) => {
+                for addr in cluster.addrs() {
+                    cli_ok(addr, &["CONFIG", "SET", "maxmemory", "1"]);
+                }
+            }
+        }
+    }
+}
+
+fn replica(settings: &RedisSettings, end: &CancellationToken) -> (Arc<RedisStore>, mpsc::Receiver<News>) {
+    let (tx, news) = mpsc::channel(1_024);
+    let store = RedisStore::start(settings, tx, Metrics::new().unwrap(), &TaskTracker::new(), end).unwrap();
+    (Arc::new(store), news)
+}
+
+pub(super) fn settings(url: &str) -> RedisSettings {
+    RedisSettings {
+        url: url.into(),
+        prefix: "scanlogin".to_owned(),
+        wait: Wait::Auto,
+        ca_file: None,
+        sentinel_password: None,
+    }
+}
+
+pub(super) const TTL: Duration = Duration::from_mins(2);
+
+/// A scene with all secrets that belong to it.
+pub(super) struct Login {
+    pub(super) scene: Scene,
+    pub(super) browser: BrowserSecret,
+    pub(super) token: ConfirmToken,
+}
+
+impl Login {
+    pub(super) fn new() -> Self {
+        let rng = &mut os_rng();
+        let browser = BrowserSecret::random(rng);
+        let scene = Scene {
+            id: SceneId::random(rng),
+            write_id: WriteId::random(rng),
+            version: 1,
+            event_id: EventId::random(rng),
+            client_id: "blog".to_owned(),
+            created_at: 1_000,
+            expires_at: 1_120,
+            browser_secret: browser.digest(),
+            code: browser.code().digest(),
+            authorization: Authorization::default(),
+            browser: BrowserDescription::default(),
+            state: State::Waiting,
+            unknown: BTreeMap::new(),
+        };
+        let token = ConfirmToken::random(rng);
+        Self { scene, browser, token }
+    }
+
+    /// Created at `store`, to live for `life`.
+    pub(super) async fn created(store: &dyn Store, life: Life) -> Self {
+        let login = Self::new();
+        store.create(&login.scene, life).await.unwrap();
+        login
+    }
+
+    /// Created and scanned.
+    pub(super) async fn scanned(store: &dyn Store, life: Life) -> Self {
+        let login = Self::created(store, life).await;
+        login.scan(store).await.unwrap();
+        login
+    }
+
+    /// Created, scanned and confirmed.
+    pub(super) async fn confirmed(store: &dyn Store, life: Life) -> Self {
+        let login = Self::scanned(store, life).await;
+        login.confirm(store).await.unwrap();
+        login
+    }
+
+    pub(super) fn id(&self) -> &SceneId {
+        &self.scene.id
+    }
+
+    pub(super) async fn stored(&self, store: &dyn Store) -> Stored {
+        find_one(store, self.id()).await.unwrap().expect("the scene")
+    }
+
+    pub(super) async fn scan(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+        self.act(store, Durability::Ordinary, || Action::Scan {
+            person: Person {
+                appid: "wx1".to_owned(),
+                openid: "alice".to_owned(),
+                unionid: None,
+            },
+            confirm_token: self.token.digest(),
+        })
+        .await
+    }
+
+    pub(super) async fn confirm(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+        self.act(store, Durability::Durable, || Action::Confirm {
+            token: &self.token,
+            profile: Profile::default(),
+        })
+        .await
+    }
+
+    pub(super) async fn redeem(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+        self.redeem_as(store, Durability::Durable).await
+    }
+
+    /// With an access token beside the scene, for so long.
+    pub(super) async fn redeem_for(
+        &self,
+        store: &dyn Store,
+        grant: &[u8],
+        life: Duration,
+    ) -> Result<Applied, ApplyError> {
+        self.redeem_as(store, Durability::WithGrant(&|_| grant.to_vec(), life))
+            .await
+    }
+
+    async fn redeem_as(&self, store: &dyn Store, durability: Durability<'_>) -> Result<Applied, ApplyError> {
+        let event_id = self.stored(store).await.scene.event_id;
+        let code = AuthorizationCode::derive(*self.id(), event_id, &self.browser);
+        self.act(store, durability, || {
+            Action::Redeem(Redemption {
+                code: &code,
+                client_id: "blog",
+                redirect_uri: None,
+                code_verifier: None,
+            })
+        })
+        .await
+    }
+
+    async fn act<'a>(
+        &self,
+        store: &dyn Store,
+        durability: Durability<'_>,
+        action: impl Fn() -> Action<'a>,
+    ) -> Result<Applied, ApplyError> {
+        let seen = find_one(store, self.id()).await?.ok_or(ApplyError::NotFound)?;
+        apply(store, seen, durability, &mut os_rng(), action).await
+    }
+}
+
+/// Writes `next` over `seen`.
+pub(super) async fn put(store: &dyn Store, seen: &Stored, next: &Scene, durable: bool) -> Result<Replaced, StoreError> {
+    let write = Write {
+        next,
+        durable,
+        grant: Grant::Keep,
+    };
+    store.replace(seen, write).await
+}
+
+/// The scene as it would be after one more visible change.
+pub(super) fn changed(scene: &Scene) -> Scene {
+    Scene {
+        version: scene.version + 1,
+        event_id: EventId::random(&mut os_rng()),
+        ..rewritten(scene)
+    }
+}
+
+/// The scene as it would be after one more write that nobody sees.
+pub(super) fn rewritten(scene: &Scene) -> Scene {
+    Scene {
+        write_id: WriteId::random(&mut os_rng()),
+        ..scene.clone()
+    }
+}

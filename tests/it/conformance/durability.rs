@@ -1,0 +1,194 @@
+//! What no reply, no fail-over and no replica's absence takes from a caller that was told "written".
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use scanlogin::scene::Life;
+use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
+use scanlogin::store::{BlobStore, Created, Picture, Replaced, SceneStore, TokenStore};
+use tokio::time::{Instant, sleep};
+
+use super::backend::{Login, TTL, changed, put, rewritten, settings};
+use super::client::{Client, Frozen};
+use super::{CLAIM, LEASE, owner};
+use crate::support::cli::{cli, cli_ok};
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
+
+#[tokio::test]
+async fn a_lost_reply_to_a_write_is_known_again_and_counts() {
+    let server = RedisServer::start();
+    let _replica = in_step(&server).await;
+    let proxy = Proxy::start(server.addr(), Duration::from_millis(1)).await;
+    for wait in [Wait::Never, Wait::Always] {
+        let store = Client::started(&waiting(&proxy.url(), wait)).await;
+        for durable in [false, true] {
+            let login = Login::created(&*store, Life::of_new(TTL)).await;
+            let first = login.stored(&*store).await;
+            assert_eq!(
+                put(&*store, &first, &rewritten(&login.scene), false).await.unwrap(),
+                Replaced::Written
+            );
+            // The server knows the script by now, so what is lost is not that it doesn't.
+            let seen = login.stored(&*store).await;
+            let next = changed(&login.scene);
+            proxy.lose_reply_to(&next.write_id.to_string());
+            assert_eq!(put(&*store, &seen, &next, durable).await.unwrap(), Replaced::Written);
+            assert!(proxy.has_lost());
+            assert_eq!(login.stored(&*store).await.scene, next);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_reply_never_takes_from_a_caller_what_it_got() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr(), Duration::from_millis(1)).await;
+    let store = Client::started(&settings(&proxy.url())).await;
+
+    let login = Login::new();
+    proxy.lose_reply_to(&login.scene.write_id.to_string());
+    assert_eq!(
+        store.create(&login.scene, Life::of_new(TTL)).await.unwrap(),
+        Created::New
+    );
+    assert!(proxy.has_lost());
+
+    proxy.lose_reply_to("making ");
+    assert_eq!(store.picture(login.id(), CLAIM).await.unwrap(), Picture::Yours);
+    assert!(proxy.has_lost());
+
+    let holder = owner();
+    proxy.lose_reply_to(&holder.to_string());
+    assert!(store.acquire_lease("wx1", holder, LEASE).await.unwrap());
+    assert!(proxy.has_lost());
+
+    // The server knows the script by now, so what is lost is not that it doesn't.
+    assert!(!store.put_token("wx2", holder, None, b"another", TTL).await.unwrap());
+    proxy.lose_reply_to("a sealed token");
+    assert!(
+        store
+            .put_token("wx1", holder, None, b"a sealed token", TTL)
+            .await
+            .unwrap()
+    );
+    assert!(proxy.has_lost());
+}
+
+#[tokio::test]
+async fn a_durable_write_waits_for_its_replica_and_goes_on_when_it_stays_away() {
+    let server = RedisServer::start();
+    let replica = in_step(&server).await;
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    assert_eq!(write_once(&store, &login).await, Replaced::Written);
+    assert_eq!(store.waits("replicated"), 1);
+
+    let frozen = Frozen::new(replica.pid());
+    let (since, seen, next) = (Instant::now(), login.stored(&*store).await, rewritten(&login.scene));
+    assert_eq!(put(&*store, &seen, &next, true).await.unwrap(), Replaced::Unreplicated);
+    assert!(since.elapsed() < Duration::from_millis(600), "{:?}", since.elapsed());
+    assert_eq!(store.waits("unreplicated"), 1);
+    while write_once(&store, &login).await == Replaced::Unreplicated {
+        assert!(since.elapsed() < Duration::from_secs(20), "it never goes on");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        since.elapsed() > Duration::from_secs(9),
+        "it went on after {:?}",
+        since.elapsed()
+    );
+    assert_eq!(store.waits("not_asked"), 1);
+
+    drop(frozen);
+    eventually("the replica counts again", || async {
+        let replicated = store.waits("replicated");
+        write_once(&store, &login).await;
+        (store.waits("replicated") > replicated).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_that_was_not_replicated_counts_when_it_is_repeated_and_is() {
+    let server = RedisServer::start();
+    let replica = in_step(&server).await;
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let (seen, next) = (login.stored(&*store).await, changed(&login.scene));
+    let frozen = Frozen::new(replica.pid());
+    assert_eq!(put(&*store, &seen, &next, true).await.unwrap(), Replaced::Unreplicated);
+    drop(frozen);
+    eventually("the same write is replicated", || async {
+        let replaced = put(&*store, &seen, &next, true).await.unwrap();
+        (replaced == Replaced::Written).then_some(())
+    })
+    .await;
+    assert!(store.waits("replicated") > 0);
+}
+
+#[tokio::test]
+async fn who_wants_to_wait_always_or_never_does() {
+    let server = RedisServer::start();
+    let auto = Client::started(&settings(&server.url())).await;
+    let always = Client::started(&waiting(&server.url(), Wait::Always)).await;
+    let login = Login::created(&*auto, Life::of_new(TTL)).await;
+    assert_eq!(
+        write_once(&auto, &login).await,
+        Replaced::Written,
+        "there never was a replica"
+    );
+    assert_eq!(auto.waits("not_asked"), 1);
+    assert_eq!(write_once(&always, &login).await, Replaced::Unreplicated);
+
+    let replica = in_step(&server).await;
+    let _frozen = Frozen::new(replica.pid());
+    let never = Client::started(&waiting(&server.url(), Wait::Never)).await;
+    assert_eq!(write_once(&never, &login).await, Replaced::Written);
+    assert_eq!(never.waits("not_asked"), 1);
+}
+
+#[tokio::test]
+async fn waiting_for_a_replica_holds_up_nobody_else() {
+    let server = RedisServer::start();
+    let store = Client::started(&waiting(&server.url(), Wait::Always)).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let waits = join_all((0..8).map(|_| write_once(&store, &login)));
+    let reads = async {
+        sleep(Duration::from_millis(50)).await;
+        let asked = Instant::now();
+        login.stored(&*store).await;
+        asked.elapsed()
+    };
+    let (_, read) = tokio::join!(waits, reads);
+    assert!(read < Duration::from_millis(100), "{read:?}");
+}
+
+fn waiting(url: &str, wait: Wait) -> RedisSettings {
+    RedisSettings { wait, ..settings(url) }
+}
+
+/// A replica of `server` that has all its data.
+async fn in_step(server: &RedisServer) -> RedisServer {
+    cli_ok(server.addr(), &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    let primary = format!("{} {}", server.addr().ip(), server.addr().port());
+    let replica = RedisServer::start_with(&["--replicaof", &primary]);
+    eventually("the replica is in step", || async {
+        let info = cli(server.addr(), &["INFO", "replication"]);
+        (info.contains("state=online") && info.contains("lag=")).then_some(())
+    })
+    .await;
+    replica
+}
+
+/// A durable write that changes nothing.
+async fn write_once(store: &RedisStore, login: &Login) -> Replaced {
+    loop {
+        let seen = login.stored(store).await;
+        let replaced = put(store, &seen, &rewritten(&seen.scene), true).await.unwrap();
+        if replaced != Replaced::Stale {
+            return replaced;
+        }
+    }
+}

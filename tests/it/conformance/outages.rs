@@ -1,0 +1,290 @@
+//! Servers that die, freeze, load, forget or change places, and links that break.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use scanlogin::scene::Life;
+use scanlogin::store::redis::RedisStore;
+use scanlogin::store::{Created, Replaced, SceneStore, StoreError, Stored, find_one};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::backend::{Login, TTL, changed, put, settings};
+use super::client::{Client, EVERY_REQUEST, Frozen, every_request, in_time};
+use crate::support::cli::{cli, cli_ok};
+use crate::support::cluster::Cluster;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
+use crate::support::sentinel::Sentinels;
+
+#[tokio::test]
+async fn connections_that_are_cut_again_and_again_cost_no_request() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr(), Duration::from_millis(1)).await;
+    let store = Client::started(&settings(&proxy.url())).await;
+    let requests = async {
+        for _ in 0..10 {
+            let logins = (0..20).map(|_| async {
+                let login = Login::scanned(&*store, Life::of_new(TTL)).await;
+                assert!(login.confirm(&*store).await.unwrap().changed);
+                assert!(login.redeem(&*store).await.unwrap().changed);
+            });
+            join_all(logins).await;
+        }
+    };
+    let cuts = async {
+        loop {
+            sleep(Duration::from_millis(700)).await;
+            proxy.cut();
+        }
+    };
+    tokio::select! {
+        () = requests => {}
+        () = cuts => {}
+    }
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_sent_again() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    for _ in 0..3 {
+        cli_ok(server.addr(), &["SCRIPT", "FLUSH"]);
+        login.scan(&*store).await.unwrap();
+    }
+    assert!(
+        cli(server.addr(), &["INFO", "errorstats"]).contains("NOSCRIPT"),
+        "it was met"
+    );
+}
+
+#[tokio::test]
+async fn after_a_restart_without_data_old_logins_are_gone_and_new_ones_begin() {
+    let mut server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::scanned(&*store, Life::of_new(TTL)).await;
+    server.restart();
+    assert!(find_one(&*store, login.id()).await.unwrap().is_none());
+    let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
+    assert!(login.redeem(&*store).await.unwrap().changed);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_server_that_is_soon_back() {
+    let mut server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    server.kill();
+    let back = tokio::task::spawn_blocking(move || {
+        server.restart();
+        server
+    });
+    let login = Login::new();
+    let (created, _server) = tokio::join!(store.create(&login.scene, Life::of_new(TTL)), back);
+    assert_eq!(created.unwrap(), Created::New);
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_data_is_waited_for() {
+    let mut server = RedisServer::start_with(&[
+        "--key-load-delay",
+        "2000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let fill = "for i = 1, 500 do redis.call('SET', 'other:' .. i, i) end";
+    cli(server.addr(), &["EVAL", fill, "0"]);
+    cli_ok(server.addr(), &["SAVE"]);
+    server.restart();
+    assert!(
+        cli(server.addr(), &["GET", "any"]).starts_with("LOADING"),
+        "it has begun"
+    );
+    assert_eq!(login.stored(&*store).await.scene, login.scene);
+}
+
+#[tokio::test]
+async fn writes_that_are_paused_for_a_moment_are_waited_for() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::scanned(&*store, Life::of_new(TTL)).await;
+    cli_ok(server.addr(), &["CLIENT", "PAUSE", "1500", "WRITE"]);
+    assert!(in_time(login.confirm(&*store)).await.unwrap().changed);
+}
+
+#[tokio::test]
+async fn while_redis_is_away_every_request_ends_in_time_and_soon_at_once() {
+    let mut server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let seen = login.stored(&*store).await;
+    server.kill();
+    every_request_fails_in_time(&store, &seen).await;
+    let asked = Instant::now();
+    every_request_fails_in_time(&store, &seen).await;
+    assert!(
+        asked.elapsed() < Duration::from_millis(200),
+        "nobody waits long after: {:?}",
+        asked.elapsed()
+    );
+    server.restart();
+    eventually("it is back", || async { store.ready().await.ok() }).await;
+    Login::confirmed(&*store, Life::of_new(TTL)).await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_lets_every_request_end_in_time_and_serves_once_it_wakes() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let seen = login.stored(&*store).await;
+    let frozen = Frozen::new(server.pid());
+    for _ in 0..3 {
+        every_request_fails_in_time(&store, &seen).await;
+    }
+    drop(frozen);
+    let woken = Instant::now();
+    eventually("it serves", || async { store.ready().await.ok() }).await;
+    assert!(woken.elapsed() < EVERY_REQUEST, "{:?}", woken.elapsed());
+    let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
+    assert!(login.redeem(&*store).await.unwrap().changed);
+}
+
+#[tokio::test]
+async fn a_link_that_stalls_or_swallows_lets_every_request_end_in_time() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr(), Duration::from_millis(1)).await;
+    let store = Client::started(&settings(&proxy.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let seen = login.stored(&*store).await;
+    for break_it in [Proxy::stall, Proxy::blackhole] {
+        break_it(&proxy);
+        every_request_fails_in_time(&store, &seen).await;
+        proxy.heal();
+        eventually("it serves", || async { store.ready().await.ok() }).await;
+        assert_eq!(login.stored(&*store).await.scene.id, *login.id());
+    }
+}
+
+#[tokio::test]
+async fn no_request_gets_the_answer_to_another_one() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr(), Duration::from_millis(1)).await;
+    let store = Client::started(&settings(&proxy.url())).await;
+    let logins = join_all((0..50).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
+    let read = |login: &Login| {
+        let (store, id) = (Arc::clone(&store.store), *login.id());
+        async move {
+            // Refused is fine, another scene's record is not; nor is one that gives up.
+            if let Ok(found) = find_one(&*store, &id).await {
+                assert_eq!(found.unwrap().scene.id, id);
+            }
+        }
+    };
+    for round in 0..6 {
+        if round % 2 == 0 {
+            proxy.stall();
+        }
+        let _ = timeout(Duration::from_millis(300), join_all(logins.iter().map(read))).await;
+        proxy.heal();
+        join_all(logins.iter().map(read)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_becomes_a_replica_and_primary_again_is_written_to_again() {
+    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let seen = login.stored(&*store).await;
+    let (host, port) = (other.addr().ip().to_string(), other.addr().port().to_string());
+    cli_ok(server.addr(), &["REPLICAOF", &host, &port]);
+    let refused = in_time(put(&*store, &seen, &changed(&login.scene), false)).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    cli_ok(server.addr(), &["REPLICAOF", "NO", "ONE"]);
+    eventually("it is written to", || async {
+        store.create(&Login::new().scene, Life::of_new(TTL)).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_frozen_primary_is_left_for_the_one_the_sentinels_chose_even_under_load() {
+    let sentinels = Sentinels::start().await;
+    let store = Client::started(&settings(&sentinels.url())).await;
+    let primary: SocketAddr = sentinels.masters()[0].parse().unwrap();
+    let _frozen = Frozen::new(pid(primary));
+    goes_on(&store).await;
+    assert_ne!(sentinels.masters()[0].parse(), Ok(primary));
+}
+
+#[tokio::test]
+async fn a_frozen_primary_of_a_cluster_is_left_for_its_replica_even_under_load() {
+    let cluster = Cluster::start().await;
+    let store = Client::started(&settings(&cluster.url())).await;
+    let _frozen = Frozen::new(pid(cluster.addrs()[0]));
+    goes_on(&store).await;
+}
+
+#[tokio::test]
+async fn a_killed_primary_of_a_cluster_is_left_for_its_replica() {
+    let mut cluster = Cluster::start().await;
+    let store = Client::started(&settings(&cluster.url())).await;
+    cluster.kill(0);
+    goes_on(&store).await;
+}
+
+fn pid(addr: SocketAddr) -> u32 {
+    let info = cli(addr, &["INFO", "server"]);
+    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+    pid.unwrap().trim().parse().unwrap()
+}
+
+async fn every_request_fails_in_time(store: &RedisStore, seen: &Stored) {
+    let requests = every_request(store, seen).into_iter().map(in_time);
+    for (kind, answer) in join_all(requests).await.into_iter().enumerate() {
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{kind}: {answer:?}");
+    }
+}
+
+/// Under load all the time, until scenes of all shards are created again, and then durably written.
+async fn goes_on(store: &RedisStore) {
+    let load = async {
+        loop {
+            let reads = join_all((0..32).map(|_| async { in_time(store.find(&[*Login::new().id()])).await }));
+            tokio::join!(reads, sleep(Duration::from_millis(20)));
+        }
+    };
+    let created = || async {
+        let login = Login::new();
+        in_time(store.create(&login.scene, Life::of_new(TTL))).await.ok()?;
+        Some(login)
+    };
+    let written = || async {
+        let login = created().await?;
+        let seen = in_time(find_one(store, login.id())).await.ok()??;
+        let replaced = in_time(put(store, &seen, &changed(&login.scene), true)).await.ok()?;
+        (replaced == Replaced::Written).then_some(())
+    };
+    let again = async {
+        let since = Instant::now();
+        let mut in_a_row = 0;
+        while in_a_row < 64 {
+            in_a_row = created().await.map_or(0, |_| in_a_row + 1);
+            assert!(since.elapsed() < Duration::from_secs(12), "no scenes are created");
+        }
+        // A shard whose only replica became its primary takes durable writes again ten seconds after.
+        while in_a_row < 128 {
+            in_a_row = written().await.map_or(64, |()| in_a_row + 1);
+            assert!(since.elapsed() < Duration::from_secs(20), "nothing is durably written");
+        }
+    };
+    tokio::select! {
+        () = load => {}
+        () = again => {}
+    }
+}

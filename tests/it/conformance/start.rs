@@ -1,0 +1,223 @@
+//! How a store begins: a Redis that is not there yet, or will never do; and what it may do and keep there.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use scanlogin::scene::{AvatarId, Life, SceneId};
+use scanlogin::store::redis::{FatalError, RedisSettings, RedisStore};
+use scanlogin::store::{BlobStore, SceneStore, StoreError, TokenStore, find_one};
+use tokio::time::timeout;
+
+use super::backend::{Login, TTL, settings};
+use super::client::{Client, every_request, in_time};
+use super::{LEASE, owner};
+use crate::support::cli::{cli, cli_ok};
+use crate::support::redis::{RedisServer, free_addr};
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_at_the_start_is_waited_for() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let store = Client::new(&settings(&server.url()));
+    assert!(
+        timeout(Duration::from_millis(500), store.started()).await.is_err(),
+        "nothing to start with"
+    );
+    let refused = in_time(store.create(&Login::new().scene, Life::of_new(TTL))).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    server.restart();
+    store.started().await.unwrap();
+    Login::confirmed(&*store, Life::of_new(TTL)).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_will_always_refuse_is_fatal_in_one_line() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
+    let addr = server.addr();
+    let url = |credentials: &str| format!("redis://{credentials}{addr}");
+    refused_for_ever(&url(":wrong@"), "WRONGPASS").await;
+    refused_for_ever(&url(""), "NOAUTH").await;
+    refused_for_ever(&format!("redis-cluster://:right@{addr}"), "cluster support disabled").await;
+    refused_for_ever(
+        &url(":right@").replace(&addr.to_string(), &format!("{addr}/99")),
+        "DB index",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_least_rights_do_and_one_less_is_fatal() {
+    let server = RedisServer::start();
+    let rights = "resetkeys ~scanlogin:* resetchannels &scanlogin:* -@all +@read +@write +@pubsub +@connection \
+                  +@transaction -@dangerous +eval +evalsha +time +wait +info +role";
+    let grant = |rights: &str| {
+        let mut words = vec!["ACL", "SETUSER", "least", "reset", "on", ">right"];
+        words.extend(rights.split_whitespace());
+        cli_ok(server.addr(), &words);
+    };
+    let url = format!("redis://least:right@{}", server.addr());
+    grant(rights);
+    let store = Client::started(&settings(&url)).await;
+    let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
+    login.redeem_for(&*store, b"grant", TTL).await.unwrap();
+    every_request_succeeds(&store, &login).await;
+    for missing in [
+        "-eval -evalsha",
+        "-time",
+        "-wait",
+        "-info",
+        "-spublish",
+        "-pttl",
+        "resetchannels",
+        "resetkeys ~other:*",
+    ] {
+        grant(&format!("{rights} {missing}"));
+        let store = Client::new(&settings(&url));
+        let refused = timeout(Duration::from_secs(5), store.started()).await;
+        let Ok(Err(FatalError::Refused(why))) = refused else {
+            panic!("{missing}: {refused:?}");
+        };
+        assert!(!why.contains('\n') && !why.contains("right@"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_can_not_be_read_hides_no_other() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let logins = join_all((0..5).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
+    let key = |login: &Login| format!("scanlogin:{{{}}}:{}", login.id().hash_tag(), login.id());
+    cli_ok(server.addr(), &["SET", &key(&logins[1]), "nonsense", "KEEPTTL"]);
+    cli(server.addr(), &["DEL", &key(&logins[3])]);
+    cli(server.addr(), &["LPUSH", &key(&logins[3]), "of another type"]);
+    for broken in [1, 3] {
+        let found = find_one(&*store, logins[broken].id()).await;
+        assert!(matches!(found, Err(StoreError::Corrupt(_))), "{found:?}");
+    }
+    let ids: Vec<_> = logins.iter().map(|login| *login.id()).collect();
+    let found = store.find(&ids).await.unwrap();
+    assert_eq!(
+        found.iter().map(Option::is_some).collect::<Vec<_>>(),
+        [true, false, true, false, true]
+    );
+}
+
+#[tokio::test]
+async fn everything_kept_has_its_name_and_an_end() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
+    login.redeem_for(&*store, b"grant", TTL).await.unwrap();
+    every_request_succeeds(&store, &login).await;
+    let mut names = HashSet::new();
+    for key in cli(server.addr(), &["KEYS", "*"]).lines() {
+        let left: i64 = cli(server.addr(), &["PTTL", key]).parse().unwrap();
+        assert!(left > 0, "{key} lives for {left}");
+        let (tag, name) = key.strip_prefix("scanlogin:{").unwrap().split_once("}:").unwrap();
+        let mut parts = name.splitn(3, ':');
+        let id = parts.next().unwrap();
+        if id.parse::<SceneId>().is_ok() {
+            assert!(id.starts_with(tag), "{key}");
+            names.insert(format!("SCENE {}", parts.next().unwrap_or_default()));
+        } else {
+            names.insert(name.to_owned());
+        }
+    }
+    let expected = [
+        "SCENE ",
+        "SCENE token",
+        "SCENE picture",
+        "SCENE avatar",
+        "access_token",
+        "lease",
+    ];
+    assert_eq!(names, expected.map(str::to_owned).into());
+}
+
+#[tokio::test]
+async fn redis_is_reached_by_tls_with_the_authority_that_is_named_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    certify(dir.path());
+    let file = |name: &str| dir.path().join(name);
+    let tls = free_addr();
+    let port = tls.port().to_string();
+    let args: Vec<String> = ["--tls-port", &port, "--tls-auth-clients", "no"]
+        .map(str::to_owned)
+        .into();
+    let files = [
+        ("--tls-cert-file", "server.pem"),
+        ("--tls-key-file", "server.key"),
+        ("--tls-ca-cert-file", "ca.pem"),
+    ];
+    let files = files
+        .into_iter()
+        .flat_map(|(arg, name)| [arg.to_owned(), file(name).display().to_string()]);
+    let args: Vec<String> = args.into_iter().chain(files).collect();
+    let _server = RedisServer::start_with(&args.iter().map(String::as_str).collect::<Vec<_>>());
+
+    let url = format!("rediss://{tls}");
+    let trusting = |name: &str| RedisSettings {
+        ca_file: Some(file(name)),
+        ..settings(&url)
+    };
+    let store = Client::started(&trusting("ca.pem")).await;
+    Login::confirmed(&*store, Life::of_new(TTL)).await;
+    let other = Client::new(&trusting("other.pem"));
+    assert!(
+        timeout(Duration::from_millis(500), other.started()).await.is_err(),
+        "a stranger's certificate"
+    );
+}
+
+/// Leaves a login's every key behind.
+async fn every_request_succeeds(store: &RedisStore, login: &Login) {
+    let holder = owner();
+    let image = Bytes::from_static(b"\xff\xd8\xff");
+    assert!(store.acquire_lease("wx1", holder, LEASE).await.unwrap());
+    assert!(store.put_token("wx1", holder, None, b"sealed", TTL).await.unwrap());
+    store.put_picture(login.id(), image.clone(), TTL).await.unwrap();
+    store.put_avatar(login.id(), AvatarId::NONE, image, TTL).await.unwrap();
+    let seen = login.stored(store).await;
+    for request in every_request(store, &seen) {
+        request.await.unwrap();
+    }
+}
+
+async fn refused_for_ever(url: &str, why: &str) {
+    let store = Client::new(&settings(url));
+    let refused = timeout(Duration::from_secs(5), store.started()).await;
+    let Ok(Err(fatal)) = refused else {
+        panic!("{url}: {refused:?}");
+    };
+    let said = fatal.to_string();
+    assert!(
+        said.contains(why) && !said.contains('\n') && !said.contains(":right@"),
+        "{said}"
+    );
+}
+
+/// `ca.pem` and a server's certificate by it for 127.0.0.1, and another authority's `other.pem`.
+fn certify(dir: &Path) {
+    let openssl = |words: &str| {
+        let output = Command::new("openssl")
+            .args(words.split_whitespace())
+            .current_dir(dir)
+            .output();
+        let output = output.expect("openssl is not installed: `apt-get install openssl`");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for name in ["ca", "other"] {
+        openssl(&format!(
+            "req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"
+        ));
+    }
+    openssl(&format!(
+        "req {key} -keyout server.key -out server.csr -subj /CN=server -addext subjectAltName=IP:127.0.0.1"
+    ));
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -out server.pem -days 2 -copy_extensions copy");
+}

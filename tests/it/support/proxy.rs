@@ -1,0 +1,175 @@
+//! A TCP link before a server: slow, and at a word cut, stalled, blackholed, or without the next reply.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// Ends with the test.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    addr: SocketAddr,
+    link: Arc<Link>,
+    _accepting: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Link {
+    target: SocketAddr,
+    delay: Duration,
+    mode: watch::Sender<Mode>,
+    /// How often everything was cut.
+    cuts: watch::Sender<u64>,
+    /// What a request holds whose reply is to be lost.
+    lose: Mutex<Option<Vec<u8>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Stalled,
+    Blackholed,
+}
+
+impl Proxy {
+    /// Passes on to `target` what it gets, `delay` later, in both directions.
+    pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let addr = listener.local_addr().expect("its address");
+        let link = Arc::new(Link {
+            target,
+            delay,
+            mode: watch::Sender::new(Mode::Open),
+            cuts: watch::Sender::new(0),
+            lose: Mutex::default(),
+        });
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, Arc::clone(&link)));
+        Self {
+            addr,
+            link,
+            _accepting: accepting,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.addr)
+    }
+
+    /// Resets every connection; new ones are served.
+    pub(crate) fn cut(&self) {
+        self.link.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Holds all bytes back until [`Self::heal`]; connections, new ones too, seem fine.
+    pub(crate) fn stall(&self) {
+        self.link.mode.send_replace(Mode::Stalled);
+    }
+
+    /// Throws all bytes away until [`Self::heal`], which resets the connections that have lost some.
+    pub(crate) fn blackhole(&self) {
+        self.link.mode.send_replace(Mode::Blackholed);
+    }
+
+    pub(crate) fn heal(&self) {
+        if self.link.mode.send_replace(Mode::Open) == Mode::Blackholed {
+            self.cut();
+        }
+    }
+
+    /// Passes on the next request that holds `needle`, then resets its connection instead of passing on the reply.
+    pub(crate) fn lose_reply_to(&self, needle: &str) {
+        *self.link.lose.lock().unwrap() = Some(needle.as_bytes().to_vec());
+    }
+
+    /// Whether the reply asked for has been lost.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.link.lose.lock().unwrap().is_none()
+    }
+}
+
+async fn accept(listener: TcpListener, link: Arc<Link>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        connections.spawn(connect(client, Arc::clone(&link)));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connect(mut client: TcpStream, link: Arc<Link>) {
+    let mut cuts = link.cuts.subscribe();
+    let Ok(mut server) = TcpStream::connect(link.target).await else {
+        let _ = client.set_zero_linger();
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let losing = AtomicBool::new(false);
+    let reset = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let up = pass(from_client, to_server, &link, |chunk| {
+            let mut lose = link.lose.lock().unwrap();
+            if lose
+                .as_deref()
+                .is_some_and(|needle| chunk.windows(needle.len()).any(|window| window == needle))
+            {
+                *lose = None;
+                losing.store(true, Ordering::Relaxed);
+            }
+            true
+        });
+        let down = pass(from_server, to_client, &link, |_| !losing.load(Ordering::Relaxed));
+        tokio::select! {
+            passed = up => !passed,
+            passed = down => !passed,
+            _ = cuts.changed() => true,
+        }
+    };
+    if reset {
+        let _ = (client.set_zero_linger(), server.set_zero_linger());
+    }
+}
+
+/// Whether it ended as the sender ended, not because `is_passed` refused a chunk.
+async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, link: &Link, is_passed: impl Fn(&[u8]) -> bool) -> bool {
+    let (tx, mut rx) = mpsc::channel::<(Instant, Vec<u8>)>(1_024);
+    let reading = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let Ok(read @ 1..) = from.read(&mut buffer).await else {
+                return true;
+            };
+            if !is_passed(&buffer[..read]) {
+                return false;
+            }
+            if *link.mode.borrow() == Mode::Blackholed {
+                continue;
+            }
+            if tx
+                .send((Instant::now() + link.delay, buffer[..read].to_vec()))
+                .await
+                .is_err()
+            {
+                return true;
+            }
+        }
+    };
+    let writing = async {
+        let mut mode = link.mode.subscribe();
+        while let Some((due, chunk)) = rx.recv().await {
+            sleep_until(due).await;
+            if mode.wait_for(|mode| *mode != Mode::Stalled).await.is_err() || to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(reading, writing).0
+}

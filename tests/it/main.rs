@@ -10,6 +10,7 @@
 mod support;
 
 mod conformance;
+mod login_flow;
 mod simulator;
 mod subscriber;
 mod wechat_client;

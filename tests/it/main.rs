@@ -12,6 +12,7 @@ mod support;
 
 mod architecture;
 mod conformance;
+mod login_flow;
 mod simulator;
 mod subscriber;
 mod wechat_client;

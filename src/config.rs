@@ -328,82 +328,20 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`]
-    pub fn check(self, tables: file::Tables) -> Result<Config, ConfigError> {
-        let redis_url = secret(self.redis_url, self.redis_url_file.as_deref(), "SCANLOGIN_REDIS_URL")?;
-        let sentinel = "SCANLOGIN_REDIS_SENTINEL_PASSWORD";
-        let sentinel_password = secret(
-            self.redis_sentinel_password,
-            self.redis_sentinel_password_file.as_deref(),
-            sentinel,
-        )?;
-        let redis = redis_url.map(|url| RedisSettings {
-            url,
-            prefix: self.redis_prefix,
-            wait: self.redis_wait,
-            ca_file: self.redis_ca_file,
-            sentinel_password,
-        });
-        let appsecret = secret(
-            self.wechat_secret,
-            self.wechat_secret_file.as_deref(),
-            "SCANLOGIN_WECHAT_SECRET",
-        )?;
-        let mut code = CodeSettings::new(&self.code_page, self.code_env_version);
-        code.check_path = self.code_check_path.unwrap_or(code.check_path);
-        code.width = self.code_width;
-        code.line_color = self.code_line_color;
-        code.is_hyaline = self.code_is_hyaline;
-        let mut mini_programs = tables.mini_programs(&code)?;
-        match (self.wechat_appid, appsecret) {
-            (Some(appid), Some(secret)) => mini_programs.push(MiniProgram {
-                appid,
-                secret,
-                code: code.clone(),
-            }),
-            (Some(_), None) => {
-                return Err(wrong(
-                    "SCANLOGIN_WECHAT_APPID is set, but not SCANLOGIN_WECHAT_SECRET (or ..._FILE)",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(wrong(
-                    "SCANLOGIN_WECHAT_SECRET is set, but not SCANLOGIN_WECHAT_APPID, such as wx0123456789abcdef",
-                ));
-            }
-            (None, None) => {}
-        }
-        let wechat = wechat(
-            self.wechat_api_base,
-            self.simulator,
-            mini_programs.is_empty(),
-            redis.is_some(),
-            self.public_url.as_ref(),
-        )?;
+    pub fn check(self, tables: &file::Tables) -> Result<Config, ConfigError> {
+        let redis = self.redis()?;
+        let mut mini_programs = self.mini_programs(tables)?;
+        let wechat = self.wechat(mini_programs.is_empty(), redis.is_some())?;
         let simulated = !matches!(&wechat, WeChat::Server { simulator: false, .. });
         if mini_programs.is_empty() {
             mini_programs.push(MiniProgram {
                 appid: SIMULATED.to_owned(),
                 secret: SIMULATED.into(),
-                code,
+                code: self.code(),
             });
         }
         let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
-        let own = OwnClient {
-            client_id: self.client_id,
-            secret: secret(
-                self.client_secret,
-                self.client_secret_file.as_deref(),
-                "SCANLOGIN_CLIENT_SECRET",
-            )?,
-            name: self.client_name,
-            redirect_uris: self.client_redirect_uris,
-            origins: self
-                .client_origins
-                .iter()
-                .map(|origin| origin.as_str().to_owned())
-                .collect(),
-        };
-        let (clients, demo) = clients(own, &tables, &mini_programs)?;
+        let (clients, demo) = self.clients(tables, &mini_programs)?;
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -429,78 +367,163 @@ impl Settings {
             log_json: self.log == "json",
         })
     }
-}
 
-/// The one client that settings alone can describe.
-struct OwnClient {
-    client_id: String,
-    secret: Option<SecretString>,
-    name: Option<String>,
-    redirect_uris: Vec<String>,
-    origins: Vec<String>,
-}
-
-impl OwnClient {
-    fn is_described(&self) -> bool {
-        self.secret.is_some() || self.name.is_some() || !self.redirect_uris.is_empty() || !self.origins.is_empty()
+    fn redis(&self) -> Result<Option<RedisSettings>, ConfigError> {
+        let url = secret(
+            self.redis_url.as_ref(),
+            self.redis_url_file.as_deref(),
+            "SCANLOGIN_REDIS_URL",
+        )?;
+        let password = &self.redis_sentinel_password;
+        let password_file = self.redis_sentinel_password_file.as_deref();
+        let sentinel_password = secret(password.as_ref(), password_file, "SCANLOGIN_REDIS_SENTINEL_PASSWORD")?;
+        Ok(url.map(|url| RedisSettings {
+            url,
+            prefix: self.redis_prefix.clone(),
+            wait: self.redis_wait,
+            ca_file: self.redis_ca_file.clone(),
+            sentinel_password,
+        }))
     }
-}
 
-/// Who answers as WeChat. A simulator, which lets anybody in as anybody, never by accident.
-fn wechat(
-    base: Option<PublicUrl>,
-    simulator: bool,
-    no_credentials: bool,
-    redis: bool,
-    public_url: Option<&PublicUrl>,
-) -> Result<WeChat, ConfigError> {
-    if let Some(base) = base {
-        if !base.is_https() && !base.is_loopback() && !simulator {
-            return Err(wrong(
-                "SCANLOGIN_WECHAT_API_BASE must be https, or http on loopback; for a simulator elsewhere say SCANLOGIN_SIMULATOR=true",
-            ));
+    /// How codes look and what they open.
+    fn code(&self) -> CodeSettings {
+        let code = CodeSettings::new(&self.code_page, self.code_env_version);
+        CodeSettings {
+            check_path: self.code_check_path.unwrap_or(code.check_path),
+            width: self.code_width,
+            line_color: self.code_line_color,
+            is_hyaline: self.code_is_hyaline,
+            ..code
         }
-        if no_credentials && !simulator {
-            return Err(wrong(
-                "SCANLOGIN_WECHAT_API_BASE is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
+    }
+
+    fn mini_programs(&self, tables: &file::Tables) -> Result<Vec<MiniProgram>, ConfigError> {
+        let code = self.code();
+        let mut all = tables.mini_programs(&code)?;
+        let (setting, twin) = ("SCANLOGIN_WECHAT_SECRET", "SCANLOGIN_WECHAT_APPID");
+        let appsecret = secret(self.wechat_secret.as_ref(), self.wechat_secret_file.as_deref(), setting)?;
+        match (self.wechat_appid.clone(), appsecret) {
+            (Some(appid), Some(secret)) => all.push(MiniProgram { appid, secret, code }),
+            (Some(_), None) => return Err(wrong(format!("{twin} is set, but not {setting} (or {setting}_FILE)"))),
+            (None, Some(_)) => {
+                return Err(wrong(format!(
+                    "{setting} is set, but not {twin}, such as wx0123456789abcdef"
+                )));
+            }
+            (None, None) => {}
+        }
+        Ok(all)
+    }
+
+    /// Who answers as WeChat. A simulator, which lets anybody in as anybody, never by accident.
+    fn wechat(&self, no_credentials: bool, redis: bool) -> Result<WeChat, ConfigError> {
+        let simulator = self.simulator;
+        if let Some(base) = self.wechat_api_base.clone() {
+            if !base.is_https() && !base.is_loopback() && !simulator {
+                return Err(wrong(
+                    "SCANLOGIN_WECHAT_API_BASE must be https, or http on loopback; for a simulator elsewhere say SCANLOGIN_SIMULATOR=true",
+                ));
+            }
+            if no_credentials && !simulator {
+                return Err(wrong(
+                    "SCANLOGIN_WECHAT_API_BASE is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
                  or, if a simulator answers there, SCANLOGIN_SIMULATOR=true",
-            ));
+                ));
+            }
+            return Ok(WeChat::Server {
+                base,
+                fail_over: None,
+                simulator,
+            });
         }
-        return Ok(WeChat::Server {
-            base,
-            fail_over: None,
-            simulator,
-        });
-    }
-    if !no_credentials {
-        if simulator {
-            return Err(wrong(
-                "SCANLOGIN_SIMULATOR=true contradicts SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET: \
+        if !no_credentials {
+            if simulator {
+                return Err(wrong(
+                    "SCANLOGIN_SIMULATOR=true contradicts SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET: \
                  leave them out, or name the simulator in SCANLOGIN_WECHAT_API_BASE",
-            ));
+                ));
+            }
+            let real = |base| PublicUrl::parse(base).map_err(wrong);
+            return Ok(WeChat::Server {
+                base: real(API_BASE)?,
+                fail_over: Some(real(FAIL_OVER_BASE)?),
+                simulator: false,
+            });
         }
-        let real = |base| PublicUrl::parse(base).map_err(wrong);
-        return Ok(WeChat::Server {
-            base: real(API_BASE)?,
-            fail_over: Some(real(FAIL_OVER_BASE)?),
-            simulator: false,
-        });
-    }
-    if redis {
-        return Err(wrong(
-            "SCANLOGIN_REDIS_URL is set, but no Mini Program, and replicas can't each simulate a WeChat of their own: \
+        if redis {
+            return Err(wrong(
+                "SCANLOGIN_REDIS_URL is set, but no Mini Program, and replicas can't each simulate a WeChat of their own: \
              set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, or run `scanlogin simulate` once \
              and name it in SCANLOGIN_WECHAT_API_BASE with SCANLOGIN_SIMULATOR=true",
-        ));
-    }
-    let loopback_http = public_url.is_none_or(|url| url.is_loopback() && !url.is_https());
-    if !simulator && !loopback_http {
-        return Err(wrong(
-            "no Mini Program is configured, and SCANLOGIN_PUBLIC_URL is not http on loopback: set SCANLOGIN_WECHAT_APPID \
+            ));
+        }
+        let loopback_http = self
+            .public_url
+            .as_ref()
+            .is_none_or(|url| url.is_loopback() && !url.is_https());
+        if !simulator && !loopback_http {
+            return Err(wrong(
+                "no Mini Program is configured, and SCANLOGIN_PUBLIC_URL is not http on loopback: set SCANLOGIN_WECHAT_APPID \
              and SCANLOGIN_WECHAT_SECRET, or say SCANLOGIN_SIMULATOR=true to let anybody log in as anybody",
-        ));
+            ));
+        }
+        Ok(WeChat::Simulated)
     }
-    Ok(WeChat::Simulated)
+
+    /// The sites, and whether the demo site is the only one.
+    fn clients(&self, tables: &file::Tables, programs: &[MiniProgram]) -> Result<(Clients, bool), ConfigError> {
+        let mut clients = tables.clients(programs)?;
+        let own = self.own_client(programs, clients.is_empty())?;
+        let demo = own.as_ref().is_some_and(|(_, demo)| *demo);
+        clients.extend(own.map(|(client, _)| client));
+        let mut ids: Vec<&str> = clients.iter().map(|client| client.client_id.as_str()).collect();
+        ids.sort_unstable();
+        if let Some(twice) = ids
+            .windows(2)
+            .find(|pair| pair.first() == pair.last())
+            .and_then(|pair| pair.first())
+        {
+            return Err(wrong(format!(
+                "two clients have the client_id {twice:?}; give each its own"
+            )));
+        }
+        Ok((Clients::new(clients), demo))
+    }
+
+    /// The one client that settings alone describe; or, where there is no other, the demo site.
+    fn own_client(&self, programs: &[MiniProgram], alone: bool) -> Result<Option<(Client, bool)>, ConfigError> {
+        let setting = "SCANLOGIN_CLIENT_SECRET";
+        let client_secret = secret(self.client_secret.as_ref(), self.client_secret_file.as_deref(), setting)?;
+        let named = client_secret.is_some() || self.client_name.is_some();
+        let described = named || !self.client_redirect_uris.is_empty() || !self.client_origins.is_empty();
+        if !described && !alone {
+            return Ok(None);
+        }
+        let mini_program = only(programs).ok_or_else(|| {
+            wrong("several Mini Programs are configured: clients must be [[client]] tables that name theirs in mini_program")
+        })?;
+        let (id, name) = if described {
+            (&*self.client_id, &*self.client_id)
+        } else {
+            ("demo", "scanlogin demo")
+        };
+        let client = Client {
+            client_id: id.to_owned(),
+            name: self.client_name.clone().unwrap_or_else(|| name.to_owned()),
+            client_secret,
+            logo_url: None,
+            redirect_uris: self.client_redirect_uris.clone(),
+            origins: self
+                .client_origins
+                .iter()
+                .map(|origin| origin.as_str().to_owned())
+                .collect(),
+            mini_program: mini_program.appid.clone(),
+            avatar_hosts: file::avatar_hosts(),
+        };
+        Ok(Some((client, !described)))
+    }
 }
 
 fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigError> {
@@ -523,58 +546,19 @@ fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigE
     }
 }
 
-/// The sites, and whether the demo site is the only one.
-fn clients(own: OwnClient, tables: &file::Tables, programs: &[MiniProgram]) -> Result<(Clients, bool), ConfigError> {
-    let mut clients = tables.clients(programs)?;
-    let demo = clients.is_empty() && !own.is_described();
-    if demo || own.is_described() {
-        let mini_program = only(programs).ok_or_else(|| {
-            wrong("several Mini Programs are configured, so clients must be [[client]] tables that name theirs in mini_program")
-        })?;
-        clients.push(Client {
-            name: own.name.unwrap_or_else(|| {
-                if demo {
-                    "scanlogin demo".to_owned()
-                } else {
-                    own.client_id.clone()
-                }
-            }),
-            client_id: if demo { "demo".to_owned() } else { own.client_id },
-            client_secret: own.secret,
-            logo_url: None,
-            redirect_uris: own.redirect_uris,
-            origins: own.origins,
-            mini_program: mini_program.appid.clone(),
-            avatar_hosts: file::avatar_hosts(),
-        });
-    }
-    let mut ids: Vec<&str> = clients.iter().map(|client| client.client_id.as_str()).collect();
-    ids.sort_unstable();
-    if let Some(twice) = ids
-        .windows(2)
-        .find(|pair| pair.first() == pair.last())
-        .and_then(|pair| pair.first())
-    {
-        return Err(wrong(format!(
-            "two clients have the client_id {twice:?}; give each its own"
-        )));
-    }
-    Ok((Clients::new(clients), demo))
-}
-
 fn only<T>(all: &[T]) -> Option<&T> {
     all.first().filter(|_| all.len() == 1)
 }
 
 /// A secret given itself or in a file, but not both.
 fn secret(
-    value: Option<SecretString>,
+    value: Option<&SecretString>,
     file: Option<&Path>,
     setting: &str,
 ) -> Result<Option<SecretString>, ConfigError> {
-    let secret = match (value, file) {
+    let secret: SecretString = match (value, file) {
         (Some(_), Some(_)) => return Err(wrong(format!("{setting} and {setting}_FILE are both set; keep one"))),
-        (Some(value), None) => value,
+        (Some(value), None) => value.clone(),
         (None, Some(path)) => read_file(path, &format!("{setting}_FILE"))?.trim().into(),
         (None, None) => return Ok(None),
     };

@@ -150,7 +150,7 @@ impl Hub {
         self.shared.lock().streams
     }
 
-    /// Takes a place in the topic of `id`, making the topic if need be, and sends away the oldest member when there are too many.
+    /// Takes a place in the topic of `id`, making the topic if need be. Nobody has to go yet: whoever joins may know no secret.
     async fn join(&self, id: SceneId, network: IpAddr) -> Result<Membership, OpenError> {
         loop {
             let left = self.shared.left.notified();
@@ -183,7 +183,7 @@ impl Hub {
         state.last_member += 1;
         let member = state.last_member;
         let topic = state.topics.entry(id).or_insert_with(Topic::new);
-        let replaced = topic.join(member, limits.per_scene);
+        let replaced = topic.join(member);
         self.shared.metrics.streams_open.inc();
         self.shared
             .metrics
@@ -267,7 +267,11 @@ impl Membership {
         if !current.opens_for(secret) {
             return Err(OpenError::WrongSecret);
         }
-        let mut receiver = self.topic(|topic| topic.receiver());
+        let most = self.hub.shared.limits.per_scene;
+        let mut receiver = self.topic(|topic| {
+            topic.admit(self.member, most);
+            topic.receiver()
+        });
         // What `current` is not the newest of will be found changed.
         receiver.mark_changed();
         Ok(Subscription {
@@ -339,3 +343,6 @@ fn network_of(peer: IpAddr) -> IpAddr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ use crate::scene::{
 use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one};
 use crate::telemetry::Metrics;
 use crate::wechat::MiniProgram;
+use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::{CodePool, PictureError};
 use crate::wechat::picture::CodePicture;
@@ -48,6 +49,8 @@ pub struct Program {
     pub mini_program: MiniProgram,
     /// Calls WeChat for it.
     pub client: wechat::Client,
+    /// Holds its access_token.
+    pub tokens: AccessTokens,
     /// Makes its codes.
     pub codes: CodePool,
 }
@@ -177,6 +180,14 @@ impl Login {
     #[must_use]
     pub fn clients(&self) -> &Clients {
         &self.clients
+    }
+
+    /// What keeps us from calling WeChat, if anything does: of which Mini Program, and why.
+    #[must_use]
+    pub fn wechat_trouble(&self) -> Option<(String, wechat::Error)> {
+        self.programs
+            .iter()
+            .find_map(|(appid, program)| Some((appid.clone(), program.tokens.trouble()?)))
     }
 
     /// Whether WeChat is a simulator here.

@@ -31,7 +31,7 @@ async fn run() -> anyhow::Result<()> {
             Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
         }
         None => {
-            let config = cli.settings.check(tables)?;
+            let config = cli.settings.check(&tables)?;
             telemetry::init_logs(config.log_json)?;
             App::start(config).await?.run(until_asked_to_end()?).await
         }

@@ -103,7 +103,7 @@ impl Tables {
         let mini_program = |table: &MiniProgramTable| {
             let name = format!("secret of mini_program {}", table.appid);
             let secret = secret(
-                table.secret.clone().map(Into::into),
+                table.secret.clone().map(Into::into).as_ref(),
                 table.secret_file.as_deref(),
                 &name,
             )?;
@@ -143,7 +143,7 @@ impl ClientTable {
         Ok(Client {
             client_id: id.clone(),
             client_secret: secret(
-                self.client_secret.clone().map(Into::into),
+                self.client_secret.clone().map(Into::into).as_ref(),
                 self.client_secret_file.as_deref(),
                 &name,
             )?,

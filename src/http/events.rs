@@ -52,7 +52,7 @@ pub(super) async fn stream(
 }
 
 enum Opened {
-    Stream(Following),
+    Stream(Box<Following>),
     /// The browser has the final event already.
     Over,
 }
@@ -88,13 +88,13 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         state: state.clone(),
         reason: "client",
     };
-    Ok(Opened::Stream(Following {
+    Ok(Opened::Stream(Box::new(Following {
         state: state.clone(),
         subscription,
         secret,
         next,
         ended,
-    }))
+    })))
 }
 
 /// One stream under way. Dropping it leaves the scene's topic.
@@ -130,7 +130,7 @@ impl Drop for Ended {
     }
 }
 
-fn follow(following: Following) -> impl Stream<Item = Result<Event, Infallible>> {
+fn follow(following: Box<Following>) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(following, |mut following| async move {
         let event = following.next().await?;
         Some((Ok(event), following))

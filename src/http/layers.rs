@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
+use tracing::Instrument;
 
 use super::AppState;
 use super::phone::AVATAR_BYTES;
@@ -101,6 +102,10 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state, observe))
         .layer(unless_set(header::CACHE_CONTROL, "no-store"))
+        .layer(unless_set(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
         .layer(unless_set(header::REFERRER_POLICY, "no-referrer"))
         .layer(unless_set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(unless_set(
@@ -158,7 +163,9 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     let scene = scene_in(request.uri().path());
     request.extensions_mut().insert(id.clone());
 
-    let mut response = next.run(request).await;
+    // What is logged on the way bears the request's name too.
+    let span = tracing::info_span!("request", request_id = id.0);
+    let mut response = next.run(request).instrument(span).await;
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         write_problem(&mut response, problem, state.public_url.as_str(), &id.0);

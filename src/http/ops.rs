@@ -11,6 +11,8 @@ use axum::routing::get;
 use serde::Serialize;
 
 use super::Lifecycle;
+use super::problem::chain;
+use crate::login::Login;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
@@ -19,6 +21,8 @@ use crate::telemetry::Metrics;
 pub struct OpsState {
     /// Asked whether it answers.
     pub store: Arc<dyn Store>,
+    /// Asked whether WeChat gives it what it needs.
+    pub login: Login,
     /// Whether everything needed at start was there once.
     pub started: Arc<AtomicBool>,
     /// Whether this process is on its way out.
@@ -58,6 +62,7 @@ struct Readiness {
 #[derive(Debug, Serialize)]
 struct Checks {
     store: Check,
+    wechat: Check,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,18 +72,23 @@ struct Check {
     detail: Option<String>,
 }
 
+impl Check {
+    fn of(trouble: Option<String>) -> Self {
+        Self {
+            status: if trouble.is_some() { "degraded" } else { "ok" },
+            detail: trouble,
+        }
+    }
+}
+
 /// Whether to route to this process. A store that is away for all replicas degrades them, but takes none out.
 async fn readyz(State(state): State<OpsState>) -> Response {
-    let store = match state.store.ready().await {
-        Ok(()) => Check {
-            status: "ok",
-            detail: None,
-        },
-        Err(error) => Check {
-            status: "degraded",
-            detail: Some(error.to_string()),
-        },
-    };
+    let store = Check::of(state.store.ready().await.err().map(|error| error.to_string()));
+    let wechat = state
+        .login
+        .wechat_trouble()
+        .map(|(appid, error)| format!("{appid}: {}", chain(&error)));
+    let wechat = Check::of(wechat);
     let status = if state.lifecycle.draining.is_cancelled() {
         "draining"
     } else if state.started.load(Ordering::Acquire) {
@@ -95,7 +105,7 @@ async fn readyz(State(state): State<OpsState>) -> Response {
         code,
         axum::Json(Readiness {
             status,
-            checks: Checks { store },
+            checks: Checks { store, wechat },
         }),
     )
         .into_response()

@@ -32,6 +32,7 @@ macro_rules! codes {
     ($($variant:ident $word:literal $status:ident $title:literal,)*) => {
         /// The stable machine words of the contract.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[expect(clippy::enum_variant_names, reason = "they are the contract's words")]
         pub(super) enum Code { $(#[doc = $title] $variant,)* }
 
         impl Code {

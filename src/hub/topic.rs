@@ -170,11 +170,20 @@ pub(super) enum Believed {
     Overtaken,
 }
 
+/// One who wants to be told.
+#[derive(Debug)]
+struct Member {
+    number: u64,
+    /// Whether its secret was found right. Until then it takes nobody's place, and nobody takes its own.
+    admitted: bool,
+    replaced: Arc<Notify>,
+}
+
 /// A scene watched here. Lives as long as it has members, and a moment longer.
 #[derive(Debug)]
 pub(super) struct Topic {
     sender: watch::Sender<Option<Told>>,
-    members: VecDeque<(u64, Arc<Notify>)>,
+    members: VecDeque<Member>,
     hints: u64,
     watched: bool,
     leaving: bool,
@@ -222,21 +231,33 @@ impl Topic {
         self.sender.subscribe()
     }
 
-    /// Adds a member; beyond `most`, the oldest is told to go. The answer is told when this one is.
-    pub(super) fn join(&mut self, member: u64, most: usize) -> Arc<Notify> {
-        while self.members.len() >= most.max(1) {
-            if let Some((_, oldest)) = self.members.pop_front() {
-                oldest.notify_one();
-            }
-        }
+    /// Adds somebody who still has to prove that they may be told. The answer is told when a newer one takes their place.
+    pub(super) fn join(&mut self, number: u64) -> Arc<Notify> {
         let replaced = Arc::new(Notify::new());
-        self.members.push_back((member, Arc::clone(&replaced)));
+        self.members.push_back(Member {
+            number,
+            admitted: false,
+            replaced: Arc::clone(&replaced),
+        });
         self.empty_since = None;
         replaced
     }
 
-    pub(super) fn part(&mut self, member: u64) {
-        self.members.retain(|(other, _)| *other != member);
+    /// Makes who joined under `number` one of those who are told; beyond `most` of these, the oldest is told to go.
+    pub(super) fn admit(&mut self, number: u64, most: usize) {
+        for member in &mut self.members {
+            member.admitted |= member.number == number;
+        }
+        while self.members.iter().filter(|member| member.admitted).count() > most.max(1)
+            && let Some(oldest) = self.members.iter().position(|member| member.admitted)
+            && let Some(oldest) = self.members.remove(oldest)
+        {
+            oldest.replaced.notify_one();
+        }
+    }
+
+    pub(super) fn part(&mut self, number: u64) {
+        self.members.retain(|member| member.number != number);
         if self.members.is_empty() {
             self.empty_since = Some(Instant::now());
         }

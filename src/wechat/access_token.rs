@@ -154,6 +154,21 @@ impl AccessTokens {
         self.0.shutdown.run_until_cancelled(ticks).await;
     }
 
+    /// Why there is no token just now, if there is none and the last try to get one failed.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Error> {
+        let local = self.0.lock();
+        let serves = local
+            .current
+            .as_ref()
+            .is_some_and(|token| Instant::now() < token.0.expires_at);
+        local
+            .pause
+            .as_ref()
+            .filter(|_| !serves)
+            .map(|pause| pause.error.clone())
+    }
+
     /// The token, from wherever it is. Fetching that has begun goes on when the caller does not wait for it.
     async fn get(&self) -> Result<AccessToken, Error> {
         let flight = {

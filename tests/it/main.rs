@@ -1,5 +1,6 @@
 //! The story of the product, told at its outside edges.
 #![expect(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -9,7 +10,9 @@
 
 mod support;
 
+mod architecture;
 mod conformance;
+mod login_flow;
 mod simulator;
 mod subscriber;
 mod wechat_client;

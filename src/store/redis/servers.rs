@@ -1,6 +1,7 @@
 //! Where Redis is: one server, one watched by sentinels, or a cluster. Hides the forms in which fred and Redis write addresses.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use fred::types::config::{Server, ServerConfig};
 use secrecy::SecretString;
@@ -64,6 +65,19 @@ pub enum Servers {
     },
     /// The cluster that any of these belong to.
     Cluster(Vec<Address>),
+}
+
+impl Servers {
+    /// The name for which certificates are made of servers that are told by IP address: a cluster tells its nodes so, even if it
+    /// is itself known by names.
+    #[must_use]
+    pub fn certified_name(&self) -> Option<&str> {
+        let named = |seed: &Address| seed.host.parse::<IpAddr>().is_err();
+        match self {
+            Self::Cluster(seeds) if seeds.iter().all(named) => seeds.first().map(|seed| seed.host.as_str()),
+            Self::Cluster(_) | Self::Standalone(_) | Self::Sentinel { .. } => None,
+        }
+    }
 }
 
 impl From<&ServerConfig> for Servers {

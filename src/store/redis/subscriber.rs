@@ -14,6 +14,7 @@ mod alignment;
 mod channels;
 mod connection;
 mod coordinator;
+mod losses;
 mod owners;
 mod replies;
 mod topology;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
+use fred::types::config::{Config, TlsConnector};
 use secrecy::SecretString;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -58,8 +60,24 @@ pub struct Listen {
     pub prefix: String,
 }
 
-/// Keeps the wanted channels subscribed. Cloned handles mean the same one; it ends with its token, or with the last handle.
-#[derive(Debug, Clone)]
+impl Listen {
+    /// What fred would connect to, in the same way.
+    #[must_use]
+    pub fn new(config: &Config, prefix: &str) -> Self {
+        Self {
+            servers: Servers::from(&config.server),
+            username: config.username.clone(),
+            password: config.password.clone().map(SecretString::from),
+            tls: config.tls.as_ref().map(|tls| match &tls.connector {
+                TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
+            }),
+            prefix: prefix.to_owned(),
+        }
+    }
+}
+
+/// Keeps the wanted channels subscribed. It ends with its token, or when this is dropped.
+#[derive(Debug)]
 pub struct Subscriber {
     wishes: mpsc::Sender<Wish>,
 }
@@ -84,10 +102,11 @@ impl Subscriber {
             username: listen.username,
             password: listen.password,
             tls: listen.tls,
+            certified_name: listen.servers.certified_name().map(str::to_owned),
         };
         let observer = topology::observe(listen.servers.clone(), dialer.clone(), owners_found, Arc::clone(&look));
         tracker.spawn(stop.clone().run_until_cancelled_owned(observer));
-        let coordinator = Coordinator::new(Surroundings {
+        let surroundings = Surroundings {
             servers: listen.servers,
             dialer,
             names: ChannelNames {
@@ -96,11 +115,11 @@ impl Subscriber {
             owners,
             look,
             news,
-            commands,
             metrics,
             tracker: tracker.clone(),
             stop: stop.clone(),
-        });
+        };
+        let coordinator = Coordinator::new(surroundings, commands);
         tracker.spawn(stop.run_until_cancelled_owned(coordinator.run(queue)));
         Self { wishes }
     }

@@ -92,11 +92,11 @@ impl Cluster {
         }
     }
 
-    async fn until_all(&self, what: &str, holds: impl Fn(SocketAddr) -> bool) {
+    async fn until_all(&self, what: &str, holds: impl Fn(SocketAddr) -> bool + Sync) {
         self.until(what, || self.addrs().into_iter().all(&holds)).await;
     }
 
-    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+    async fn until(&self, what: &str, holds: impl Fn() -> bool + Sync) {
         eventually(what, || async { holds().then_some(()) }).await;
     }
 }

@@ -2,9 +2,15 @@
 
 pub mod cli;
 pub mod cluster;
+pub(crate) mod events;
+pub(crate) mod process;
 pub mod proxy;
 pub mod redis;
+pub(crate) mod reply;
+pub(crate) mod roles;
 pub mod sentinel;
+pub(crate) mod service;
+pub(crate) mod store;
 
 use std::future::Future;
 use std::time::Duration;

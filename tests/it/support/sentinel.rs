@@ -15,6 +15,7 @@ pub(crate) const SERVICE: &str = "main";
 /// Dies with the test.
 #[derive(Debug)]
 pub(crate) struct Sentinels {
+    /// The replicas first, so that they end before the primary they follow.
     servers: Vec<RedisServer>,
     sentinels: Vec<Sentinel>,
 }
@@ -60,6 +61,11 @@ impl Sentinels {
             "redis-sentinel://{}?node={}&node={}&sentinelServiceName={SERVICE}",
             addrs[0], addrs[1], addrs[2]
         )
+    }
+
+    /// The primary of the beginning.
+    pub(crate) fn primary(&self) -> &RedisServer {
+        &self.servers[2]
     }
 
     /// The primary that each sentinel names, as `host:port`.

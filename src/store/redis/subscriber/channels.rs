@@ -120,7 +120,10 @@ impl Channels {
 
     /// Takes channels of one tag that are off and whose owner has a connection with room for another batch.
     pub(super) fn next_batch(&mut self, room: impl Fn(&str) -> Option<ConnectionId>) -> Option<Batch> {
-        let (tag, connection) = self.off.keys().find_map(|tag| Some((tag.clone(), room(tag)?)))?;
+        let (tag, connection) = self
+            .off
+            .keys()
+            .find_map(|tag| room(tag).map(|connection| (tag.clone(), connection)))?;
         let channels = self.off.get(&tag)?.iter().take(BATCH).copied().collect::<Vec<_>>();
         self.last_batch += 1;
         let id = BatchId(self.last_batch);
@@ -355,7 +358,7 @@ mod tests {
     fn channels_of_one_tag_are_asked_for_together_and_at_most_64() {
         let mut channels = Channels::default();
         for id in scenes::<65>() {
-            let _ = want(&mut channels, id);
+            drop(want(&mut channels, id));
         }
         assert!(channels.next_batch(|_| None).is_none(), "no owner, no batch");
         assert_eq!(channels.next_batch(|_| Some(HERE)).unwrap().channels.len(), 64);
@@ -427,7 +430,7 @@ mod tests {
     fn a_channel_given_up_and_wanted_again_waits_for_its_new_acknowledgement() {
         let [id] = scenes();
         let mut channels = Channels::default();
-        let _ = want(&mut channels, id);
+        drop(want(&mut channels, id));
         let first = ask(&mut channels, HERE);
         assert_eq!(channels.unwant(id), Some(HERE), "it is to be unsubscribed there");
         let mut answer = want(&mut channels, id);
@@ -445,11 +448,11 @@ mod tests {
         make_live(&mut channels, lost);
         channels.cut(HERE);
         assert_eq!(channels.unwant(lost), None);
-        let _ = want(&mut channels, resting);
+        drop(want(&mut channels, resting));
         let batch = ask(&mut channels, HERE);
         channels.refused(batch, "MOVED 1 b:1", Instant::now());
         assert_eq!(channels.unwant(resting), None);
-        let _ = want(&mut channels, off);
+        drop(want(&mut channels, off));
         assert_eq!(channels.unwant(off), None);
         channels.wake(None);
         assert!(channels.next_batch(|_| Some(HERE)).is_none());
@@ -489,7 +492,7 @@ mod tests {
         let [id, pending] = scenes();
         let mut channels = Channels::default();
         make_live(&mut channels, id);
-        let _ = want(&mut channels, pending);
+        drop(want(&mut channels, pending));
         ask(&mut channels, HERE);
         assert!(channels.moved(|_| Some(HERE)).from.is_empty());
         let moved = channels.moved(|_| Some(THERE));

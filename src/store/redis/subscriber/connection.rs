@@ -1,8 +1,11 @@
 //! The connection to one node. Hides sending, answers, keepalive and messages; whoever started it hears reports.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -69,6 +72,8 @@ pub(super) enum Fault {
     NotMaster(String),
     #[error("nobody listens any more")]
     Stopped,
+    #[error("a panic, logged where it happened")]
+    Panicked,
 }
 
 impl Fault {
@@ -77,7 +82,7 @@ impl Fault {
             Self::Wire(WireError::Closed(_)) | Self::Stopped => Cause::Closed,
             Self::Wire(WireError::Timeout) => Cause::Timeout,
             Self::Wire(WireError::Refused(_)) | Self::NotMaster(_) => Cause::Refused,
-            Self::Wire(WireError::Invalid(_)) | Self::OutOfStep(OutOfStep::Unasked) => Cause::Invalid,
+            Self::Wire(WireError::Invalid(_)) | Self::OutOfStep(OutOfStep::Unasked) | Self::Panicked => Cause::Invalid,
             Self::OutOfStep(OutOfStep::Miscounted { .. }) => Cause::Miscounted,
         }
     }
@@ -99,15 +104,20 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects after `delay`, works until something goes wrong, and reports that.
+    /// Connects after `delay`, works until something goes wrong, and reports that, whatever it was: a connection that ended
+    /// unnoticed would leave its channels deaf.
     pub(super) async fn run(mut self, delay: Duration) {
-        sleep(delay).await;
-        let Err(fault) = self.work().await;
+        let work = AssertUnwindSafe(self.work(delay)).catch_unwind();
+        let fault = match work.await {
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::Panicked,
+        };
         // The only one who could miss it has ended.
         let _ = self.report(What::Down(fault)).await;
     }
 
-    async fn work(&mut self) -> Result<std::convert::Infallible, Fault> {
+    async fn work(&mut self, delay: Duration) -> Result<Infallible, Fault> {
+        sleep(delay).await;
         let (wire, role) = self.dialer.dial(&self.address).await?;
         match role {
             Some(role) if self.master_only && role != "master" => return Err(Fault::NotMaster(role)),
@@ -122,7 +132,8 @@ impl Connection {
         };
         loop {
             let wake = talk.wake_at();
-            // In this order: orders are few, and what was heard comes before the verdict that nothing was.
+            // In this order: orders are few, and what there is to hear comes before the verdict that nothing was heard, also
+            // when nobody listened for long because there was no room for news.
             tokio::select! {
                 biased;
                 order = self.orders.recv() => talk.send(order.ok_or(Fault::Stopped)?, &self.names)?,
@@ -144,8 +155,6 @@ impl Connection {
             BytesFrame::Push { data, .. } => match Push::read(data, &self.names) {
                 Some(Push::Message(id, payload)) => {
                     self.announce(id, payload).await?;
-                    // While this waited for room, the server was not listened to.
-                    talk.wire.listened();
                     Answer::Nothing
                 }
                 Some(Push::Subscribed(id)) => talk.replies.subscribed(id)?,

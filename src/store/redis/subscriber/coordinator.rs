@@ -1,22 +1,20 @@
 //! Decides where each wanted channel is subscribed. Hides connections, their loss and their replacement; never waits for any of them.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Display;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
-use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::alignment::{Aligned, Alignment};
+use super::alignment::Alignment;
 use super::channels::{Channels, ConnectionId, Waiter};
 use super::connection::{Connection, Fault, Order, Report, WINDOW, What};
+use super::losses::Losses;
 use super::owners::Owners;
 use super::replies::Answer;
 use super::wire::Dialer;
@@ -35,9 +33,6 @@ const REPORTS: usize = 1_024;
 
 /// The least and the most time before a connection is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(300));
-
-/// How long clients that would not follow are left alone.
-const REALIGN: Duration = Duration::from_millis(500);
 
 /// How rarely refusals are logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -59,7 +54,6 @@ pub(super) struct Surroundings {
     /// Asks for a new look at who owns what.
     pub(super) look: Arc<Notify>,
     pub(super) news: mpsc::Sender<News>,
-    pub(super) commands: Vec<Client>,
     pub(super) metrics: Metrics,
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -67,17 +61,15 @@ pub(super) struct Surroundings {
 
 pub(super) struct Coordinator {
     around: Surroundings,
-    alignment: Alignment,
     channels: Channels,
     links: HashMap<ConnectionId, Link>,
     last_connection: u64,
     /// The connection to the owner of each hash tag.
     routes: HashMap<String, ConnectionId>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
-    telling: Telling,
+    losses: Losses,
     /// Servers to which the last attempt to connect failed.
     unreachable: HashSet<Address>,
-    episode: Option<Episode>,
     complained: Option<Instant>,
 }
 
@@ -105,39 +97,21 @@ impl Link {
     }
 }
 
-/// Losses on their way to the hub.
-#[derive(Default)]
-struct Telling {
-    /// Something was lost since the clients that carry commands were last aligned.
-    unaligned: bool,
-    aligning: Option<BoxFuture<'static, Aligned>>,
-    /// Told when the alignment has ended.
-    held: Vec<SceneId>,
-    /// Told as soon as there is room.
-    ready: Vec<SceneId>,
-    /// Clients did not follow in time, so what was told was perhaps read from an old master.
-    again: bool,
-}
-
-/// From a loss to the time when all is well again.
-struct Episode {
-    began: Instant,
-    channels: usize,
-}
-
 impl Coordinator {
-    pub(super) fn new(around: Surroundings) -> Self {
+    pub(super) fn new(around: Surroundings, commands: Vec<Client>) -> Self {
         Self {
-            alignment: Alignment::of(&around.servers, &around.commands),
+            losses: Losses::new(
+                Alignment::of(&around.servers, commands),
+                around.owners.clone(),
+                around.metrics.clone(),
+            ),
             around,
             channels: Channels::default(),
             links: HashMap::new(),
             last_connection: 0,
             routes: HashMap::new(),
             reports: mpsc::channel(REPORTS),
-            telling: Telling::default(),
             unreachable: HashSet::new(),
-            episode: None,
             complained: None,
         }
     }
@@ -162,9 +136,9 @@ impl Coordinator {
                     }
                     Err(_) => return,
                 },
-                outcome = finished(&mut self.telling.aligning) => self.aligned(outcome),
-                room = news.reserve(), if !self.telling.ready.is_empty() => match room {
-                    Ok(room) => room.send(News::Lost(std::mem::take(&mut self.telling.ready))),
+                outcome = self.losses.alignment_ended() => self.losses.aligned(outcome, &mut self.channels),
+                room = news.reserve(), if self.losses.are_to_be_told() => match room {
+                    Ok(room) => room.send(News::Lost(self.losses.take())),
                     Err(_) => return,
                 },
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
@@ -172,7 +146,7 @@ impl Coordinator {
                 }
             }
             self.send_orders();
-            self.tell();
+            self.losses.advance(&mut self.channels);
         }
     }
 
@@ -220,7 +194,8 @@ impl Coordinator {
                 What::Down(fault) => self.replace(from, &fault),
             }
         }
-        self.lost(Cause::Unsubscribed, taken, &"the server took them away");
+        self.losses
+            .count(Cause::Unsubscribed, taken, &"the server took them away");
     }
 
     /// Gives up a connection that has ended, and makes another.
@@ -229,7 +204,8 @@ impl Coordinator {
             return;
         };
         let lost = self.channels.cut(ended).live;
-        self.lost(fault.cause(), lost, &format_args!("{}: {fault}", link.address));
+        self.losses
+            .count(fault.cause(), lost, &format_args!("{}: {fault}", link.address));
         if !link.up && self.unreachable.insert(link.address.clone()) {
             warn!(server = %link.address, %fault, "the subscriber can't connect, and keeps trying");
         }
@@ -263,7 +239,7 @@ impl Coordinator {
                 link.release.push(id);
             }
         }
-        self.lost(Cause::Moved, moved.live, &"they have another owner");
+        self.losses.count(Cause::Moved, moved.live, &"they have another owner");
     }
 
     fn connect(&mut self, address: Address, delay: Duration) {
@@ -318,101 +294,11 @@ impl Coordinator {
         }
     }
 
-    /// Brings what was lost and is live again on its way to the hub.
-    fn tell(&mut self) {
-        if self.telling.aligning.is_some() {
-            return;
-        }
-        let recovered = self.channels.take_recovered();
-        if recovered.is_empty() {
-            self.close_episode();
-        } else if std::mem::take(&mut self.telling.unaligned) {
-            self.telling.held = recovered;
-            self.align(Duration::ZERO);
-        } else {
-            self.telling.ready.extend(recovered);
-        }
-    }
-
-    fn align(&mut self, delay: Duration) {
-        let alignment = self.alignment.clone();
-        let commands = self.around.commands.clone();
-        let master = self
-            .around
-            .owners
-            .borrow()
-            .addresses()
-            .first()
-            .map(|address| (*address).clone());
-        self.telling.aligning = Some(Box::pin(async move {
-            sleep(delay).await;
-            alignment.run(commands, master).await
-        }));
-    }
-
-    fn aligned(&mut self, outcome: Aligned) {
-        let telling = &mut self.telling;
-        telling.aligning = None;
-        telling.ready.append(&mut telling.held);
-        telling.ready.extend(self.channels.take_recovered());
-        match outcome {
-            Aligned::Yes if telling.again => {
-                telling.again = false;
-                telling.ready = self.channels.live();
-            }
-            Aligned::Yes => {}
-            Aligned::NotYet => {
-                if !telling.again {
-                    warn!("the Redis clients that carry commands do not follow to the new master in time");
-                }
-                telling.again = true;
-                self.align(REALIGN);
-            }
-        }
-    }
-
-    /// Counts a loss and logs it, unless it is part of one already logged.
-    fn lost(&mut self, cause: Cause, channels: usize, detail: &dyn Display) {
-        if channels == 0 {
-            return;
-        }
-        cause.count(&self.around.metrics);
-        self.telling.unaligned = true;
-        let cause = cause.as_str();
-        if let Some(episode) = &mut self.episode {
-            episode.channels += channels;
-            debug!(cause, channels, detail = %detail, "more subscriptions lost");
-        } else {
-            warn!(cause, channels, detail = %detail, "subscriptions lost: watching these scenes again");
-            self.episode = Some(Episode {
-                began: Instant::now(),
-                channels,
-            });
-        }
-    }
-
-    fn close_episode(&mut self) {
-        if !self.channels.is_whole() || !self.telling.ready.is_empty() {
-            return;
-        }
-        if let Some(Episode { began, channels }) = self.episode.take() {
-            let milliseconds = began.elapsed().as_millis();
-            info!(channels, milliseconds, "watching all scenes again");
-        }
-    }
-
     fn complain(&mut self, text: &str) {
         let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY);
         if due && !text.starts_with("MOVED") {
             self.complained = Some(Instant::now());
             warn!(error = text, "Redis refuses a subscription; it is tried again");
         }
-    }
-}
-
-async fn finished(aligning: &mut Option<BoxFuture<'static, Aligned>>) -> Aligned {
-    match aligning {
-        Some(aligning) => aligning.await,
-        None => pending().await,
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
-use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -24,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// How long one that does not answer holds up the others.
 const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 
+/// How long instead while nobody has answered: time to connect over a slow network.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(1_400);
+
 /// Keeps asking, when `look` says so and every half second, and tells `owners` what changed. Ends with its receivers.
 pub(super) async fn observe(servers: Servers, dialer: Dialer, owners: watch::Sender<Owners>, look: Arc<Notify>) {
     let mut observer = match servers {
@@ -38,7 +40,11 @@ pub(super) async fn observe(servers: Servers, dialer: Dialer, owners: watch::Sen
             username,
             password,
         } => {
-            let dialer = sentinels_dialer(username, password, dialer);
+            let dialer = Dialer {
+                username,
+                password,
+                ..dialer
+            };
             Observer::new(Question::Master(service), sentinels, dialer)
         }
     };
@@ -53,14 +59,6 @@ pub(super) async fn observe(servers: Servers, dialer: Dialer, owners: watch::Sen
         sleep(PAUSE).await;
         // Running out is the normal case.
         let _ = timeout(PERIOD, look.notified()).await;
-    }
-}
-
-fn sentinels_dialer(username: Option<String>, password: Option<SecretString>, servers: Dialer) -> Dialer {
-    Dialer {
-        username,
-        password,
-        ..servers
     }
 }
 
@@ -102,10 +100,11 @@ impl Observer {
     /// Asks everybody at once. `None` when there is no answer to believe.
     async fn ask(&mut self) -> Option<Owners> {
         let (question, dialer) = (&self.question, &self.dialer);
+        let limit = if self.silent { FIRST_ANSWER_LIMIT } else { ANSWER_LIMIT };
         let asked = std::mem::take(&mut self.known)
             .into_iter()
             .map(|(address, wire)| async move {
-                let answer = timeout(ANSWER_LIMIT, ask_one(question, dialer, &address, wire)).await;
+                let answer = timeout(limit, ask_one(question, dialer, &address, wire)).await;
                 (address, answer.unwrap_or(Err(WireError::Timeout)))
             });
         let mut answers = Vec::new();

@@ -1,6 +1,7 @@
 //! One RESP3 conversation over TCP or TLS. Hides dialling, greeting, frames and their bounds.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(super) struct Dialer {
     pub(super) username: Option<String>,
     pub(super) password: Option<SecretString>,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    /// The name in the certificates of servers that are known by IP address, if it is not that.
+    pub(super) certified_name: Option<String>,
 }
 
 /// Why a conversation ended or never began.
@@ -68,8 +71,7 @@ impl Dialer {
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(tcp),
             Some(config) => {
-                let name = ServerName::try_from(address.host.clone())
-                    .map_err(|_| WireError::Refused(format!("{} can't be in a certificate", address.host)))?;
+                let name = self.name_of(address)?;
                 Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)
             }
         };
@@ -81,6 +83,16 @@ impl Dialer {
         };
         let role = wire.greet(self).await?;
         Ok((wire, role))
+    }
+
+    /// The name that a server's certificate must be for.
+    fn name_of(&self, address: &Address) -> Result<ServerName<'static>, WireError> {
+        let certified_name = self
+            .certified_name
+            .as_ref()
+            .filter(|_| address.host.parse::<IpAddr>().is_ok());
+        let name = certified_name.unwrap_or(&address.host);
+        ServerName::try_from(name.clone()).map_err(|_| WireError::Refused(format!("no certificate is for {name}")))
     }
 }
 
@@ -96,14 +108,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// When the peer was last heard: its last byte, or the last [`Wire::listened`].
+    /// When the peer's last byte came.
     pub(super) fn heard(&self) -> Instant {
         self.heard
-    }
-
-    /// Counts the time until now as listened to: whoever did something else meanwhile can't blame the peer for silence.
-    pub(super) fn listened(&mut self) {
-        self.heard = Instant::now();
     }
 
     /// Puts a command behind those not yet flushed.
@@ -275,7 +282,7 @@ mod tests {
     #[test]
     fn what_is_too_large_too_deep_or_no_frame_is_refused() {
         let deep = b"*1\r\n".repeat(DEPTH_LIMIT);
-        let long_line = [b"+".as_slice(), &[b'a'; FRAME_LIMIT]].concat();
+        let long_line = [b"+".as_slice(), &vec![b'a'; FRAME_LIMIT]].concat();
         let many = [
             b"*1000\r\n".as_slice(),
             &[b"$2000\r\n".as_slice(), &[b'a'; 2000], b"\r\n"].concat().repeat(600),

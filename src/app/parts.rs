@@ -1,0 +1,225 @@
+//! The parts that take some choosing: where everything is kept, and who answers as WeChat.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{bind, own_address};
+use crate::config::{self, Config};
+use crate::http::PublicUrl;
+use crate::http::serve::serve;
+use crate::hub::Hub;
+use crate::login::Program;
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::{FatalError, RedisStore};
+use crate::telemetry::Metrics;
+use crate::wechat::MiniProgram;
+use crate::wechat::access_token::AccessTokens;
+use crate::wechat::client::{Client, Url};
+use crate::wechat::code_pool::CodePool;
+use crate::wechat::simulator::{Simulator, SimulatorSettings};
+
+/// News on their way to the hub; beyond, the store waits.
+const NEWS: usize = 4_096;
+
+/// How often a watched scene is read although nothing says so.
+const SLOW_REREAD: Duration = Duration::from_secs(15);
+
+/// What every part stands on.
+#[derive(Debug, Clone)]
+pub(super) struct Ground {
+    pub(super) metrics: Metrics,
+    /// Tasks behind those that serve requests.
+    pub(super) tasks: TaskTracker,
+    /// Ends them.
+    pub(super) stop: CancellationToken,
+}
+
+impl Ground {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            metrics: Metrics::new()?,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
+        self.tasks.spawn(task);
+    }
+}
+
+/// The store, chosen here and nowhere else, and the hub that hears its news.
+pub(super) struct Kept {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) hub: Hub,
+    /// Whether the store was reached once.
+    pub(super) started: Arc<AtomicBool>,
+    /// Hears what no retry will change.
+    pub(super) fatal: Option<mpsc::Receiver<FatalError>>,
+}
+
+impl Kept {
+    pub(super) fn start(config: &Config, ground: &Ground) -> anyhow::Result<Self> {
+        let started = Arc::new(AtomicBool::new(false));
+        let (news, heard) = mpsc::channel(NEWS);
+        let (store, fatal): (Arc<dyn Store>, _) = match &config.redis {
+            None => {
+                tracing::warn!("everything is kept in this one process: fine for one replica, lost at its end");
+                started.store(true, Ordering::Release);
+                (
+                    Arc::new(MemoryStore::start(config.scenes_max, news, &ground.tasks, &ground.stop)),
+                    None,
+                )
+            }
+            Some(settings) => {
+                let metrics = ground.metrics.clone();
+                let redis = Arc::new(RedisStore::start(settings, news, metrics, &ground.tasks, &ground.stop)?);
+                let fatal = watch_start(Arc::clone(&redis), Arc::clone(&started), ground);
+                (redis, Some(fatal))
+            }
+        };
+        let hub = Hub::new(Arc::clone(&store), ground.metrics.clone(), config.streams, SLOW_REREAD);
+        let (running, stop) = (hub.clone(), ground.stop.clone());
+        ground.spawn(async move { running.run(heard, stop).await });
+        Ok(Self {
+            store,
+            hub,
+            started,
+            fatal,
+        })
+    }
+}
+
+/// Marks the process started once Redis has answered, and hands on what no retry will change.
+fn watch_start(redis: Arc<RedisStore>, started: Arc<AtomicBool>, ground: &Ground) -> mpsc::Receiver<FatalError> {
+    let (tell, fatal) = mpsc::channel(1);
+    ground.spawn(async move {
+        match redis.started().await {
+            Ok(()) => started.store(true, Ordering::Release),
+            Err(error) => drop(tell.send(error).await),
+        }
+    });
+    fatal
+}
+
+/// WeChat, or what stands for it.
+pub(super) struct WeChat {
+    base: Url,
+    fail_over: Option<Url>,
+    /// Whether it is not the real one.
+    pub(super) simulated: bool,
+    /// When it is in this process.
+    pub(super) simulator: Option<Simulator>,
+}
+
+impl WeChat {
+    pub(super) async fn connect(
+        config: &Config,
+        public_url: &PublicUrl,
+        listener: &TcpListener,
+        ground: &Ground,
+    ) -> anyhow::Result<Self> {
+        match &config.wechat {
+            config::WeChat::Server {
+                base,
+                fail_over,
+                simulator,
+            } => {
+                if *simulator {
+                    tracing::warn!(
+                        base = base.as_str(),
+                        "WeChat is simulated there: anybody can log in as anybody"
+                    );
+                }
+                let fail_over = fail_over.as_ref().map(|url| url.as_str().parse()).transpose()?;
+                Ok(Self {
+                    base: base.as_str().parse()?,
+                    fail_over,
+                    simulated: *simulator,
+                    simulator: None,
+                })
+            }
+            config::WeChat::Simulated => {
+                tracing::warn!("WeChat is simulated in this process: anybody can log in as anybody");
+                // WeChat's own API is not for the public listener.
+                let wire = bind(SocketAddr::from(([127, 0, 0, 1], 0)), "the built-in simulator").await?;
+                let base = format!("http://{}", wire.local_addr()?).parse()?;
+                let simulator = Simulator::new(SimulatorSettings {
+                    public_url: public_url.as_str().parse()?,
+                    service_url: own_address(listener)?.as_str().parse()?,
+                    appid: None,
+                    secret: None,
+                    fault_rate: 0.0,
+                    seed: 0,
+                })?;
+                ground.spawn(serve(
+                    wire,
+                    simulator.wechat_router(),
+                    ground.stop.clone(),
+                    ground.tasks.clone(),
+                ));
+                Ok(Self {
+                    base,
+                    fail_over: None,
+                    simulated: true,
+                    simulator: Some(simulator),
+                })
+            }
+        }
+    }
+
+    /// Every Mini Program, at work.
+    pub(super) fn programs(
+        &self,
+        config: &Config,
+        store: &Arc<dyn Store>,
+        ground: &Ground,
+    ) -> anyhow::Result<HashMap<String, Program>> {
+        ground.metrics.simulator.set(i64::from(self.simulated));
+        let client = Client::new(self.base.clone(), self.fail_over.clone(), ground.metrics.clone())?;
+        let program = |mini_program: &MiniProgram| {
+            let Ground { metrics, tasks, stop } = ground.clone();
+            let tokens = AccessTokens::new(
+                mini_program.clone(),
+                config.token_mode,
+                client.clone(),
+                Arc::<dyn Store>::clone(store),
+                metrics.clone(),
+                tasks.clone(),
+                stop.clone(),
+            );
+            let codes = CodePool::new(
+                mini_program.clone(),
+                config.code_pool,
+                client.clone(),
+                tokens.clone(),
+                Arc::<dyn Store>::clone(store),
+                metrics,
+                tasks,
+                stop,
+            );
+            ground.spawn(tokens.clone().keep_fresh());
+            ground.spawn(codes.clone().refill());
+            (
+                mini_program.appid.clone(),
+                Program {
+                    mini_program: mini_program.clone(),
+                    client: client.clone(),
+                    tokens,
+                    codes,
+                },
+            )
+        };
+        Ok(config.mini_programs.iter().map(program).collect())
+    }
+}

@@ -1,0 +1,236 @@
+//! Cluster and Sentinel: masters that are demoted, killed or frozen, and slots that move.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::interfaces::ClientLike;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use scanlogin::scene::SceneId;
+use tokio::time::sleep;
+
+use super::listener::{Frozen, Listener, channel, client, listen, publish_all, scenes, state_of_version};
+use crate::support::cli::{cli, cli_ok};
+use crate::support::cluster::Cluster;
+use crate::support::redis::{RedisServer, free_addr};
+use crate::support::sentinel::Sentinels;
+
+#[tokio::test]
+async fn a_planned_failover_of_a_cluster_is_followed() {
+    let cluster = Cluster::start().await;
+    let commands = client(&cluster.url()).await;
+    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
+    let ids = scenes(1_000);
+    listener.watch_all(&ids).await;
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+
+    let concerned = ids.iter().filter(|id| slot(id) <= 5_460).copied().collect::<Vec<_>>();
+    cluster.fail_over_to(3);
+    let told = listener.lost(&concerned).await;
+    assert!(told < Duration::from_secs(2), "{told:?}");
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+    assert!(listener.losses("unsubscribed") + listener.losses("moved") > 0);
+}
+
+#[tokio::test]
+async fn a_killed_master_of_a_cluster_is_replaced() {
+    let mut cluster = Cluster::start().await;
+    let commands = client(&cluster.url()).await;
+    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
+    let ids = scenes(1_000);
+    listener.watch_all(&ids).await;
+    let (concerned, others): (Vec<_>, Vec<_>) = ids.iter().partition(|id| slot(id) <= 5_460);
+    cluster.kill(0);
+    // Other shards go on meanwhile.
+    publish_by_cli(&cluster.addrs()[1..3], &others[..20]);
+    listener.changed(&others[..20]).await;
+    listener.lost(&concerned).await;
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+}
+
+#[tokio::test]
+async fn slots_that_move_away_and_back_take_their_channels_along() {
+    let cluster = Cluster::start().await;
+    let commands = client(&cluster.url()).await;
+    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
+    let ids = scenes(2_000);
+    listener.watch_all(&ids).await;
+    let slots = ids
+        .iter()
+        .map(slot)
+        .filter(|slot| *slot <= 5_460)
+        .collect::<HashSet<_>>();
+    let concerned = ids
+        .iter()
+        .filter(|id| slots.contains(&slot(id)))
+        .copied()
+        .collect::<Vec<_>>();
+    for (from, to) in [(0, 1), (1, 0)] {
+        cluster.move_slots(from, to, slots.iter().copied());
+        listener.lost(&concerned).await;
+        publish_all(&commands, &ids).await;
+        listener.changed(&ids).await;
+    }
+}
+
+#[tokio::test]
+async fn a_sentinel_failover_is_followed_and_told_when_commands_follow_too() {
+    let sentinels = Sentinels::start().await;
+    let commands = client(&sentinels.url()).await;
+    let mut listener = Listener::start_with(listen(&sentinels.url()), 8_192, vec![commands.clone()]);
+    let ids = scenes(300);
+    listener.watch_all(&ids).await;
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+
+    let old = sentinels.masters();
+    sentinels.fail_over().await;
+    let told = listener.lost(&ids).await;
+    let new = sentinels.masters();
+    assert_ne!(old, new);
+    let connected = commands
+        .active_connections()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    assert!(
+        new.contains(&connected[0]),
+        "commands go to {connected:?}, the master is {new:?}, told after {told:?}"
+    );
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+}
+
+#[tokio::test]
+async fn a_frozen_master_under_sentinel_is_left_for_its_successor_and_stays_left() {
+    let sentinels = Sentinels::start().await;
+    let commands = client(&sentinels.url()).await;
+    let mut listener = Listener::start_with(listen(&sentinels.url()), 8_192, vec![commands.clone()]);
+    let ids = scenes(100);
+    listener.watch_all(&ids).await;
+    let frozen = Frozen::process(sentinels.primary().pid());
+    listener.lost(&ids).await;
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+
+    drop(frozen);
+    // It calls itself master for another while; the sentinels are asked several times meanwhile.
+    sleep(Duration::from_secs(1)).await;
+    publish_all(&commands, &ids).await;
+    listener.changed(&ids).await;
+}
+
+#[tokio::test]
+async fn a_cluster_is_listened_to_over_tls_though_it_tells_addresses_and_its_certificates_names() {
+    let dir = tempfile::tempdir().unwrap();
+    certify_localhost(dir.path());
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let addr = free_addr();
+    let bus = free_addr().port().to_string();
+    let server = RedisServer::start_with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--cluster-announce-ip",
+        "127.0.0.1",
+        "--tls-port",
+        &addr.port().to_string(),
+        "--tls-auth-clients",
+        "no",
+        "--tls-cluster",
+        "yes",
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("server.key"),
+        "--tls-ca-cert-file",
+        &file("ca.pem"),
+    ]);
+    let plain = server.addr();
+    cli_ok(plain, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+
+    let mut listen = listen(&format!("redis-cluster://localhost:{}", addr.port()));
+    listen.tls = Some(trusting(&dir.path().join("ca.pem")));
+    let mut listener = Listener::start_with(listen, 1_024, Vec::new());
+    let ids = scenes(100);
+    listener.watch_all(&ids).await;
+    publish_by_cli(&[plain], &ids);
+    listener.changed(&ids).await;
+}
+
+#[tokio::test]
+async fn slots_that_are_back_before_anybody_looked_are_not_left_deaf() {
+    let cluster = Cluster::start().await;
+    let commands = client(&cluster.url()).await;
+    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
+    let ids = scenes(500);
+    listener.watch_all(&ids).await;
+    let mut slots = ids
+        .iter()
+        .map(slot)
+        .filter(|slot| *slot <= 5_460)
+        .collect::<HashSet<_>>()
+        .into_iter();
+    for _ in 0..5 {
+        let slot_of_round = slots.next().unwrap();
+        let concerned = ids
+            .iter()
+            .filter(|id| slot(id) == slot_of_round)
+            .copied()
+            .collect::<Vec<_>>();
+        cluster.move_slots(0, 1, [slot_of_round].into_iter());
+        cluster.move_slots(1, 0, [slot_of_round].into_iter());
+        let told = listener.lost(&concerned).await;
+        assert!(told < Duration::from_secs(2), "{told:?}");
+        publish_all(&commands, &concerned).await;
+        listener.changed(&concerned).await;
+    }
+}
+
+fn slot(id: &SceneId) -> u16 {
+    fred::util::redis_keyslot(id.hash_tag().as_bytes())
+}
+
+fn publish_by_cli(masters: &[SocketAddr], ids: &[SceneId]) {
+    let payload = serde_json::to_string(&state_of_version(2)).unwrap();
+    for id in ids {
+        let words = ["SPUBLISH", &channel(id), &payload];
+        let owner = masters.iter().find(|addr| !cli(**addr, &words).starts_with("MOVED"));
+        assert!(owner.is_some(), "none of {masters:?} owns {id:?}");
+    }
+}
+
+/// `ca.pem`, and a server's certificate by it for the name localhost alone.
+fn certify_localhost(dir: &Path) {
+    let openssl = |words: &str| {
+        let output = Command::new("openssl").args(words.split(' ')).current_dir(dir).output();
+        let output = output.expect("openssl is not installed: `apt-get install openssl`");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!(
+        "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca -days 2"
+    ));
+    openssl(&format!(
+        "req {key} -keyout server.key -out server.csr -subj /CN=server -addext subjectAltName=DNS:localhost"
+    ));
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -out server.pem -days 2 -copy_extensions copy");
+}
+
+fn trusting(authority: &Path) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,270 @@
+//! The service as its operator runs it: a process with settings, a log, and addresses of its own.
+
+use std::process::Command;
+use std::sync::Arc;
+
+use reqwest::{Method, RequestBuilder};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::eventually;
+use super::process::{Log, Process, scanlogin};
+use super::redis::RedisServer;
+use super::reply::Reply;
+
+/// A replica that is running. Dies with the test.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) process: Process,
+    pub(crate) http: reqwest::Client,
+    /// Where it listens; requests go there.
+    pub(crate) base: String,
+    /// Where browsers are told that it is.
+    pub(crate) public_url: String,
+    pub(crate) ops: String,
+    files: Arc<TempDir>,
+    redis_url: Option<String>,
+    simulator: Option<Arc<SimulatorProcess>>,
+}
+
+/// `scanlogin simulate`.
+#[derive(Debug)]
+struct SimulatorProcess {
+    _process: Process,
+    base: String,
+}
+
+/// Settings of a replica to start.
+#[derive(Debug)]
+pub(crate) struct ServiceBuilder {
+    settings: Vec<(String, String)>,
+    config: Option<String>,
+    redis_url: Option<String>,
+    simulator: Option<Arc<SimulatorProcess>>,
+    files: Arc<TempDir>,
+}
+
+impl Service {
+    /// With the embedded store, the built-in simulator and the demo site.
+    pub(crate) async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub(crate) fn builder() -> ServiceBuilder {
+        ServiceBuilder {
+            settings: Vec::new(),
+            config: None,
+            redis_url: None,
+            simulator: None,
+            files: Arc::new(tempfile::tempdir().expect("a temporary directory")),
+        }
+    }
+
+    /// Another replica on the same Redis, with the same simulator and the same keys.
+    pub(crate) fn replica(&self) -> ServiceBuilder {
+        ServiceBuilder {
+            settings: Vec::new(),
+            config: None,
+            redis_url: self.redis_url.clone(),
+            simulator: self.simulator.clone(),
+            files: Arc::clone(&self.files),
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.call(Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.call(Method::POST, path).json(body)
+    }
+
+    pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        self.process.log()
+    }
+
+    pub(crate) fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// The value of one metric, summed over the label sets that contain `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = Reply::to(self.http.get(format!("{}/metrics", self.ops))).await.text();
+        let lines = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(labels)
+        });
+        lines
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// A request to the simulator's own calls, wherever it runs.
+    pub(crate) fn simulator(&self, method: Method, path: &str) -> RequestBuilder {
+        let base = self.simulator.as_ref().map_or(&self.base, |simulator| &simulator.base);
+        self.http.request(method, format!("{base}/simulator/{path}"))
+    }
+
+    /// The next call(s) of WeChat misbehave so.
+    pub(crate) async fn fault(&self, order: Value) {
+        let reply = Reply::to(self.simulator(Method::POST, "faults").json(&order)).await;
+        assert_eq!(reply.status, 204, "{order}: {}", reply.text());
+    }
+
+    /// How often WeChat was called so.
+    pub(crate) async fn wechat_calls(&self, call: &str) -> usize {
+        let calls = Reply::to(self.simulator(Method::GET, "calls")).await.json();
+        let calls = calls.as_array().expect("a list");
+        calls.iter().filter(|made| made["call"] == call).count()
+    }
+
+    /// A fresh `wx.login` code of this person's phone.
+    pub(crate) async fn wx_code(&self, openid: &str) -> String {
+        let asked = self.simulator(Method::POST, "login").json(&json!({ "openid": openid }));
+        let given = Reply::to(asked).await.ok();
+        given["code"].as_str().expect("a code").to_owned()
+    }
+}
+
+impl ServiceBuilder {
+    /// One setting, named without `SCANLOGIN_`.
+    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.push((format!("SCANLOGIN_{name}"), value.to_string()));
+        self
+    }
+
+    /// The settings file.
+    pub(crate) fn config_toml(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
+    /// On Redis, with a simulator and keys that its replicas will share.
+    pub(crate) fn redis(self, redis: &RedisServer) -> Self {
+        self.redis_url(&redis.url())
+    }
+
+    /// As [`Self::redis`], for one that a link stands before.
+    pub(crate) fn redis_url(mut self, url: &str) -> Self {
+        self.redis_url = Some(url.to_owned());
+        self
+    }
+
+    /// The process with these settings; a simulator and keys are made if they are wanted and not there yet.
+    pub(crate) async fn command(&mut self) -> Command {
+        let mut command = scanlogin();
+        command
+            .env("SCANLOGIN_LISTEN", "127.0.0.1:0")
+            .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")
+            .env("SCANLOGIN_DRAIN_DELAY", "0");
+        if let Some(text) = &self.config {
+            let path = self.files.path().join("scanlogin.toml");
+            std::fs::write(&path, text).expect("the settings file");
+            command.env("SCANLOGIN_CONFIG", path);
+        }
+        if let Some(url) = &self.redis_url {
+            if self.simulator.is_none() {
+                self.simulator = Some(Arc::new(SimulatorProcess::start().await));
+            }
+            let keys = self.files.path().join("keys.json");
+            let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
+            assert!(made.expect("it runs").status.success(), "no signing keys");
+            command
+                .env("SCANLOGIN_REDIS_URL", url)
+                .env("SCANLOGIN_SIGNING_KEYS_FILE", keys);
+        }
+        if let Some(simulator) = &self.simulator {
+            command
+                .env("SCANLOGIN_WECHAT_API_BASE", &simulator.base)
+                .env("SCANLOGIN_SIMULATOR", "true");
+        }
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(self) -> Service {
+        let service = self.start_unready().await;
+        eventually("the service is ready", || async {
+            let ready = service.http.get(format!("{}/readyz", service.ops)).send().await;
+            ready.ok().filter(|ready| ready.status().is_success())
+        })
+        .await;
+        service
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) async fn start_unready(mut self) -> Service {
+        let mut process = Process::start(&mut self.command().await);
+        let log = process.log().clone();
+        let line = eventually("a line `listening` in the log", || {
+            let line = log.lines().into_iter().find(|line| line.contains("listening"));
+            let ended = process.has_ended();
+            assert!(line.is_some() || !ended, "ended at its start: {:?}", log.lines());
+            async move { line }
+        })
+        .await;
+        Service {
+            base: format!("http://{}", field(&line, "listen")),
+            public_url: field(&line, "public_url"),
+            ops: format!("http://{}", field(&line, "ops_listen")),
+            process,
+            http: http_client(),
+            files: self.files,
+            redis_url: self.redis_url,
+            simulator: self.simulator,
+        }
+    }
+
+    /// Expects it to end by itself: its exit code, and what it wrote.
+    pub(crate) async fn refused(mut self) -> (i32, String) {
+        let mut process = Process::start(&mut self.command().await);
+        let status = process.ended().await;
+        (status.code().expect("an exit code"), process.log().lines().join("\n"))
+    }
+}
+
+impl SimulatorProcess {
+    async fn start() -> Self {
+        // The simulated phone's page, which alone forwards to the service, is not of these tests.
+        let process = Process::start(scanlogin().args([
+            "simulate",
+            "--listen",
+            "127.0.0.1:0",
+            "--service-url",
+            "http://127.0.0.1:9",
+            "--seed",
+            "1",
+        ]));
+        let line = process.log().line_with(&["simulating WeChat"]).await;
+        Self {
+            base: format!("http://{}", field(&line, "addr")),
+            _process: process,
+        }
+    }
+}
+
+/// One that shows redirects and goes through no proxy.
+pub(crate) fn http_client() -> reqwest::Client {
+    // An error means that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    builder.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
+/// A field of a log line, of either form.
+fn field(line: &str, name: &str) -> String {
+    if let Ok(Value::Object(fields)) = serde_json::from_str(line) {
+        return fields[name].as_str().expect("a string").to_owned();
+    }
+    let (_, rest) = line
+        .split_once(&format!(" {name}="))
+        .unwrap_or_else(|| panic!("no {name} in {line}"));
+    let value = rest.split(' ').next().unwrap_or_default();
+    value.trim_matches('"').to_owned()
+}

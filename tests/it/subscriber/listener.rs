@@ -74,16 +74,17 @@ impl Listener {
                 .next(&format!("{} of {} not told as lost", awaited.len(), ids.len()))
                 .await
             {
-                awaited.retain(|id| !lost.contains(id));
+                awaited = &awaited - &lost.into_iter().collect();
             }
         }
         began.elapsed()
     }
 
     async fn next(&mut self, missing: &str) -> News {
-        let news = timeout(Duration::from_secs(10), self.news.recv()).await;
-        news.unwrap_or_else(|_| panic!("no news for ten seconds: {missing}"))
-            .expect("it goes on")
+        match timeout(Duration::from_secs(10), self.news.recv()).await {
+            Ok(news) => news.expect("it goes on"),
+            Err(elapsed) => panic!("no news ({elapsed}): {missing}; losses: {:?}", self.all_losses()),
+        }
     }
 
     pub(super) fn losses(&self, cause: &str) -> u64 {
@@ -91,7 +92,13 @@ impl Listener {
     }
 
     pub(super) fn no_losses(&self) -> bool {
-        !self.metrics.render().unwrap().contains("store_lost_total{")
+        self.all_losses().is_empty()
+    }
+
+    fn all_losses(&self) -> Vec<String> {
+        let metrics = self.metrics.render().unwrap();
+        let losses = metrics.lines().filter(|line| line.contains("store_lost_total{"));
+        losses.map(str::to_owned).collect()
     }
 }
 

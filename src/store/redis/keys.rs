@@ -23,6 +23,15 @@ impl Keys {
         format!("{}:{{{}}}:{id}", self.prefix, id.hash_tag())
     }
 
+    /// The scene that a channel is of; `None` for what is no channel of ours.
+    pub(super) fn scene_of(&self, channel: &str) -> Option<SceneId> {
+        let (tag, id) = channel
+            .strip_prefix(&*self.prefix)?
+            .strip_prefix(":{")?
+            .split_once("}:")?;
+        id.parse().ok().filter(|id: &SceneId| id.hash_tag() == tag)
+    }
+
     /// What [`crate::store::Grant::Put`] keeps.
     pub(super) fn grant(&self, id: &SceneId) -> String {
         self.scene(id) + ":token"
@@ -82,5 +91,20 @@ mod tests {
         assert_eq!(slots.len(), 1);
         assert!(scene_slots().any(|slot| slots.contains(&slot)));
         assert_eq!(slot(&keys.access_token("wx1")), slot(&keys.lease("wx1")));
+    }
+
+    #[test]
+    fn a_scene_and_its_channel_name_each_other() {
+        let keys = Keys::new("scanlogin");
+        let id: SceneId = "3f23456789abcdef0123456789abcdef".parse().unwrap();
+        assert_eq!(keys.scene(&id), "scanlogin:{3f}:3f23456789abcdef0123456789abcdef");
+        assert_eq!(keys.scene_of(&keys.scene(&id)), Some(id));
+        for other in [
+            "other:{3f}:3f23456789abcdef0123456789abcdef",
+            "scanlogin:{3f}:3f23",
+            "scanlogin:{40}:3f23456789abcdef0123456789abcdef",
+        ] {
+            assert_eq!(keys.scene_of(other), None, "{other}");
+        }
     }
 }

@@ -16,7 +16,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::servers::Servers;
 use super::subscriber::Listen;
 
 /// Where Redis is and how to use it.
@@ -129,16 +128,7 @@ impl ClientSettings {
 
     /// The same servers, for the connection that listens.
     pub(super) fn listen(&self, prefix: &str) -> Listen {
-        let tls = self.config.tls.as_ref().map(|tls| match &tls.connector {
-            TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
-        });
-        Listen {
-            servers: Servers::from(&self.config.server),
-            username: self.config.username.clone(),
-            password: self.config.password.clone().map(Into::into),
-            tls,
-            prefix: prefix.to_owned(),
-        }
+        Listen::new(&self.config, prefix)
     }
 
     /// A client that is not connected yet. With `redirections` 0 a command is answered by the node it was sent to, or not at all.

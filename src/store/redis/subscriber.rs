@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use self::coordinator::{Coordinator, Surroundings, Wish};
 use self::owners::Owners;
 use self::wire::Dialer;
+use super::keys::Keys;
 use super::servers::Servers;
 use crate::scene::SceneId;
 use crate::store::{News, StoreError};
@@ -109,9 +110,7 @@ impl Subscriber {
         let surroundings = Surroundings {
             servers: listen.servers,
             dialer,
-            names: ChannelNames {
-                prefix: listen.prefix.into(),
-            },
+            names: Keys::new(&listen.prefix),
             owners,
             look,
             news,
@@ -148,26 +147,6 @@ impl Subscriber {
     pub async fn unwatch(&self, id: &SceneId) {
         // A subscriber that has stopped watches nothing.
         let _ = self.wishes.send(Wish::Unwant(*id)).await;
-    }
-}
-
-/// The channel of a scene, which is also the key of its record: `<prefix>:{<tag>}:<scene>`.
-#[derive(Debug, Clone)]
-struct ChannelNames {
-    prefix: Arc<str>,
-}
-
-impl ChannelNames {
-    fn of(&self, id: &SceneId) -> String {
-        format!("{}:{{{}}}:{id}", self.prefix, id.hash_tag())
-    }
-
-    fn scene(&self, channel: &str) -> Option<SceneId> {
-        let (tag, id) = channel
-            .strip_prefix(&*self.prefix)?
-            .strip_prefix(":{")?
-            .split_once("}:")?;
-        id.parse().ok().filter(|id: &SceneId| id.hash_tag() == tag)
     }
 }
 
@@ -208,27 +187,5 @@ impl Cause {
 
     fn count(self, metrics: &Metrics) {
         metrics.store_lost_total.with_label_values(&[self.as_str()]).inc();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scene_and_its_channel_name_each_other() {
-        let names = ChannelNames {
-            prefix: "scanlogin".into(),
-        };
-        let id: SceneId = "3f23456789abcdef0123456789abcdef".parse().unwrap();
-        assert_eq!(names.of(&id), "scanlogin:{3f}:3f23456789abcdef0123456789abcdef");
-        assert_eq!(names.scene(&names.of(&id)), Some(id));
-        for other in [
-            "other:{3f}:3f23456789abcdef0123456789abcdef",
-            "scanlogin:{3f}:3f23",
-            "scanlogin:{40}:3f23456789abcdef0123456789abcdef",
-        ] {
-            assert_eq!(names.scene(other), None, "{other}");
-        }
     }
 }

@@ -11,12 +11,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
+use super::Cause;
 use super::channels::ConnectionId;
 use super::replies::{Answer, BatchId, OutOfStep, Replies};
 use super::wire::{Dialer, Wire, WireError, error_text};
-use super::{Cause, ChannelNames};
 use crate::scene::{PublicState, SceneId};
 use crate::store::News;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::servers::Address;
 use crate::telemetry::Metrics;
 
@@ -96,7 +97,7 @@ pub(super) struct Connection {
     pub(super) dialer: Dialer,
     /// Whether only a master will do.
     pub(super) master_only: bool,
-    pub(super) names: ChannelNames,
+    pub(super) names: Keys,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) news: mpsc::Sender<News>,
@@ -199,7 +200,7 @@ struct Talk {
 }
 
 impl Talk {
-    fn send(&mut self, order: Order, names: &ChannelNames) -> Result<(), Fault> {
+    fn send(&mut self, order: Order, names: &Keys) -> Result<(), Fault> {
         self.owe();
         match order {
             Order::Subscribe(batch, channels) => {
@@ -221,8 +222,8 @@ impl Talk {
         Ok(())
     }
 
-    fn push(&mut self, command: &str, channels: &[SceneId], names: &ChannelNames) -> Result<(), Fault> {
-        let channels = channels.iter().map(|id| names.of(id)).collect::<Vec<_>>();
+    fn push(&mut self, command: &str, channels: &[SceneId], names: &Keys) -> Result<(), Fault> {
+        let channels = channels.iter().map(|id| names.scene(id)).collect::<Vec<_>>();
         let words = std::iter::once(command).chain(channels.iter().map(String::as_str));
         Ok(self.wire.push(words)?)
     }
@@ -268,11 +269,11 @@ enum Push<'a> {
 
 impl<'a> Push<'a> {
     /// `None` for every other push.
-    fn read(data: &'a [BytesFrame], names: &ChannelNames) -> Option<Self> {
+    fn read(data: &'a [BytesFrame], names: &Keys) -> Option<Self> {
         let [kind, channel, rest, ..] = data else {
             return None;
         };
-        let id = names.scene(channel.as_str()?)?;
+        let id = names.scene_of(channel.as_str()?)?;
         match kind.as_str()? {
             "smessage" => Some(Self::Message(id, rest.as_bytes().unwrap_or_default())),
             "ssubscribe" => Some(Self::Subscribed(id)),

@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::Cause;
 use super::alignment::Alignment;
 use super::channels::{Channels, ConnectionId, Waiter};
 use super::connection::{Connection, Fault, Order, Report, WINDOW, What};
@@ -18,10 +19,10 @@ use super::losses::Losses;
 use super::owners::Owners;
 use super::replies::Answer;
 use super::wire::Dialer;
-use super::{Cause, ChannelNames};
 use crate::entropy::between;
 use crate::scene::SceneId;
 use crate::store::News;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::servers::{Address, Servers};
 use crate::telemetry::Metrics;
 
@@ -49,7 +50,7 @@ pub(super) enum Wish {
 pub(super) struct Surroundings {
     pub(super) servers: Servers,
     pub(super) dialer: Dialer,
-    pub(super) names: ChannelNames,
+    pub(super) names: Keys,
     pub(super) owners: watch::Receiver<Owners>,
     /// Asks for a new look at who owns what.
     pub(super) look: Arc<Notify>,

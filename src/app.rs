@@ -79,7 +79,8 @@ impl App {
                 Arc::new(MemoryStore::start(config.scenes_max, news_tx, &background, &stop))
             }
             Some(settings) => {
-                let redis = RedisStore::start(settings, news_tx, metrics.clone(), &background, &stop)?;
+                let redis =
+                    RedisStore::start(settings, news_tx, metrics.clone(), &background, &stop).map_err(as_of_setting)?;
                 let redis = Arc::new(redis);
                 fatal = Some(watch_start(Arc::clone(&redis), Arc::clone(&started), &background));
                 redis
@@ -166,7 +167,7 @@ impl App {
             () = shutdown.cancelled() => {}
             Some(error) = fatal => {
                 self.stop.cancel();
-                return Err(error).context("SCANLOGIN_REDIS_URL");
+                return Err(as_of_setting(error));
             }
         }
         self.drain().await;
@@ -323,10 +324,15 @@ fn watch_start(
     fatal
 }
 
+fn as_of_setting(error: FatalError) -> anyhow::Error {
+    let setting = error.setting();
+    anyhow::Error::new(error).context(setting)
+}
+
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("{setting}: {address} can't be listened on"))
+        .with_context(|| format!("{setting}: {address} can't be listened on; give a free one, such as 127.0.0.1:8080"))
 }
 
 /// Where a listener can be reached from this machine.

@@ -10,7 +10,11 @@
 mod support;
 
 mod conformance;
+mod lifecycle;
 mod login_flow;
+mod replicas;
+mod settings;
 mod simulator;
 mod subscriber;
+mod token_thrift;
 mod wechat_client;

@@ -124,10 +124,23 @@ async fn round(pair: &Pair, number: usize, micros: i64) -> String {
         "round {number}: {told:?}"
     );
     assert!(told.iter().all(|state| state["scene"] == *browser.scene), "{told:?}");
-    let redeemed = Site::demo()
-        .redeem(&pair.b, last["code"].as_str().expect("a code"))
-        .await
-        .ok();
+    let redeem = async || {
+        let code = last["code"].as_str().expect("a code");
+        Site::demo().redeem(&pair.b, code).await
+    };
+    let mut redeemed = redeem().await;
+    if redeemed.status == 503 {
+        println!(
+            "a busy machine: {:?}",
+            pair.b
+                .log()
+                .lines()
+                .into_iter()
+                .rfind(|line| line.contains("request failed"))
+        );
+        redeemed = redeem().await;
+    }
+    let redeemed = redeemed.ok();
     assert_eq!(subject(&redeemed), openid);
     let states = told.iter().map(|state| state["state"].as_str().unwrap());
     states.collect::<Vec<_>>().join(" ")

@@ -120,7 +120,7 @@ impl App {
             () = shutdown.cancelled() => {}
             Some(error) = fatal => {
                 self.ground.stop.cancel();
-                return Err(error).context("SCANLOGIN_REDIS_URL");
+                return Err(as_of_setting(error));
             }
         }
         self.drain().await;
@@ -157,10 +157,15 @@ impl App {
     }
 }
 
+fn as_of_setting(error: FatalError) -> anyhow::Error {
+    let setting = error.setting();
+    anyhow::Error::new(error).context(setting)
+}
+
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("{setting}: {address} can't be listened on"))
+        .with_context(|| format!("{setting}: {address} can't be listened on; give a free one, such as 127.0.0.1:8080"))
 }
 
 /// Where a listener can be reached from this machine.

@@ -5,8 +5,10 @@
 mod file;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -162,7 +164,7 @@ pub struct Settings {
     #[arg(long, env = "SCANLOGIN_CODE_CHECK_PATH", value_name = "BOOL")]
     code_check_path: Option<bool>,
     /// The code's width in pixels.
-    #[arg(long, env = "SCANLOGIN_CODE_WIDTH", value_name = "PIXELS", default_value_t = 430, value_parser = clap::value_parser!(u16).range(280..=1280))]
+    #[arg(long, env = "SCANLOGIN_CODE_WIDTH", value_name = "PIXELS", default_value_t = 430, value_parser = whole::<u16>(280, 1280, 430))]
     code_width: u16,
     /// The colour of the code's lines, such as 07c160. Default: black.
     #[arg(long, env = "SCANLOGIN_CODE_LINE_COLOR", value_name = "RRGGBB", value_parser = colour)]
@@ -171,7 +173,7 @@ pub struct Settings {
     #[arg(long, env = "SCANLOGIN_CODE_IS_HYALINE", value_name = "BOOL", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     code_is_hyaline: bool,
     /// Codes that each replica keeps ready. Default: 20, or 0 with a simulator.
-    #[arg(long, env = "SCANLOGIN_CODE_POOL", value_name = "CODES", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    #[arg(long, env = "SCANLOGIN_CODE_POOL", value_name = "CODES", value_parser = whole::<u16>(0, 1_000, 20))]
     code_pool: Option<u16>,
 
     /// The private JWK Set that signs id_tokens (`scanlogin keys new`). Needed with Redis, drawn at start without.
@@ -203,25 +205,25 @@ pub struct Settings {
     client_origins: Vec<PublicUrl>,
 
     /// How long a code may be scanned and confirmed, in seconds.
-    #[arg(long, env = "SCANLOGIN_SCENE_TTL", value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=900))]
+    #[arg(long, env = "SCANLOGIN_SCENE_TTL", value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, 900, 120))]
     scene_ttl: u64,
     /// How often a silent event stream carries a comment, in seconds; below the idle timeout of every proxy on the way.
-    #[arg(long, env = "SCANLOGIN_HEARTBEAT", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=300))]
+    #[arg(long, env = "SCANLOGIN_HEARTBEAT", value_name = "SECONDS", default_value_t = 15, value_parser = whole::<u64>(1, 300, 15))]
     heartbeat: u64,
     /// How long everything is still served after SIGTERM, while load balancers take notice, in seconds.
-    #[arg(long, env = "SCANLOGIN_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=300))]
+    #[arg(long, env = "SCANLOGIN_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 3, value_parser = whole::<u64>(0, 300, 3))]
     drain_delay: u64,
     /// Event streams of one scene on one replica; a further one replaces the oldest.
-    #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_SCENE", value_name = "STREAMS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_SCENE", value_name = "STREAMS", default_value_t = 3, value_parser = whole::<u32>(1, u32::MAX, 3))]
     limit_streams_per_scene: u32,
     /// Event streams of one address (a /64 for IPv6) on one replica.
-    #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_ADDRESS", value_name = "STREAMS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_ADDRESS", value_name = "STREAMS", default_value_t = 1_000, value_parser = whole::<u32>(1, u32::MAX, 1_000))]
     limit_streams_per_address: u32,
     /// Event streams on one replica.
-    #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS", value_name = "STREAMS", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS", value_name = "STREAMS", default_value_t = 50_000, value_parser = whole::<u32>(1, u32::MAX, 50_000))]
     limit_streams: u32,
     /// Live scenes in the embedded store.
-    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES", value_name = "SCENES", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES", value_name = "SCENES", default_value_t = 100_000, value_parser = whole::<u32>(1, u32::MAX, 100_000))]
     limit_scenes: u32,
     /// The log's form: text or json. Its level comes from RUST_LOG.
     #[arg(long, env = "SCANLOGIN_LOG", value_name = "FORM", default_value = "text", value_parser = ["text", "json"])]
@@ -556,10 +558,19 @@ fn secret(
     file: Option<&Path>,
     setting: &str,
 ) -> Result<Option<SecretString>, ConfigError> {
+    secret_of(value, file, setting, &format!("{setting}_FILE"))
+}
+
+fn secret_of(
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+    setting: &str,
+    in_file: &str,
+) -> Result<Option<SecretString>, ConfigError> {
     let secret: SecretString = match (value, file) {
-        (Some(_), Some(_)) => return Err(wrong(format!("{setting} and {setting}_FILE are both set; keep one"))),
+        (Some(_), Some(_)) => return Err(wrong(format!("{setting} and {in_file} are both set; keep one"))),
         (Some(value), None) => value.clone(),
-        (None, Some(path)) => read_file(path, &format!("{setting}_FILE"))?.trim().into(),
+        (None, Some(path)) => read_file(path, in_file)?.trim().into(),
         (None, None) => return Ok(None),
     };
     if secret.expose_secret().is_empty() {
@@ -619,34 +630,72 @@ fn colour(text: &str) -> Result<Rgb, String> {
     }
 }
 
+/// A whole number within bounds, of which `such_as` is one.
+fn whole<T>(least: T, most: T, such_as: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
+    move |text| {
+        text.parse()
+            .ok()
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| format!("it must be a whole number from {least} to {most}, such as {such_as}"))
+    }
+}
+
 /// What clap says, in one line that names the flag and its environment twin. Values are repeated only where clap holds them,
 /// which it does not for secrets: those take any text.
 #[expect(clippy::needless_pass_by_value, reason = "called by map_err")]
 fn one_line(error: clap::Error) -> ConfigError {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return ConfigError::Asked(error.render().to_string());
+    let arg = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(arg)) => Some(arg.clone()),
+        Some(ContextValue::Strings(args)) => Some(args.join(", ")),
+        _ => None,
+    };
+    match (error.kind(), arg) {
+        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, _) => ConfigError::Asked(error.render().to_string()),
+        (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) => {
+            wrong("a subcommand is missing, such as in `scanlogin keys new`")
+        }
+        (ErrorKind::MissingRequiredArgument, Some(args)) => {
+            wrong(format!("{args} is missing; the command with --help says what it is"))
+        }
+        (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(arg)) => wrong(of_value(&error, &arg)),
+        _ => {
+            let rendered = error.render().to_string();
+            let first = rendered.lines().next().unwrap_or_default();
+            let problem = first.trim_start_matches("error: ");
+            wrong(format!("{problem}; `scanlogin --help` lists every setting"))
+        }
     }
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        _ => None,
+}
+
+fn of_value(error: &clap::Error, arg: &str) -> String {
+    let flag = arg.split(' ').next().unwrap_or_default();
+    let twin = twin(flag).map(|twin| format!(" ({twin})")).unwrap_or_default();
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) if !value.is_empty() => format!("{value:?}"),
+        _ => "the value is missing".to_owned(),
     };
-    let (Some(arg), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
-        let rendered = error.render().to_string();
-        let first = rendered
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ")
-            .to_owned();
-        return wrong(format!("{first}; `scanlogin --help` lists every setting"));
+    let problem = match (std::error::Error::source(error), error.get(ContextKind::ValidValue)) {
+        (Some(problem), _) => problem.to_string(),
+        (None, Some(ContextValue::Strings(values))) if !values.is_empty() => {
+            format!("it must be one of {}", values.join(", "))
+        }
+        (None, _) => "`scanlogin --help` says what it takes".to_owned(),
     };
-    let flag = arg.split(' ').next().unwrap_or_default().to_owned();
-    let twin = flag.trim_start_matches("--").replace('-', "_").to_uppercase();
-    let problem = std::error::Error::source(&error).map(ToString::to_string);
-    let problem = problem.or_else(|| match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(values)) => Some(format!("it must be one of {}", values.join(", "))),
-        _ => None,
-    });
-    let problem = problem.unwrap_or_else(|| "it is not a value that this takes".to_owned());
-    wrong(format!("{flag} (SCANLOGIN_{twin}): {value:?}: {problem}"))
+    format!("{flag}{twin}: {value}: {problem}")
+}
+
+/// The environment variable of a flag.
+fn twin(flag: &str) -> Option<String> {
+    let command = Cli::command();
+    let name = flag.trim_start_matches("--");
+    let args = command
+        .get_arguments()
+        .chain(command.get_subcommands().flat_map(clap::Command::get_arguments));
+    let mut of_name = args.filter(|arg| arg.get_long() == Some(name));
+    of_name
+        .find_map(|arg| arg.get_env())
+        .map(|env| env.to_string_lossy().into_owned())
 }

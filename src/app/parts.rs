@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{bind, own_address};
+use super::{as_of_setting, bind, own_address};
 use crate::config::{self, Config};
 use crate::http::PublicUrl;
 use crate::http::serve::serve;
@@ -83,7 +83,9 @@ impl Kept {
             }
             Some(settings) => {
                 let metrics = ground.metrics.clone();
-                let redis = Arc::new(RedisStore::start(settings, news, metrics, &ground.tasks, &ground.stop)?);
+                let redis = Arc::new(
+                    RedisStore::start(settings, news, metrics, &ground.tasks, &ground.stop).map_err(as_of_setting)?,
+                );
                 let fatal = watch_start(Arc::clone(&redis), Arc::clone(&started), ground);
                 (redis, Some(fatal))
             }

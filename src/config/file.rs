@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
-use super::{ConfigError, only, read_file, secret, wrong};
+use super::{ConfigError, only, read_file, secret_of, wrong};
 use crate::login::Client;
 use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, MiniProgram};
@@ -101,15 +101,16 @@ fn placed(text: &str, span: Option<std::ops::Range<usize>>, problem: &str) -> St
 impl Tables {
     pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
         let mini_program = |table: &MiniProgramTable| {
-            let name = format!("secret of mini_program {}", table.appid);
-            let secret = secret(
+            let name = format!("mini_program {}: secret", table.appid);
+            let secret = secret_of(
                 table.secret.clone().map(Into::into).as_ref(),
                 table.secret_file.as_deref(),
                 &name,
+                "secret_file",
             )?;
             Ok(MiniProgram {
                 appid: table.appid.clone(),
-                secret: secret.ok_or_else(|| wrong(format!("the {name} is missing: give secret or secret_file")))?,
+                secret: secret.ok_or_else(|| wrong(format!("{name} is missing: give secret or secret_file")))?,
                 code: CodeSettings {
                     page: table.page.clone().unwrap_or_else(|| code.page.clone()),
                     ..code.of_edition(table.env_version.unwrap_or(code.env_version))
@@ -127,7 +128,7 @@ impl Tables {
 impl ClientTable {
     fn client(&self, programs: &[MiniProgram]) -> Result<Client, ConfigError> {
         let id = &self.client_id;
-        let name = format!("client_secret of client {id}");
+        let name = format!("client {id}: client_secret");
         let program = match &self.mini_program {
             Some(appid) => programs.iter().find(|program| program.appid == *appid).ok_or_else(|| {
                 wrong(format!(
@@ -142,10 +143,11 @@ impl ClientTable {
         };
         Ok(Client {
             client_id: id.clone(),
-            client_secret: secret(
+            client_secret: secret_of(
                 self.client_secret.clone().map(Into::into).as_ref(),
                 self.client_secret_file.as_deref(),
                 &name,
+                "client_secret_file",
             )?,
             name: self.name.clone().unwrap_or_else(|| id.clone()),
             logo_url: self.logo_url.clone(),

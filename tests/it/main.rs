@@ -12,7 +12,11 @@ mod support;
 
 mod architecture;
 mod conformance;
+mod lifecycle;
 mod login_flow;
+mod replicas;
+mod settings;
 mod simulator;
 mod subscriber;
+mod token_thrift;
 mod wechat_client;

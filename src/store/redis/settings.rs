@@ -84,6 +84,19 @@ pub enum FatalError {
     TooOld(String),
 }
 
+impl FatalError {
+    /// The setting that has to change.
+    #[must_use]
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::Url(_) | Self::Refused(_) | Self::TooOld(_) => "SCANLOGIN_REDIS_URL",
+            Self::Prefix => "SCANLOGIN_REDIS_PREFIX",
+            Self::Wait => "SCANLOGIN_REDIS_WAIT",
+            Self::CaFile(_) => "SCANLOGIN_REDIS_CA_FILE",
+        }
+    }
+}
+
 /// How long one command may take. One that timed out may still be executed later, so only repeatable ones are sent.
 const COMMAND: Duration = Duration::from_secs(1);
 

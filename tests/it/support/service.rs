@@ -138,6 +138,12 @@ impl ServiceBuilder {
         self
     }
 
+    /// How much is logged.
+    pub(crate) fn rust_log(mut self, filter: &str) -> Self {
+        self.settings.push(("RUST_LOG".to_owned(), filter.to_owned()));
+        self
+    }
+
     /// The settings file.
     pub(crate) fn config_toml(mut self, text: &str) -> Self {
         self.config = Some(text.to_owned());

@@ -1,0 +1,415 @@
+//! Several replicas on one Redis: what is done at one is told at every other, whatever happens to Redis meanwhile.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use reqwest::RequestBuilder;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::cli::{cli, cli_ok};
+use crate::support::events::EventStream;
+use crate::support::eventually;
+use crate::support::redis::RedisServer;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site};
+use crate::support::service::Service;
+
+/// Logins with an event stream whose confirm is placed around its subscription.
+const STREAMED: usize = 3_000;
+/// The same by long-poll.
+const POLLED: usize = 300;
+/// Logins under way at once.
+const AT_ONCE: usize = 50;
+
+/// How long a phone tries.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two replicas on one Redis: browsers are at `a`, phones at `b`.
+struct Pair {
+    redis: RedisServer,
+    a: Service,
+    b: Service,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let redis = RedisServer::start();
+        let a = Service::builder().redis(&redis).start().await;
+        let b = a.replica().start().await;
+        Self { redis, a, b }
+    }
+
+    /// Browsers with open streams that have seen the scan, and the phones that scanned.
+    async fn scanned(&self, count: usize) -> Vec<(Browser, EventStream, Phone)> {
+        let open = |number| async move {
+            let browser = Browser::start(&self.a).await;
+            let mut events = browser.events().await;
+            events.next_is("waiting").await;
+            let phone = Phone::that_scanned(&format!("person-{number}"), &self.b, &browser.scene).await;
+            events.next_is("scanned").await;
+            (browser, events, phone)
+        };
+        join_all((0..count).map(open)).await
+    }
+}
+
+#[tokio::test]
+async fn a_confirm_made_at_one_replica_right_around_the_subscription_at_another_is_never_lost() {
+    let pair = Pair::start().await;
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let began = Instant::now();
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let offsets: Vec<i64> = (0..STREAMED + POLLED)
+        .map(|_| rng.random_range(-5_000..=5_000))
+        .collect();
+    let pair = &pair;
+    let rounds = stream::iter(offsets.into_iter().enumerate()).map(|(number, micros)| round(pair, number, micros));
+    let seen = rounds.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+
+    let mut histories = BTreeMap::new();
+    for history in seen {
+        *histories.entry(history).or_insert(0) += 1;
+    }
+    println!("{} logins in {:?}: {histories:?}", STREAMED + POLLED, began.elapsed());
+    assert_eq!(histories.values().sum::<usize>(), STREAMED + POLLED);
+    assert!(
+        histories.len() >= 2,
+        "the confirm was never on both sides of the subscription"
+    );
+}
+
+/// One login, its confirm `micros` after the subscription was asked for: the states its browser was told.
+async fn round(pair: &Pair, number: usize, micros: i64) -> String {
+    let openid = format!("person-{number}");
+    let browser = Browser::start(&pair.a).await;
+    let mut phone = Phone::of(&openid);
+    let scanned = async { while comes_again(&phone.scan(&pair.b, &browser.scene).await) {} };
+    timeout(PATIENCE, scanned).await.expect("a scan");
+    let wait = |micros: i64| sleep(Duration::from_micros(micros.max(0).unsigned_abs()));
+    let confirm = async {
+        wait(micros).await;
+        let confirmed = async { while comes_again(&phone.confirm(&pair.b, &browser.scene).await) {} };
+        timeout(PATIENCE, confirmed).await.expect("a confirm");
+    };
+    let follow = async {
+        wait(-micros).await;
+        if number < STREAMED {
+            streamed(&browser).await
+        } else {
+            polled(&browser).await
+        }
+    };
+    let (told, ()) = futures_util::future::join(follow, confirm).await;
+
+    for (earlier, later) in told.iter().zip(&told[1..]) {
+        assert!(
+            earlier["version"].as_u64() < later["version"].as_u64(),
+            "seed and round {number}: {told:?}"
+        );
+    }
+    let last = told.last().expect("a state");
+    assert_eq!(
+        (&last["state"], &last["version"]),
+        (&json!("confirmed"), &json!(3)),
+        "round {number}: {told:?}"
+    );
+    assert!(told.iter().all(|state| state["scene"] == *browser.scene), "{told:?}");
+    let redeem = async || {
+        let code = last["code"].as_str().expect("a code");
+        Site::demo().redeem(&pair.b, code).await
+    };
+    let mut redeemed = redeem().await;
+    if redeemed.status == 503 {
+        println!(
+            "a busy machine: {:?}",
+            pair.b
+                .log()
+                .lines()
+                .into_iter()
+                .rfind(|line| line.contains("request failed"))
+        );
+        redeemed = redeem().await;
+    }
+    let redeemed = redeemed.ok();
+    assert_eq!(subject(&redeemed), openid);
+    let states = told.iter().map(|state| state["state"].as_str().unwrap());
+    states.collect::<Vec<_>>().join(" ")
+}
+
+/// A 503 says that the same request shall come again, as phones do: on a machine that is too busy it may.
+fn comes_again(reply: &Reply) -> bool {
+    if reply.status == 503 {
+        return true;
+    }
+    reply.ok();
+    false
+}
+
+async fn streamed(browser: &Browser) -> Vec<Value> {
+    let mut events = browser.events().await;
+    let mut told = Vec::new();
+    while let Some(event) = events.next().await {
+        if event.event == "unavailable" {
+            events = browser.events().await;
+            continue;
+        }
+        assert_eq!(event.data["state"], *event.event);
+        assert_eq!(event.data["id"], *event.id);
+        told.push(event.data);
+    }
+    told
+}
+
+async fn polled(browser: &Browser) -> Vec<Value> {
+    let mut told = vec![browser.long_poll(30, "").await];
+    while let Some(last) = told.last().filter(|last| last["state"] != "confirmed") {
+        let after = last["id"].as_str().unwrap().to_owned();
+        told.push(browser.long_poll(30, &after).await);
+    }
+    told
+}
+
+/// Whose id_token it is; its signature is another test's.
+fn subject(redeemed: &Value) -> String {
+    let claims = redeemed["id_token"].as_str().unwrap().split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    claims["sub"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_was_published_while_the_subscriptions_were_cut_is_told_within_two_seconds() {
+    let pair = Pair::start().await;
+    for _ in 0..3 {
+        let logins = pair.scanned(40).await;
+        let addr = pair.redis.addr();
+        assert_eq!(
+            cli(addr, &["CLIENT", "KILL", "TYPE", "pubsub"]),
+            "1",
+            "only one replica listens"
+        );
+        let confirms = logins
+            .iter()
+            .map(|(browser, _, phone)| phone.confirm(&pair.b, &browser.scene));
+        for confirmed in join_all(confirms).await {
+            confirmed.ok();
+        }
+        let confirmed = Instant::now();
+        let told = logins.into_iter().map(|(_, mut events, _)| async move {
+            events.next_is("confirmed").await;
+            events.ends().await;
+        });
+        join_all(told).await;
+        assert!(
+            confirmed.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            confirmed.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_came_back_empty_costs_the_logins_under_way_and_no_later_one() {
+    let mut pair = Pair::start().await;
+    let logins = pair.scanned(20).await;
+    let restarted = Instant::now();
+    pair.redis.restart();
+    for (browser, mut events, phone) in logins {
+        let told = events.next_is("expired").await;
+        assert_eq!(told.data["reason"], "lost");
+        events.ends().await;
+        Reply::to(browser.status_request(""))
+            .await
+            .problem(404, "unknown_scene");
+        phone
+            .confirm(&pair.b, &browser.scene)
+            .await
+            .problem(404, "unknown_scene");
+    }
+    assert!(
+        restarted.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        restarted.elapsed()
+    );
+    assert_eq!(round(&pair, 0, 0).await.split(' ').next_back(), Some("confirmed"));
+}
+
+#[tokio::test]
+async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again() {
+    let pair = Pair::start().await;
+    let mut logins = pair.scanned(3).await;
+    let (idle, _, _) = logins.pop().unwrap();
+    let pid = Pid::from_raw(i32::try_from(pair.redis.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let stopped = Instant::now();
+    let code = format!("/scenes/{}/code", idle.scene);
+    let events = format!("/events/{}", idle.scene);
+    let refused = [
+        pair.a.post("/scenes", &json!({ "code_challenge": "a".repeat(43) })),
+        pair.a.get(&code),
+        idle.status_request(""),
+        idle.status_request("?wait=30&after=x"),
+        pair.a.get(&events).bearer_auth(&idle.secret),
+        pair.b
+            .post(&format!("/scenes/{}/confirm", idle.scene), &json!({}))
+            .bearer_auth(&idle.secret),
+    ];
+    let refused = refused.map(|request| async move { store_unavailable(request).await });
+    let (_, ()) = futures_util::future::join(join_all(refused), event_unavailable(&idle)).await;
+    sleep(Duration::from_secs(2).saturating_sub(stopped.elapsed())).await;
+
+    kill_process(pid, Signal::CONT).unwrap();
+    let back = Instant::now();
+    for (browser, mut events, phone) in logins {
+        assert_eq!(events.comments, 0);
+        eventually("the phone's retry succeeds", || async {
+            let confirmed = phone.confirm(&pair.b, &browser.scene).await;
+            (confirmed.status == 200).then_some(())
+        })
+        .await;
+        events.next_is("confirmed").await;
+    }
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+}
+
+async fn store_unavailable(request: RequestBuilder) {
+    let asked = Instant::now();
+    let reply = timeout(Duration::from_secs(5), Reply::to(request))
+        .await
+        .expect("an answer");
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    reply.problem(503, "store_unavailable");
+    assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+/// An EventSource would never come again after anything but a 200.
+async fn event_unavailable(browser: &Browser) {
+    let asked = Instant::now();
+    let mut events = browser.events().await;
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert_eq!(events.response.headers()["content-type"], "text/event-stream");
+    let told = events.next_is("unavailable").await;
+    assert_eq!(
+        (&told.data["code"], &told.data["status"]),
+        (&json!("store_unavailable"), &json!(503))
+    );
+    assert_eq!(told.id, "", "the browser's last event stays what it was");
+    assert!((1_000..=3_000).contains(&events.retry.expect("when to come again")));
+    events.ends().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_before_its_redis_waits_for_it() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let service = Service::builder().redis(&redis).start_unready().await;
+    let readyz = || Reply::to(service.http.get(format!("{}/readyz", service.ops)));
+    let reply = readyz().await;
+    assert_eq!((reply.status, &reply.json()["status"]), (503, &json!("starting")));
+    assert_eq!(reply.json()["checks"]["store"]["status"], "degraded");
+    assert_eq!(
+        Reply::to(service.http.get(format!("{}/livez", service.ops)))
+            .await
+            .status,
+        200
+    );
+    let challenge = json!({ "code_challenge": "a".repeat(43) });
+    store_unavailable(service.post("/scenes", &challenge)).await;
+
+    redis.restart();
+    let ready = eventually("the service is ready", || async {
+        let reply = readyz().await;
+        (reply.status == 200).then_some(reply)
+    });
+    assert_eq!(ready.await.json()["status"], "ready");
+    let browser = Browser::start(&service).await;
+    browser.events().await.next_is("waiting").await;
+
+    redis.kill();
+    let degraded = eventually("the store is seen to be away", || async {
+        let reply = readyz().await;
+        (reply.json()["checks"]["store"]["status"] == "degraded").then_some(reply)
+    });
+    assert_eq!(
+        degraded.await.status,
+        200,
+        "a Redis that is away for all takes no replica out"
+    );
+}
+
+#[tokio::test]
+async fn a_whole_login_costs_so_many_redis_commands() {
+    let pair = Pair::start().await;
+    let login = async || {
+        let browser = Browser::start(&pair.a).await;
+        assert_eq!(browser.code_image().await.status, 200);
+        let mut events = browser.events().await;
+        events.next_is("waiting").await;
+        let phone = Phone::that_scanned("somebody", &pair.b, &browser.scene).await;
+        events.next_is("scanned").await;
+        phone.confirm(&pair.b, &browser.scene).await.ok();
+        let confirmed = events.next_is("confirmed").await;
+        let redeemed = Site::demo()
+            .redeem(&pair.b, confirmed.data["code"].as_str().unwrap())
+            .await
+            .ok();
+        let token = redeemed["access_token"].as_str().unwrap();
+        assert_eq!(Site::userinfo(&pair.b, token).await.ok()["sub"], "somebody");
+    };
+    let unwatched = || {
+        eventually("the last scene's channel is given back", || async {
+            cli(pair.redis.addr(), &["PUBSUB", "SHARDCHANNELS"])
+                .is_empty()
+                .then_some(())
+        })
+    };
+    // The first fetches WeChat's token and loads the scripts.
+    login().await;
+    unwatched().await;
+    cli_ok(pair.redis.addr(), &["CONFIG", "RESETSTAT"]);
+    login().await;
+    unwatched().await;
+    let stats = cli(pair.redis.addr(), &["INFO", "commandstats"]);
+    let mut counted = BTreeMap::new();
+    for line in stats.lines() {
+        let counts = line
+            .trim()
+            .strip_prefix("cmdstat_")
+            .and_then(|line| line.split_once(":calls="));
+        let Some((command, rest)) = counts else { continue };
+        // What watches over connections and servers costs the same without any login.
+        let kept_up = [
+            "ping",
+            "info",
+            "hello",
+            "role",
+            "config|resetstat",
+            "pubsub|shardchannels",
+        ];
+        if !kept_up.contains(&command) && !command.starts_with("client|") {
+            counted.insert(command, rest.split(',').next().unwrap().parse::<u32>().unwrap());
+        }
+    }
+    println!("redis commands of one login: {counted:?}");
+    // With what the three scripts call: each reads the beginning of the record and its life, and writes it.
+    let expected = [
+        ("evalsha", 3),
+        ("get", 7),
+        ("getrange", 3),
+        ("pttl", 7),
+        ("set", 7),
+        ("spublish", 2),
+        ("ssubscribe", 1),
+        ("sunsubscribe", 1),
+    ];
+    assert_eq!(counted, BTreeMap::from(expected));
+}

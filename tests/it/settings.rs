@@ -1,0 +1,635 @@
+//! What the operator sets, and what a wrong setting is answered: one line that says which, why, and what to write instead.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::process::{Process, scanlogin};
+use crate::support::redis::RedisServer;
+use crate::support::reply::Reply;
+use crate::support::service::Service;
+
+/// In the place of every secret.
+const CANARY: &str = "canary-2f7c9a";
+
+/// A start that must fail: arguments, environment, settings file, and what its one line must say.
+struct Case(
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+    &'static str,
+    &'static [&'static str],
+);
+
+const ADDRESS: &str = "it must be an IP address and a port, such as 127.0.0.1:8080";
+const REDIS: (&str, &str) = ("SCANLOGIN_REDIS_URL", "redis://127.0.0.1:1");
+const SIMULATED: (&str, &str) = ("SCANLOGIN_SIMULATOR", "true");
+const API_BASE: (&str, &str) = ("SCANLOGIN_WECHAT_API_BASE", "http://127.0.0.1:1");
+
+/// One value each that can't be used.
+const VALUES: &[Case] = &[
+    Case(
+        &["--listen", "nonsense"],
+        &[],
+        "",
+        &["--listen (SCANLOGIN_LISTEN)", "nonsense", ADDRESS],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_LISTEN", "localhost")],
+        "",
+        &["--listen (SCANLOGIN_LISTEN)", ADDRESS],
+    ),
+    Case(&["--listen"], &[], "", &["--listen (SCANLOGIN_LISTEN)", "missing"]),
+    Case(
+        &["--ops-listen", "1.2.3.4"],
+        &[],
+        "",
+        &["SCANLOGIN_OPS_LISTEN", ADDRESS],
+    ),
+    Case(
+        &["--public-url", "nope"],
+        &[],
+        "",
+        &["SCANLOGIN_PUBLIC_URL", "such as https://login.example"],
+    ),
+    Case(
+        &["--public-url", "https://a.example/path"],
+        &[],
+        "",
+        &["SCANLOGIN_PUBLIC_URL", "no path", "such as https://login.example"],
+    ),
+    Case(
+        &["--trusted-proxies", "10.0.0.0/99"],
+        &[],
+        "",
+        &["SCANLOGIN_TRUSTED_PROXIES", "such as 10.0.0.0/8"],
+    ),
+    Case(
+        &["--scene-ttl", "0"],
+        &[],
+        "",
+        &["SCANLOGIN_SCENE_TTL", "from 1 to 900, such as 120"],
+    ),
+    Case(
+        &["--scene-ttl", "901"],
+        &[],
+        "",
+        &["SCANLOGIN_SCENE_TTL", "from 1 to 900, such as 120"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_SCENE_TTL", "abc")],
+        "",
+        &["SCANLOGIN_SCENE_TTL", "from 1 to 900, such as 120"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_SCENE_TTL", "")],
+        "",
+        &["SCANLOGIN_SCENE_TTL", "from 1 to 900, such as 120"],
+    ),
+    Case(
+        &["--heartbeat", "0"],
+        &[],
+        "",
+        &["SCANLOGIN_HEARTBEAT", "from 1 to 300, such as 15"],
+    ),
+    Case(
+        &["--drain-delay=-1"],
+        &[],
+        "",
+        &["SCANLOGIN_DRAIN_DELAY", "from 0 to 300, such as 3"],
+    ),
+    Case(
+        &["--limit-streams", "0"],
+        &[],
+        "",
+        &["SCANLOGIN_LIMIT_STREAMS", "such as 50000"],
+    ),
+    Case(
+        &["--code-width", "10"],
+        &[],
+        "",
+        &["SCANLOGIN_CODE_WIDTH", "from 280 to 1280, such as 430"],
+    ),
+    Case(
+        &["--code-pool", "many"],
+        &[],
+        "",
+        &["SCANLOGIN_CODE_POOL", "from 0 to 1000, such as 20"],
+    ),
+    Case(
+        &["--code-line-color", "red"],
+        &[],
+        "",
+        &["SCANLOGIN_CODE_LINE_COLOR", "such as 07c160"],
+    ),
+    Case(
+        &["--code-env-version", "prod"],
+        &[],
+        "",
+        &["SCANLOGIN_CODE_ENV_VERSION", "release, trial or develop"],
+    ),
+    Case(&["--log", "xml"], &[], "", &["SCANLOGIN_LOG", "text, json"]),
+    Case(
+        &["--simulator", "maybe"],
+        &[],
+        "",
+        &["SCANLOGIN_SIMULATOR", "true, false"],
+    ),
+    Case(
+        &["--redis-wait", "2"],
+        &[],
+        "",
+        &["SCANLOGIN_REDIS_WAIT", "`auto`, `0` or `1`"],
+    ),
+    Case(
+        &["--wechat-api-base", "ftp://a.example"],
+        &[],
+        "",
+        &["SCANLOGIN_WECHAT_API_BASE", "http:// or https://"],
+    ),
+    Case(
+        &["--wechat-token-mode", "old"],
+        &[],
+        "",
+        &["SCANLOGIN_WECHAT_TOKEN_MODE", "stable_token or token"],
+    ),
+    Case(
+        &["--client-origins", "a.example"],
+        &[],
+        "",
+        &["SCANLOGIN_CLIENT_ORIGINS", "such as https://login.example"],
+    ),
+    Case(&["--nonsense"], &[], "", &["--nonsense", "`scanlogin --help`"]),
+    Case(&["nonsense"], &[], "", &["nonsense", "`scanlogin --help`"]),
+    Case(&[], &[("RUST_LOG", "=%")], "", &["RUST_LOG", "such as info"]),
+];
+
+/// What can't be together, or not alone.
+const TOGETHER: &[Case] = &[
+    Case(
+        &[],
+        &[("SCANLOGIN_PUBLIC_URL", "https://login.example")],
+        "",
+        &[
+            "SCANLOGIN_PUBLIC_URL",
+            "SCANLOGIN_WECHAT_APPID",
+            "SCANLOGIN_SIMULATOR=true",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_PUBLIC_URL", "http://192.0.2.1:8080")],
+        "",
+        &["SCANLOGIN_PUBLIC_URL", "SCANLOGIN_SIMULATOR=true"],
+    ),
+    Case(
+        &[],
+        &[REDIS],
+        "",
+        &[
+            "SCANLOGIN_REDIS_URL",
+            "`scanlogin simulate`",
+            "SCANLOGIN_WECHAT_API_BASE",
+        ],
+    ),
+    Case(
+        &[],
+        &[REDIS, SIMULATED, API_BASE],
+        "",
+        &["SCANLOGIN_SIGNING_KEYS_FILE", "`scanlogin keys new --out keys.json`"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef")],
+        "",
+        &["SCANLOGIN_WECHAT_APPID", "SCANLOGIN_WECHAT_SECRET"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_WECHAT_SECRET", CANARY)],
+        "",
+        &[
+            "SCANLOGIN_WECHAT_SECRET",
+            "SCANLOGIN_WECHAT_APPID",
+            "such as wx0123456789abcdef",
+        ],
+    ),
+    Case(
+        &[],
+        &[
+            ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef"),
+            ("SCANLOGIN_WECHAT_SECRET", CANARY),
+            ("SCANLOGIN_WECHAT_API_BASE", "http://192.0.2.1"),
+        ],
+        "",
+        &[
+            "SCANLOGIN_WECHAT_API_BASE",
+            "https, or http on loopback",
+            "SCANLOGIN_SIMULATOR=true",
+        ],
+    ),
+    Case(
+        &[],
+        &[API_BASE],
+        "",
+        &["SCANLOGIN_WECHAT_API_BASE", "SCANLOGIN_WECHAT_APPID"],
+    ),
+    Case(
+        &[],
+        &[
+            SIMULATED,
+            ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef"),
+            ("SCANLOGIN_WECHAT_SECRET", CANARY),
+        ],
+        "",
+        &["SCANLOGIN_SIMULATOR=true contradicts", "SCANLOGIN_WECHAT_APPID"],
+    ),
+    Case(
+        &[],
+        &[
+            ("SCANLOGIN_CLIENT_SECRET", CANARY),
+            ("SCANLOGIN_CLIENT_SECRET_FILE", "/dev/null"),
+        ],
+        "",
+        &["SCANLOGIN_CLIENT_SECRET and SCANLOGIN_CLIENT_SECRET_FILE"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_SECRET_FILE", "/dev/null")],
+        "",
+        &["SCANLOGIN_CLIENT_SECRET", "is empty"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_SECRET_FILE", "/nowhere/secret")],
+        "",
+        &["SCANLOGIN_CLIENT_SECRET_FILE", "/nowhere/secret can't be read"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_SIGNING_KEYS_FILE", "/nowhere/keys")],
+        "",
+        &["SCANLOGIN_SIGNING_KEYS_FILE", "/nowhere/keys can't be read"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_SIGNING_KEYS_FILE", "/dev/null")],
+        "",
+        &[
+            "SCANLOGIN_SIGNING_KEYS_FILE",
+            "/dev/null can't be used",
+            "`scanlogin keys new`",
+        ],
+    ),
+];
+
+/// The settings file.
+const FILES: &[Case] = &[
+    Case(
+        &[],
+        &[],
+        "scene_tll = 3",
+        &["SCANLOGIN_CONFIG", "scanlogin.toml", "\"scene_tll\" is no setting"],
+    ),
+    Case(
+        &[],
+        &[],
+        "log = \"json\"\nheartbeat = = 3",
+        &["SCANLOGIN_CONFIG", "scanlogin.toml", "line 2"],
+    ),
+    Case(&[], &[], "scene_ttl = 0", &["SCANLOGIN_SCENE_TTL", "from 1 to 900"]),
+    Case(
+        &[],
+        &[],
+        "scene_ttl = 1.5",
+        &["SCANLOGIN_CONFIG", "\"scene_ttl\" must be a single value"],
+    ),
+    Case(
+        &[],
+        &[],
+        "config = \"other.toml\"",
+        &["SCANLOGIN_CONFIG", "\"config\" is no setting"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\n[[client]]\nclient_id = \"blog\"",
+        &["two clients have the client_id \"blog\""],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nnam = \"x\"",
+        &["SCANLOGIN_CONFIG", "`nam`", "`name`"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nname = \"x\"",
+        &["SCANLOGIN_CONFIG", "missing field `client_id`"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nclient_secret = \"canary-2f7c9a\"\nclient_secret_file = \"/dev/null\"",
+        &["client blog: client_secret and client_secret_file are both set"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nmini_program = \"wx1\"",
+        &[
+            "client blog: mini_program \"wx1\" is not configured",
+            "[[mini_program]]",
+        ],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[mini_program]]\nappid = \"wx1\"",
+        &["mini_program wx1: secret is missing", "secret_file"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CONFIG", "/nowhere/s.toml")],
+        "",
+        &["SCANLOGIN_CONFIG", "/nowhere/s.toml can't be read"],
+    ),
+];
+
+/// The other commands.
+const COMMANDS: &[Case] = &[
+    Case(&["keys"], &[], "", &["`scanlogin keys new`"]),
+    Case(&["keys", "new", "--alg", "XX"], &[], "", &["--alg", "ES256"]),
+    Case(
+        &["keys", "new", "--out", "/nowhere/keys.json"],
+        &[],
+        "",
+        &["--out /nowhere/keys.json"],
+    ),
+    Case(&["simulate"], &[], "", &["--service-url", "missing"]),
+    Case(
+        &["simulate", "--service-url", "nope"],
+        &[],
+        "",
+        &["--service-url", "such as http://127.0.0.1:8080"],
+    ),
+    Case(
+        &["simulate", "--service-url", "http://127.0.0.1:1", "--listen", "nope"],
+        &[],
+        "",
+        &["--listen nope", "such as 127.0.0.1:8090"],
+    ),
+    Case(
+        &["simulate", "--service-url", "http://127.0.0.1:1", "--fault-rate", "2"],
+        &[],
+        "",
+        &["fault rate 2", "such as 0.05"],
+    ),
+    Case(
+        &["simulate", "--service-url", "http://127.0.0.1:1", "--fault-rate", "x"],
+        &[],
+        "",
+        &["--fault-rate (SCANLOGIN_SIMULATE_FAULT_RATE)", "\"x\""],
+    ),
+];
+
+#[test]
+fn a_wrong_value_stops_the_start_with_one_line_that_names_the_setting_and_an_example() {
+    check(VALUES);
+}
+
+#[test]
+fn settings_that_contradict_each_other_stop_the_start() {
+    check(TOGETHER);
+}
+
+#[test]
+fn a_wrong_settings_file_stops_the_start_and_is_named() {
+    check(FILES);
+}
+
+#[test]
+fn wrong_arguments_of_the_other_commands_are_one_line_too() {
+    check(COMMANDS);
+}
+
+fn check(cases: &[Case]) {
+    for Case(args, env, file, words) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = quiet(&dir, file);
+        command.args(*args).envs(env.iter().copied());
+        let line = refused(command.output().unwrap());
+        for word in *words {
+            assert!(
+                line.contains(word),
+                "{args:?} {env:?} {file:?}: {word:?} is not in {line:?}"
+            );
+        }
+    }
+}
+
+/// The program on ports of its own, which says nothing but errors.
+fn quiet(dir: &TempDir, file: &str) -> Command {
+    let mut command = scanlogin();
+    command
+        .env("SCANLOGIN_LISTEN", "127.0.0.1:0")
+        .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")
+        .env("RUST_LOG", "error")
+        .stdin(Stdio::null());
+    if !file.is_empty() {
+        let path = dir.path().join("scanlogin.toml");
+        fs::write(&path, file).unwrap();
+        command.env("SCANLOGIN_CONFIG", path);
+    }
+    command
+}
+
+/// The one line of a start that failed.
+fn refused(output: Output) -> String {
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(said.starts_with("scanlogin: ") && said.ends_with('\n'), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!said.contains(CANARY), "a secret was repeated: {said}");
+    said
+}
+
+#[test]
+fn a_port_that_is_taken_stops_the_start_and_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for setting in ["SCANLOGIN_LISTEN", "SCANLOGIN_OPS_LISTEN"] {
+        let dir = tempfile::tempdir().unwrap();
+        let line = refused(quiet(&dir, "").env(setting, &address).output().unwrap());
+        for word in [setting, &address, "such as 127.0.0.1:8080", "in use"] {
+            assert!(line.contains(word), "{word} is not in {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_redis_password_ends_the_process_with_one_line_that_does_not_repeat_it() {
+    let redis = RedisServer::start_with(&["--requirepass", "another"]);
+    for url in [
+        redis.url(),
+        redis.url().replace("redis://", &format!("redis://:{CANARY}@")),
+    ] {
+        let service = Service::builder().redis_url(&url).rust_log("error");
+        let (code, said) = service.refused().await;
+        assert_eq!(code, 2, "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("SCANLOGIN_REDIS_URL") && !said.contains(CANARY), "{said}");
+    }
+}
+
+#[test]
+fn a_redis_address_or_prefix_that_can_not_be_one_stops_the_start_and_repeats_no_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = keys_in(dir.path());
+    let password = format!("redis://:{CANARY}@127.0.0.1:port");
+    for (setting, value, words) in [
+        ("SCANLOGIN_REDIS_URL", "nonsense", "an example: redis://"),
+        ("SCANLOGIN_REDIS_URL", &password, "an example: redis://"),
+        ("SCANLOGIN_REDIS_PREFIX", "a{b", "an example: scanlogin"),
+        ("SCANLOGIN_REDIS_CA_FILE", "/nowhere/ca.pem", "/nowhere/ca.pem"),
+    ] {
+        let mut command = quiet(&dir, "");
+        let redis = ("SCANLOGIN_REDIS_URL", "rediss://127.0.0.1:1");
+        command
+            .envs([redis, SIMULATED, API_BASE])
+            .env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
+        let line = refused(command.env(setting, value).output().unwrap());
+        assert!(
+            line.contains(setting) && line.contains(words),
+            "{setting}={value}: {line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let service = Service::start().await;
+    assert_eq!(service.public_url, service.base, "the default is the address bound");
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = "public_url = \"http://127.0.0.1:1001\"";
+    for (env, flag, wins) in [
+        (None, None, 1001),
+        (Some(1002), None, 1002),
+        (Some(1002), Some(1003), 1003),
+    ] {
+        let mut command = quiet(&dir, file);
+        command.env("RUST_LOG", "info");
+        let url = |port| format!("http://127.0.0.1:{port}");
+        if let Some(port) = env {
+            command.env("SCANLOGIN_PUBLIC_URL", url(port));
+        }
+        if let Some(port) = flag {
+            command.args(["--public-url", &url(port)]);
+        }
+        let process = Process::start(&mut command);
+        let line = process.log().line_with(&["listening"]).await;
+        assert!(line.contains(&url(wins)), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_settings_file_names_sites_and_mini_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("secret"), format!("{CANARY}\n")).unwrap();
+    let secret = dir.path().join("secret").display().to_string();
+    let toml = format!(
+        "scene_ttl = 33\n\
+         [[client]]\nclient_id = \"blog\"\nclient_secret_file = \"{secret}\"\nmini_program = \"wx1\"\n\
+         [[client]]\nclient_id = \"shop\"\nmini_program = \"wx2\"\n\
+         [[mini_program]]\nappid = \"wx1\"\nsecret = \"s1\"\n[[mini_program]]\nappid = \"wx2\"\nsecret_file = \"{secret}\"\n"
+    );
+    let service = Service::builder()
+        .config_toml(&toml)
+        .with("WECHAT_API_BASE", "http://127.0.0.1:1")
+        .with("SIMULATOR", true)
+        .start()
+        .await;
+    let started = Reply::to(service.post("/scenes", &serde_json::json!({ "client_id": "blog" }))).await;
+    assert_eq!((started.status, &started.json()["expires_in"]), (201, &Value::from(33)));
+    let unnamed = Reply::to(service.post("/scenes", &serde_json::json!({}))).await;
+    unnamed.problem(400, "invalid_request");
+    let unknown = Reply::to(service.post("/scenes", &serde_json::json!({ "client_id": "nobody" }))).await;
+    unknown.problem(403, "unknown_client");
+}
+
+#[test]
+fn help_and_version_are_no_errors_and_show_no_secret() {
+    let secrets = [
+        "SCANLOGIN_REDIS_URL",
+        "SCANLOGIN_REDIS_SENTINEL_PASSWORD",
+        "SCANLOGIN_WECHAT_SECRET",
+        "SCANLOGIN_CLIENT_SECRET",
+        "SCANLOGIN_SIMULATE_SECRET",
+    ];
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["simulate", "--help"],
+        &["keys", "new", "--help"],
+        &["--version"],
+    ] {
+        let mut command = scanlogin();
+        let output = command
+            .args(args)
+            .envs(secrets.map(|name| (name, CANARY)))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{args:?}: {output:?}"
+        );
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(!said.contains(CANARY), "{said}");
+        assert!(said.contains("scanlogin") || args[0] == "keys", "{said}");
+        if args == ["--help"] {
+            for name in &secrets[..4] {
+                assert!(said.contains(name), "{name} is not in the help");
+            }
+        }
+    }
+}
+
+#[test]
+fn new_keys_are_private_and_never_replace_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = keys_in(dir.path());
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let first = fs::read(&path).unwrap();
+    keys_in(dir.path());
+    assert_eq!(fs::read(&path).unwrap(), first, "an existing file stays as it is");
+
+    let printed = scanlogin().args(["keys", "new"]).output().unwrap();
+    assert!(printed.status.success() && printed.stderr.is_empty());
+    let mut seen = HashSet::new();
+    for set in [first, printed.stdout] {
+        let set: Value = serde_json::from_slice(&set).unwrap();
+        let key = &set["keys"][0];
+        assert_eq!((&key["kty"], &key["crv"]), (&Value::from("EC"), &Value::from("P-256")));
+        assert!(seen.insert(key["d"].as_str().expect("its private part").to_owned()));
+        assert!(key["kid"].is_string());
+    }
+}
+
+fn keys_in(dir: &Path) -> String {
+    let path = dir.join("keys.json").display().to_string();
+    let made = scanlogin().args(["keys", "new", "--out", &path]).output().unwrap();
+    assert!(made.status.success() && made.stdout.is_empty(), "{made:?}");
+    path
+}

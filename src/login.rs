@@ -90,7 +90,7 @@ pub enum Error {
     InvalidWxCode(#[source] Option<wechat::Error>),
     /// WeChat holds this person's account for a risk.
     #[error("WeChat blocked this person's login")]
-    BlockedUser,
+    BlockedUser(#[source] wechat::Error),
     /// The picture has not the form of one.
     #[error("the avatar is neither JPEG nor PNG nor WebP")]
     NotAnImage,

@@ -128,6 +128,13 @@ pub struct Person {
     pub unionid: Option<String>,
 }
 
+impl Person {
+    /// Whether it is the same one. Not by unionid, which WeChat may begin to tell at any time.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.appid, &self.openid) == (&other.appid, &other.openid)
+    }
+}
+
 /// The phone that scanned first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scan {
@@ -509,8 +516,9 @@ impl Scene {
                 }),
                 rng,
             )),
-            State::Scanned(scan) if scan.person == person => {
+            State::Scanned(scan) if scan.person.is_same(&person) => {
                 let scan = Scan {
+                    person,
                     confirm_token,
                     ..scan.clone()
                 };
@@ -686,3 +694,6 @@ pub fn s256(verifier: &str) -> String {
 fn unwritten() -> WriteId {
     WriteId::NONE
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,11 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         return Err(Problem::shutting_down());
     }
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    if last.is_some_and(|last| last.starts_with(REPLACED)) {
+        // Not by subscribing, which would take the place of yet another stream.
+        state.login.of_browser(&scene, Some(&secret)).await?;
+        return Ok(Opened::Over);
+    }
     let subscription = state.hub.subscribe(scene, &secret, peer.ip).await.map_err(|error| {
         if matches!(error, OpenError::Full | OpenError::AddressFull) {
             state.metrics.streams_closed_total.with_label_values(&["refused"]).inc();
@@ -80,7 +85,7 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
     })?;
     let current = subscription.current();
     let has_current = last.is_some_and(|last| last == current.id());
-    if last.is_some_and(|last| last.starts_with(REPLACED)) || (has_current && current.state().is_final()) {
+    if has_current && current.state().is_final() {
         return Ok(Opened::Over);
     }
     let next = if has_current { Next::Retry } else { Next::Snapshot };

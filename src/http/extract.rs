@@ -65,7 +65,13 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
                 "Send JSON, as Content-Type: application/json.",
             ));
         }
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        // To serde an array of a struct's fields in their order would do as well.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::invalid("The JSON body must be an object."));
+        }
+        // Checked here, because serde reads over what it need not keep.
+        let text = std::str::from_utf8(body).map_err(|_| Problem::invalid("The JSON body is not UTF-8."))?;
+        let mut deserializer = serde_json::Deserializer::from_str(text);
         let value = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| Problem::invalid(format!("The JSON body is not as expected: {error}.")))?;
         deserializer

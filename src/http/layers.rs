@@ -4,12 +4,14 @@ use std::any::Any;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use tokio::time::Instant;
+use http_body_util::{BodyExt, Limited};
+use tokio::time::{Instant, timeout};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -21,6 +23,10 @@ use super::problem::{Code, Problem};
 
 /// The largest body any call but the avatar's takes.
 const BODY_BYTES: usize = 16 * 1024;
+
+/// How much of a refused body is read over, and for how long.
+const DISCARD_BYTES: usize = 256 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -95,9 +101,7 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
     };
     router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
-        })
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(limit_body))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state, observe))
@@ -118,6 +122,11 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
         ))
 }
 
+/// The router adds what is allowed.
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
+}
+
 /// An avatar may be larger than anything else.
 async fn limit_body(mut request: Request, next: Next) -> Response {
     let is_avatar = request.method() == Method::PUT;
@@ -127,11 +136,17 @@ async fn limit_body(mut request: Request, next: Next) -> Response {
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > most) {
+        discard(request.into_body()).await;
         return too_large(most).into_response();
     }
     // For what announces no length: the extractors stop reading there.
     DefaultBodyLimit::max(most).apply(&mut request);
     next.run(request).await
+}
+
+/// Reads over a body, within bounds: a connection closed with bytes unread is reset, and the caller never sees the answer.
+async fn discard(body: Body) {
+    let _too_slow = timeout(DISCARD_TIMEOUT, Limited::new(body, DISCARD_BYTES).collect()).await;
 }
 
 fn too_large(most: usize) -> Problem {

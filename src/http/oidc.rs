@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
-use super::problem::{Problem, chain};
+use super::problem::chain;
 use super::scenes::avatar_url;
 use crate::login::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, RedeemError, Redeemed, UserinfoError};
 use crate::oidc::IdToken;
@@ -41,9 +41,8 @@ pub(super) struct OauthError {
 pub(super) async fn token(
     State(state): State<AppState>,
     headers: HeaderMap,
-    body: Result<Whole, Problem>,
+    Whole(body): Whole,
 ) -> Result<axum::Json<TokenReply>, OauthError> {
-    let Whole(body) = body.map_err(|problem| OauthError::bad("invalid_request", problem.detail()))?;
     let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
     let basic = basic_credentials(&headers)?;
     let client = state.login.authenticate(&credentials(basic.as_ref(), &form)?)?;

@@ -140,10 +140,6 @@ impl Problem {
         self.code.status()
     }
 
-    pub(super) fn detail(&self) -> &str {
-        &self.detail
-    }
-
     pub(super) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
@@ -229,10 +225,11 @@ impl From<Error> for Problem {
                 );
                 source.map_or(problem.clone(), |error| problem.of_wechat(&error))
             }
-            Error::BlockedUser => Self::new(
+            Error::BlockedUser(error) => Self::new(
                 Code::WechatBlockedUser,
                 "WeChat holds this account for a risk and gives no login. The person can ask WeChat's support.",
-            ),
+            )
+            .of_wechat(&error),
             Error::NotAnImage => Self::new(
                 Code::UnsupportedMediaType,
                 "An avatar must be a JPEG, PNG or WebP picture.",

@@ -161,11 +161,7 @@ pub(super) async fn status(
 ) -> Result<axum::Json<View>, Problem> {
     let Query(query) =
         query.map_err(|_| Problem::invalid("The query is not as expected: wait and after, once each."))?;
-    let wait = match query.wait.as_deref().map(str::parse::<u64>) {
-        None => Duration::ZERO,
-        Some(Ok(seconds)) => Duration::from_secs(seconds).min(WAIT_MOST),
-        Some(Err(_)) => return Err(Problem::invalid("wait must be a whole number of seconds, 0 or more.")),
-    };
+    let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), wait_of)?;
     let secret = browser_secret(&state, &headers, &id)?;
     let (Some(secret), false) = (&secret, wait.is_zero()) else {
         let stored = state.login.of_browser(&id, secret.as_ref()).await?;
@@ -175,7 +171,8 @@ pub(super) async fn status(
 
     let until = Instant::now() + wait;
     let mut subscription = state.hub.subscribe(id, secret, peer.ip).await?;
-    let is_news = |told: &Told| query.after.as_ref().is_some_and(|after| told.id() != *after);
+    let after = query.after.unwrap_or_else(|| subscription.current().id());
+    let is_news = |told: &Told| told.id() != after;
     while !is_news(subscription.current()) && !subscription.current().state().is_final() {
         tokio::select! {
             changed = timeout_at(until, subscription.changed()) => {
@@ -185,6 +182,16 @@ pub(super) async fn status(
         }
     }
     Ok(axum::Json(View::new(&state, subscription.current(), Some(secret))))
+}
+
+/// A whole number of seconds, however large.
+fn wait_of(text: &str) -> Result<Duration, Problem> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Problem::invalid("wait must be a whole number of seconds, 0 or more."));
+    }
+    Ok(text
+        .parse()
+        .map_or(WAIT_MOST, |seconds| Duration::from_secs(seconds).min(WAIT_MOST)))
 }
 
 /// `DELETE /scenes/{scene}`

@@ -159,7 +159,7 @@ impl Login {
         let session = program.client.jscode2session(&program.mini_program, wx_code).await;
         session.map_err(|error| match error.class() {
             Some(Class::CodeInvalid) => Error::InvalidWxCode(Some(error)),
-            Some(Class::Blocked) => Error::BlockedUser,
+            Some(Class::Blocked) => Error::BlockedUser(error),
             Some(Class::TokenInvalid | Class::Busy | Class::Quota | Class::Setup) | None => Error::WeChat(error),
         })
     }

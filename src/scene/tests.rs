@@ -1,0 +1,348 @@
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+
+const TTL: Duration = Duration::from_mins(2);
+const FRESH: Life = Life(Duration::from_secs(120 + 90));
+const LATE: Life = Life(GRACE);
+const VERIFIER: &str = "a-verifier-of-43-characters-or-more-0123456789";
+
+/// A scene and all its secrets.
+struct Login {
+    scene: Scene,
+    browser: BrowserSecret,
+    token: ConfirmToken,
+    rng: StdRng,
+}
+
+impl Login {
+    fn waiting() -> Self {
+        let mut rng = StdRng::seed_from_u64(3);
+        let browser = BrowserSecret::random(&mut rng);
+        let scene = Scene {
+            id: SceneId::random(&mut rng),
+            write_id: WriteId::random(&mut rng),
+            version: 1,
+            event_id: EventId::random(&mut rng),
+            client_id: "blog".to_owned(),
+            created_at: 0,
+            expires_at: 120,
+            browser_secret: browser.digest(),
+            code: browser.code().digest(),
+            authorization: Authorization {
+                code_challenge: Some(s256(VERIFIER)),
+                redirect_uri: Some("https://blog.example/callback".to_owned()),
+                nonce: None,
+            },
+            browser: BrowserDescription::default(),
+            state: State::Waiting,
+            unknown: BTreeMap::new(),
+        };
+        Self {
+            scene,
+            browser,
+            token: ConfirmToken::random(&mut rng),
+            rng,
+        }
+    }
+
+    fn in_state(name: &str) -> Self {
+        let mut login = Self::waiting();
+        let steps: &[Try] = match name {
+            "waiting" => &[],
+            "scanned" => &[Try::Scan],
+            "confirmed" => &[Try::Scan, Try::Confirm],
+            "redeemed" => &[Try::Scan, Try::Confirm, Try::Redeem],
+            "declined" => &[Try::Scan, Try::Decline],
+            "cancelled" => &[Try::Cancel],
+            "cancelled after the scan" => &[Try::Scan, Try::Cancel],
+            other => panic!("{other}"),
+        };
+        for step in steps {
+            match login.tries(*step, FRESH) {
+                Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => login.scene = next,
+                other => panic!("{step:?} to {name}: {other:?}"),
+            }
+        }
+        login
+    }
+
+    fn tries(&mut self, step: Try, life: Life) -> Result<Outcome, Refused> {
+        let stranger = ConfirmToken::random(&mut self.rng);
+        let other_browser = BrowserSecret::random(&mut self.rng);
+        let code = AuthorizationCode::derive(self.scene.id, self.scene.event_id, &self.browser);
+        let (token, profile) = (&self.token, Profile::default());
+        let scan = |openid: &str, unionid: Option<&str>| Action::Scan {
+            person: Person {
+                appid: "wx0".to_owned(),
+                openid: openid.to_owned(),
+                unionid: unionid.map(ToOwned::to_owned),
+            },
+            confirm_token: self.token.digest(),
+        };
+        let action = match step {
+            Try::Scan => scan("alice", None),
+            Try::ScanWithUnionid => scan("alice", Some("everywhere")),
+            Try::ScanByAnother => scan("mallory", None),
+            Try::KeepAvatar => Action::KeepAvatar {
+                token,
+                avatar: AvatarId::random(&mut self.rng),
+            },
+            Try::Confirm => Action::Confirm { token, profile },
+            Try::Decline => Action::Decline { token },
+            Try::Cancel => Action::Cancel {
+                browser_secret: &self.browser,
+            },
+            Try::Redeem => Action::Redeem(redemption(&code)),
+            Try::StrangerConfirms => Action::Confirm {
+                token: &stranger,
+                profile,
+            },
+            Try::StrangerDeclines => Action::Decline { token: &stranger },
+            Try::StrangerKeepsAvatar => Action::KeepAvatar {
+                token: &stranger,
+                avatar: AvatarId::NONE,
+            },
+            Try::StrangerCancels => Action::Cancel {
+                browser_secret: &other_browser,
+            },
+        };
+        self.scene.apply(action, life, &mut self.rng)
+    }
+}
+
+fn redemption(code: &AuthorizationCode) -> Redemption<'_> {
+    Redemption {
+        code,
+        client_id: "blog",
+        redirect_uri: Some("https://blog.example/callback"),
+        code_verifier: Some(VERIFIER),
+    }
+}
+
+/// Everything that anybody may try.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Try {
+    Scan,
+    ScanWithUnionid,
+    ScanByAnother,
+    KeepAvatar,
+    Confirm,
+    Decline,
+    Cancel,
+    Redeem,
+    StrangerConfirms,
+    StrangerDeclines,
+    StrangerKeepsAvatar,
+    StrangerCancels,
+}
+
+const TRIES: [Try; 12] = [
+    Try::Scan,
+    Try::ScanWithUnionid,
+    Try::ScanByAnother,
+    Try::KeepAvatar,
+    Try::Confirm,
+    Try::Decline,
+    Try::Cancel,
+    Try::Redeem,
+    Try::StrangerConfirms,
+    Try::StrangerDeclines,
+    Try::StrangerKeepsAvatar,
+    Try::StrangerCancels,
+];
+
+fn told(outcome: &Result<Outcome, Refused>) -> String {
+    match outcome {
+        Ok(Outcome::Visible(next)) => format!("-> {}", next.state_name(FRESH).as_str()),
+        Ok(Outcome::Hidden(_)) => "hidden".to_owned(),
+        Ok(Outcome::Repeated) => "repeated".to_owned(),
+        Err(Refused::WrongSecret) => "secret".to_owned(),
+        Err(Refused::ScannedByAnother) => "another".to_owned(),
+        Err(Refused::AlreadyFinished(_)) => "finished".to_owned(),
+        Err(Refused::Expired) => "expired".to_owned(),
+        Err(Refused::InvalidGrant(GrantFault::Used)) => "used".to_owned(),
+        Err(Refused::InvalidGrant(GrantFault::NoSuchConfirm)) => "no grant".to_owned(),
+        Err(Refused::InvalidGrant(other)) => format!("{other:?}"),
+    }
+}
+
+#[test]
+#[rustfmt::skip]
+fn each_action_meets_each_state_as_the_table_says() {
+    use Try::*;
+    let columns = ["waiting", "scanned", "confirmed", "redeemed", "declined", "cancelled", "cancelled after the scan"];
+    let in_time: [(Try, [&str; 7]); 12] = [
+        (Scan,                ["-> scanned",   "hidden",       "finished", "finished", "finished", "finished", "finished"]),
+        (ScanWithUnionid,     ["-> scanned",   "hidden",       "finished", "finished", "finished", "finished", "finished"]),
+        (ScanByAnother,       ["-> scanned",   "another",      "finished", "finished", "finished", "finished", "finished"]),
+        (KeepAvatar,          ["secret",       "hidden",       "finished", "finished", "finished", "secret",   "finished"]),
+        (Confirm,             ["secret",       "-> confirmed", "repeated", "repeated", "finished", "secret",   "finished"]),
+        (Decline,             ["secret",       "-> declined",  "finished", "finished", "repeated", "secret",   "finished"]),
+        (Cancel,              ["-> cancelled", "-> cancelled", "finished", "finished", "finished", "repeated", "repeated"]),
+        (Redeem,              ["no grant",     "no grant",     "hidden",   "used",     "no grant", "no grant", "no grant"]),
+        (StrangerConfirms,    ["secret"; 7]),
+        (StrangerDeclines,    ["secret"; 7]),
+        (StrangerKeepsAvatar, ["secret"; 7]),
+        (StrangerCancels,     ["secret"; 7]),
+    ];
+    // What the deadline changes: only what is still open, never what is final.
+    let after_the_deadline = |step: Try, column: &str, in_time: &'static str| match (column, step) {
+        ("waiting" | "scanned", Scan | ScanWithUnionid | ScanByAnother) => "expired",
+        ("scanned", KeepAvatar | Confirm | Decline) => "expired",
+        ("waiting" | "scanned", Cancel) => "repeated",
+        _ => in_time,
+    };
+    for (step, expected) in in_time {
+        for (column, expected) in columns.into_iter().zip(expected) {
+            let outcome = Login::in_state(column).tries(step, FRESH);
+            assert_eq!(told(&outcome), expected, "{step:?} while {column}");
+            let outcome = Login::in_state(column).tries(step, FRESH.after(TTL));
+            let late = if (column, step) == ("confirmed", Redeem) { "TooOld" } else { expected };
+            assert_eq!(told(&outcome), after_the_deadline(step, column, late), "{step:?} while {column}, too late");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_names_the_state_that_refuses() {
+    for (state, name) in [
+        ("confirmed", StateName::Confirmed),
+        ("declined", StateName::Declined),
+        ("cancelled", StateName::Cancelled),
+    ] {
+        let refused = Login::in_state(state).tries(Try::ScanByAnother, LATE);
+        assert_eq!(refused, Err(Refused::AlreadyFinished(name)), "even after the deadline");
+    }
+}
+
+#[test]
+fn a_confirm_in_the_last_moment_leaves_the_code_its_full_life() {
+    let last = Life(GRACE + Duration::from_millis(1));
+    let mut login = Login::in_state("scanned");
+    let Ok(Outcome::Visible(confirmed)) = login.tries(Try::Confirm, last) else {
+        panic!("refused");
+    };
+    login.scene = confirmed;
+    let just_in_time = last.after(CODE_LIFE.checked_sub(Duration::from_millis(1)).unwrap());
+    assert_eq!(told(&login.tries(Try::Redeem, just_in_time)), "hidden");
+    let too_late = login.tries(Try::Redeem, last.after(CODE_LIFE));
+    assert_eq!(too_late, Err(GrantFault::TooOld.into()));
+}
+
+#[test]
+fn a_redemption_needs_everything_right() {
+    let mut login = Login::in_state("confirmed");
+    let scene = login.scene.clone();
+    let code = AuthorizationCode::derive(scene.id, scene.event_id, &login.browser);
+    let other_event = AuthorizationCode::derive(scene.id, EventId::NONE, &login.browser);
+    let other_browser = BrowserSecret::random(&mut login.rng);
+    let other_secret = AuthorizationCode::derive(scene.id, scene.event_id, &other_browser);
+    let right = redemption(&code);
+    for (wrong, fault) in [
+        (redemption(&other_event), GrantFault::NoSuchConfirm),
+        (redemption(&other_secret), GrantFault::WrongCode),
+        (
+            Redemption {
+                client_id: "shop",
+                ..right.clone()
+            },
+            GrantFault::OtherClient,
+        ),
+        (
+            Redemption {
+                redirect_uri: None,
+                ..right.clone()
+            },
+            GrantFault::RedirectUri,
+        ),
+        (
+            Redemption {
+                redirect_uri: Some("https://blog.example/callback/"),
+                ..right.clone()
+            },
+            GrantFault::RedirectUri,
+        ),
+        (
+            Redemption {
+                code_verifier: None,
+                ..right.clone()
+            },
+            GrantFault::Verifier,
+        ),
+        (
+            Redemption {
+                code_verifier: Some("guess"),
+                ..right.clone()
+            },
+            GrantFault::Verifier,
+        ),
+    ] {
+        let refused = scene.apply(Action::Redeem(wrong), FRESH, &mut login.rng);
+        assert_eq!(refused, Err(fault.into()));
+    }
+    let mut without_challenge = scene;
+    without_challenge.authorization.code_challenge = None;
+    let downgraded = without_challenge.apply(Action::Redeem(right), FRESH, &mut login.rng);
+    assert_eq!(downgraded, Err(GrantFault::Verifier.into()));
+}
+
+#[test]
+fn a_record_comes_back_as_it_was_and_keeps_what_it_does_not_know() {
+    for state in ["waiting", "scanned", "confirmed", "redeemed", "declined", "cancelled"] {
+        let scene = Login::in_state(state).scene;
+        let mut json = serde_json::to_value(&scene).unwrap();
+        json["of_a_later_version"] = serde_json::json!({"kept": true});
+        let mut back: Scene = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&back).unwrap(), json, "{state}");
+        back.unknown.clear();
+        back.write_id = scene.write_id;
+        assert_eq!(back, scene, "{state}");
+    }
+}
+
+proptest! {
+    /// Whatever anybody does in whatever order: versions rise by one, marks change exactly when they should, a final state
+    /// stays, only the holder of a secret moves what it guards, and a code is redeemed once.
+    #[test]
+    fn no_order_of_actions_breaks_the_rules(steps in prop::collection::vec((0..TRIES.len(), 0_u64..20), 1..40)) {
+        let mut login = Login::waiting();
+        let mut life = FRESH;
+        let mut redemptions = 0;
+        for (step, seconds) in steps {
+            let step = TRIES[step];
+            life = life.after(Duration::from_secs(seconds));
+            let before = login.scene.clone();
+            let was = before.state_name(life);
+            let outcome = login.tries(step, life);
+            let stranger = matches!(
+                step,
+                Try::StrangerConfirms | Try::StrangerDeclines | Try::StrangerKeepsAvatar | Try::StrangerCancels
+            );
+            prop_assert!(!stranger || outcome == Err(Refused::WrongSecret));
+            match outcome {
+                Ok(Outcome::Visible(next)) => {
+                    prop_assert!(!was.is_final(), "{step:?} moved {was:?}");
+                    prop_assert_eq!(next.version, before.version + 1);
+                    prop_assert_ne!(next.event_id, before.event_id);
+                    prop_assert_ne!(next.write_id, before.write_id);
+                    login.scene = next;
+                }
+                Ok(Outcome::Hidden(next)) => {
+                    prop_assert!(!was.is_final() || step == Try::Redeem, "{step:?} wrote {was:?}");
+                    prop_assert_eq!((next.version, next.event_id), (before.version, before.event_id));
+                    prop_assert_ne!(next.write_id, before.write_id);
+                    prop_assert_eq!(next.state_name(life), was);
+                    redemptions += u32::from(step == Try::Redeem);
+                    login.scene = next;
+                }
+                Ok(Outcome::Repeated) | Err(_) => {}
+            }
+            let who = login.scene.person().map(|person| person.openid.as_str());
+            prop_assert!(before.person().is_none_or(|first| Some(first.openid.as_str()) == who), "taken over");
+        }
+        prop_assert!(redemptions <= 1);
+    }
+}

@@ -52,16 +52,16 @@ impl Metrics {
     /// # Errors
     /// When two share a name: a bug that every start would show.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new_custom(Some("scanlogin".to_owned()), None)?;
+        let registry = Registry::new();
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            register(&registry, IntCounter::new(name, help)?)
+            register(&registry, IntCounter::new(prefixed(name), help)?)
         };
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+            register(&registry, IntCounterVec::new(Opts::new(prefixed(name), help), labels)?)
         };
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            register(&registry, IntGauge::new(name, help)?)
+            register(&registry, IntGauge::new(prefixed(name), help)?)
         };
         let seconds = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
             let buckets = vec![
@@ -69,7 +69,7 @@ impl Metrics {
             ];
             register(
                 &registry,
-                HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?,
+                HistogramVec::new(HistogramOpts::new(prefixed(name), help).buckets(buckets), labels)?,
             )
         };
         Ok(Self {
@@ -91,7 +91,10 @@ impl Metrics {
             access_token_left_seconds: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("access_token_left_seconds", "Seconds until the access_token ends."),
+                    Opts::new(
+                        prefixed("access_token_left_seconds"),
+                        "Seconds until the access_token ends.",
+                    ),
                     &["appid"],
                 )?,
             )?,
@@ -100,7 +103,7 @@ impl Metrics {
             login_seconds: register(
                 &registry,
                 Histogram::with_opts(
-                    HistogramOpts::new("login_seconds", "From start of a scene to its redemption.")
+                    HistogramOpts::new(prefixed("login_seconds"), "From start of a scene to its redemption.")
                         .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0]),
                 )?,
             )?,
@@ -118,6 +121,11 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+/// Ours among all that a Prometheus scrapes; the `process_*` series keep the names that everybody knows.
+fn prefixed(name: &str) -> String {
+    format!("scanlogin_{name}")
 }
 
 fn register<C: prometheus::core::Collector + Clone + 'static>(

@@ -1,5 +1,7 @@
 //! A listener: HTTP/1.1 connections with bounded headers and time, which end in good order.
 
+mod phase;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -9,16 +11,14 @@ use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use self::phase::{Phases, Watched};
 use super::peer::ConnectedTo;
-
-/// A caller that sends its headers slower than this is not one.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest request line and headers, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -53,29 +53,33 @@ async fn connection(stream: TcpStream, router: Router, closing: CancellationToke
     let Ok(peer) = stream.peer_addr() else { return };
     // Events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
+    let phases = Phases::default();
+    let during = phases.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        let under_way = during.request();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectedTo(peer.ip()));
         let router = router.clone();
         async move {
             let Ok(response) = router.oneshot(request).await;
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| under_way.until_sent(body)))
         }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        // Its own timer also runs while a kept connection is idle, and would cut it under the proxy that keeps it.
+        .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Watched::new(stream, phases.clone())), service);
     tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => {
-            if let Err(error) = ended { tracing::debug!(%error, "a connection broke") }
-            return;
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = phases.overdue() => return,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection broke while closing");
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
     }
 }

@@ -159,7 +159,7 @@ async fn probes_and_metrics_are_for_operators_only() {
             1.0,
         ),
         ("scanlogin_simulator", "", 1.0),
-        ("scanlogin_process_resident_memory_bytes", "", 1.0),
+        ("process_resident_memory_bytes", "", 1.0),
     ] {
         let value = service.metric(name, labels).await;
         assert!(value >= at_least, "{name} {labels}: {value}\n{text}");

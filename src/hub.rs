@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::scene::{BrowserSecret, SceneId};
-use crate::store::{Store, StoreError, find_one};
+use crate::store::{SceneStore, StoreError, find_one};
 use crate::telemetry::Metrics;
 
 pub use topic::{Reason, Told, Watched};
@@ -49,7 +49,7 @@ pub struct Hub {
 }
 
 struct Shared {
-    store: Arc<dyn Store>,
+    store: Arc<dyn SceneStore>,
     metrics: Metrics,
     limits: StreamLimits,
     slow_reread: Duration,
@@ -93,7 +93,7 @@ pub enum OpenError {
 impl Hub {
     /// A hub without topics. `slow_reread` is how often a watched scene is read although nothing says so.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, metrics: Metrics, limits: StreamLimits, slow_reread: Duration) -> Self {
+    pub fn new(store: Arc<dyn SceneStore>, metrics: Metrics, limits: StreamLimits, slow_reread: Duration) -> Self {
         let shared = Shared {
             store,
             metrics,

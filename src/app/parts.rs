@@ -90,7 +90,8 @@ impl Kept {
                 (redis, Some(fatal))
             }
         };
-        let hub = Hub::new(Arc::clone(&store), ground.metrics.clone(), config.streams, SLOW_REREAD);
+        let scenes: Arc<dyn Store> = Arc::clone(&store);
+        let hub = Hub::new(scenes, ground.metrics.clone(), config.streams, SLOW_REREAD);
         let (running, stop) = (hub.clone(), ground.stop.clone());
         ground.spawn(async move { running.run(heard, stop).await });
         Ok(Self {

@@ -1,6 +1,7 @@
 //! The story of the product, told at its outside edges.
 #![expect(
     unreachable_pub,
+    clippy::print_stdout,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -74,10 +74,10 @@ async fn a_confirm_made_at_one_replica_right_around_the_subscription_at_another_
         .collect();
     let pair = &pair;
     let rounds = stream::iter(offsets.into_iter().enumerate()).map(|(number, micros)| round(pair, number, micros));
-    let seen = rounds.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+    let all = rounds.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
 
     let mut histories = BTreeMap::new();
-    for history in seen {
+    for history in all {
         *histories.entry(history).or_insert(0) += 1;
     }
     println!("{} logins in {:?}: {histories:?}", STREAMED + POLLED, began.elapsed());

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -15,13 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use super::super::*;
 use crate::scene::{
-    Authorization, AvatarId, BrowserDescription, ConfirmToken, EventId, Life, Person, Scan, Scene, State, StateName,
-    WriteId,
+    Authorization, BrowserDescription, ConfirmToken, EventId, Life, Person, Scan, Scene, State, StateName, WriteId,
 };
 use crate::store::memory::MemoryStore;
-use crate::store::{
-    BlobStore, Created, Generation, Grant, News, Picture, Replaced, SceneStore, Stored, StoredToken, TokenStore, Write,
-};
+use crate::store::{Created, Grant, News, Replaced, SceneStore, Stored, Write};
 
 pub(super) const TTL: Duration = Duration::from_mins(2);
 pub(super) const SLOW_REREAD: Duration = Duration::from_secs(15);
@@ -346,55 +342,5 @@ impl SceneStore for FaultyStore {
 
     async fn ready(&self) -> Result<(), StoreError> {
         self.here()
-    }
-}
-
-/// The hub keeps no pictures.
-#[async_trait]
-impl BlobStore for FaultyStore {
-    async fn picture(&self, _: &SceneId, _: Duration) -> Result<Picture, StoreError> {
-        unimplemented!()
-    }
-    async fn put_picture(&self, _: &SceneId, _: Bytes, _: Duration) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    async fn release_picture(&self, _: &SceneId) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    async fn keep_picture(&self, _: &SceneId, _: Duration) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    async fn put_avatar(&self, _: &SceneId, _: AvatarId, _: Bytes, _: Duration) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    async fn avatar(&self, _: &SceneId, _: AvatarId) -> Result<Option<Bytes>, StoreError> {
-        unimplemented!()
-    }
-}
-
-/// Nor tokens.
-#[async_trait]
-impl TokenStore for FaultyStore {
-    async fn token(&self, _: &str) -> Result<Option<StoredToken>, StoreError> {
-        unimplemented!()
-    }
-    async fn acquire_lease(&self, _: &str, _: WriteId, _: Duration) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-    async fn release_lease(&self, _: &str, _: WriteId) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    async fn put_token(
-        &self,
-        _: &str,
-        _: WriteId,
-        _: Option<Generation>,
-        _: &[u8],
-        _: Duration,
-    ) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-    async fn drop_token(&self, _: &str, _: Generation) -> Result<(), StoreError> {
-        unimplemented!()
     }
 }

@@ -102,6 +102,13 @@ impl Browser {
         Reply::to(self.call(Method::GET, &format!("/scenes/{}/code", self.scene))).await
     }
 
+    /// Its authorization code, once the person of this openid has scanned and confirmed.
+    pub(crate) async fn code_of(&self, openid: &str, service: &Service) -> String {
+        let phone = Phone::that_scanned(openid, service, &self.scene).await;
+        phone.confirm(service, &self.scene).await.ok();
+        self.status().await["code"].as_str().expect("a code").to_owned()
+    }
+
     pub(crate) async fn cancel(&self) -> Reply {
         let request = self.call(Method::DELETE, &format!("/scenes/{}", self.scene));
         Reply::to(request.bearer_auth(&self.secret)).await

@@ -41,7 +41,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Response {
     match open(&state, peer, scene, &headers).await {
-        Ok(Opened::Stream(following)) => reply(&state, follow(following)),
+        Ok(Opened::Stream(following)) => reply(&state, follow(*following)),
         Ok(Opened::Over) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) if problem.is_passing() && wants_events(&headers) => {
             // An EventSource never tries again after anything but a 200.
@@ -52,7 +52,7 @@ pub(super) async fn stream(
 }
 
 enum Opened {
-    Stream(Following),
+    Stream(Box<Following>),
     /// The browser has the final event already.
     Over,
 }
@@ -93,13 +93,13 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         state: state.clone(),
         reason: "client",
     };
-    Ok(Opened::Stream(Following {
+    Ok(Opened::Stream(Box::new(Following {
         state: state.clone(),
         subscription,
         secret,
         next,
         ended,
-    }))
+    })))
 }
 
 /// One stream under way. Dropping it leaves the scene's topic.

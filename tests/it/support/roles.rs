@@ -49,14 +49,6 @@ impl Browser {
         }
     }
 
-    /// The same browser, whose next requests reach another replica.
-    pub(crate) fn at(&self, service: &Service) -> Self {
-        Self {
-            base: service.base.clone(),
-            ..self.clone()
-        }
-    }
-
     /// A request that proves nothing.
     pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
@@ -142,7 +134,11 @@ impl Phone {
         let code = service.wx_code(&self.openid).await;
         let reply = Self::scan_with(service, scene, &code).await;
         if reply.status == 200 {
-            self.token = reply.json()["confirm_token"].as_str().expect("a token").to_owned();
+            let given = reply.json();
+            given["confirm_token"]
+                .as_str()
+                .expect("a token")
+                .clone_into(&mut self.token);
         }
         reply
     }

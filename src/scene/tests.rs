@@ -190,8 +190,9 @@ fn each_action_meets_each_state_as_the_table_says() {
     ];
     // What the deadline changes: only what is still open, never what is final.
     let after_the_deadline = |step: Try, column: &str, in_time: &'static str| match (column, step) {
-        ("waiting" | "scanned", Scan | ScanWithUnionid | ScanByAnother)
-        | ("scanned", KeepAvatar | Confirm | Decline) => "expired",
+        ("waiting" | "scanned", Scan | ScanWithUnionid | ScanByAnother) | ("scanned", KeepAvatar | Confirm | Decline) => {
+            "expired"
+        }
         ("waiting" | "scanned", Cancel) => "repeated",
         _ => in_time,
     };

@@ -61,7 +61,7 @@ async fn a_replica_that_is_asked_to_end_serves_on_for_a_while_and_then_leaves_no
     );
     assert!(times[STREAMS - 1] < Duration::from_millis(6_800), "{times:?}");
     assert!(
-        times[STREAMS - 1] - times[0] > Duration::from_secs(1),
+        times[STREAMS - 1] > times[0] + Duration::from_secs(1),
         "all at once: {times:?}"
     );
     retries.sort_unstable();
@@ -165,7 +165,7 @@ async fn probes_and_metrics_are_for_operators_only() {
         assert!(value >= at_least, "{name} {labels}: {value}\n{text}");
     }
     assert!(text.contains("scanlogin_streams_open ") && text.contains("scanlogin_scenes_watched "));
-    assert_eq!(service.metric("scanlogin_streams_open", "").await, 0.0);
+    assert!(service.metric("scanlogin_streams_open", "").await < 1.0);
 }
 
 /// A login whose every secret is known.

@@ -12,12 +12,21 @@
 mod support;
 
 mod architecture;
+mod bad_input;
+mod claims;
 mod conformance;
+mod connections;
+mod contract;
+mod events;
 mod lifecycle;
 mod login_flow;
+mod origins;
+mod profile;
+mod relying_party;
 mod replicas;
 mod settings;
 mod simulator;
 mod subscriber;
 mod token_thrift;
 mod wechat_client;
+mod wechat_faults;

@@ -379,26 +379,7 @@ async fn a_whole_login_costs_so_many_redis_commands() {
     login().await;
     unwatched().await;
     let stats = cli(pair.redis.addr(), &["INFO", "commandstats"]);
-    let mut counted = BTreeMap::new();
-    for line in stats.lines() {
-        let counts = line
-            .trim()
-            .strip_prefix("cmdstat_")
-            .and_then(|line| line.split_once(":calls="));
-        let Some((command, rest)) = counts else { continue };
-        // What watches over connections and servers costs the same without any login.
-        let kept_up = [
-            "ping",
-            "info",
-            "hello",
-            "role",
-            "config|resetstat",
-            "pubsub|shardchannels",
-        ];
-        if !kept_up.contains(&command) && !command.starts_with("client|") {
-            counted.insert(command, rest.split(',').next().unwrap().parse::<u32>().unwrap());
-        }
-    }
+    let counted = commands_of_logins(&stats);
     println!("redis commands of one login: {counted:?}");
     // With what the three scripts call: each reads the beginning of the record and its life, and writes it.
     let expected = [
@@ -412,4 +393,24 @@ async fn a_whole_login_costs_so_many_redis_commands() {
         ("sunsubscribe", 1),
     ];
     assert_eq!(counted, BTreeMap::from(expected));
+}
+
+/// How often each command ran, by `INFO commandstats`; without what watches over connections and servers, which costs the
+/// same without any login.
+fn commands_of_logins(stats: &str) -> BTreeMap<&str, u32> {
+    let kept_up = [
+        "ping",
+        "info",
+        "hello",
+        "role",
+        "config|resetstat",
+        "pubsub|shardchannels",
+    ];
+    let counts = stats
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("cmdstat_")?.split_once(":calls="));
+    counts
+        .filter(|(command, _)| !kept_up.contains(command) && !command.starts_with("client|"))
+        .map(|(command, rest)| (command, rest.split(',').next().unwrap().parse().unwrap()))
+        .collect()
 }

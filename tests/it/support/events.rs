@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 /// One event, or a block of the stream that dispatches none.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_field_names, reason = "the stream's own names of its fields")]
 pub(crate) struct Event {
     pub(crate) event: String,
     pub(crate) id: String,

@@ -44,10 +44,6 @@ impl Process {
         Self { child, log }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(crate) fn log(&self) -> &Log {
         &self.log
     }

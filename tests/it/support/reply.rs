@@ -24,8 +24,10 @@ impl Reply {
         }
     }
 
+    /// The body as text; a picture is only told by its length.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
+        let text = std::str::from_utf8(&self.body).map(ToOwned::to_owned);
+        text.unwrap_or_else(|_| format!("{} bytes", self.body.len()))
     }
 
     pub(crate) fn json(&self) -> Value {

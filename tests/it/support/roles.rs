@@ -49,14 +49,6 @@ impl Browser {
         }
     }
 
-    /// The same browser, whose next requests reach another replica.
-    pub(crate) fn at(&self, service: &Service) -> Self {
-        Self {
-            base: service.base.clone(),
-            ..self.clone()
-        }
-    }
-
     /// A request that proves nothing.
     pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
@@ -102,6 +94,13 @@ impl Browser {
         Reply::to(self.call(Method::GET, &format!("/scenes/{}/code", self.scene))).await
     }
 
+    /// Its authorization code, once the person of this openid has scanned and confirmed.
+    pub(crate) async fn code_of(&self, openid: &str, service: &Service) -> String {
+        let phone = Phone::that_scanned(openid, service, &self.scene).await;
+        phone.confirm(service, &self.scene).await.ok();
+        self.status().await["code"].as_str().expect("a code").to_owned()
+    }
+
     pub(crate) async fn cancel(&self) -> Reply {
         let request = self.call(Method::DELETE, &format!("/scenes/{}", self.scene));
         Reply::to(request.bearer_auth(&self.secret)).await
@@ -135,7 +134,11 @@ impl Phone {
         let code = service.wx_code(&self.openid).await;
         let reply = Self::scan_with(service, scene, &code).await;
         if reply.status == 200 {
-            self.token = reply.json()["confirm_token"].as_str().expect("a token").to_owned();
+            let given = reply.json();
+            given["confirm_token"]
+                .as_str()
+                .expect("a token")
+                .clone_into(&mut self.token);
         }
         reply
     }

@@ -1,0 +1,125 @@
+//! What comes over a connection that no HTTP library would send so: broken, endless, or very slow.
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, sleep, timeout};
+
+use crate::support::roles::{Browser, Phone};
+use crate::support::service::Service;
+
+/// Sends these bytes and reads until the service closes.
+async fn raw(service: &Service, bytes: &[u8]) -> String {
+    let mut stream = connect(service).await;
+    stream.write_all(bytes).await.unwrap();
+    rest(&mut stream).await
+}
+
+async fn connect(service: &Service) -> TcpStream {
+    TcpStream::connect(service.base.strip_prefix("http://").unwrap())
+        .await
+        .unwrap()
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    let _may_be_reset = read.expect("the service closes");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_too_large_is_refused() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
+    for (call, chunks) in [
+        ("POST /scenes/S/confirm", 20),
+        ("PUT /scenes/S/avatar", 70),
+        ("POST /token", 20),
+    ] {
+        let chunk = "x".repeat(1024);
+        let line = call.replace("/S/", &format!("/{}/", browser.scene));
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer {}\r\n\
+             transfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+            alice.token
+        );
+        let body = format!("400\r\n{chunk}\r\n").repeat(chunks);
+        let answer = raw(&service, format!("{head}{body}0\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{call}: {answer}");
+        assert!(answer.contains("\"body_too_large\""), "{call}: {answer}");
+    }
+    alice.confirm(&service, &browser.scene).await.ok();
+}
+
+#[tokio::test]
+async fn what_is_hardly_http_is_refused_and_breaks_nothing() {
+    let service = Service::start().await;
+    let long = "a".repeat(20_000);
+    for (request, status) in [
+        ("GARBAGE\r\n\r\n".to_owned(), "400"),
+        ("GET / HTTP/1.1\r\nbroken header\r\n\r\n".to_owned(), "400"),
+        (format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), "4"),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n"), "431"),
+        (
+            "POST /scenes HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n".to_owned(),
+            "400",
+        ),
+    ] {
+        let answer = raw(&service, request.as_bytes()).await;
+        let head = &request[..30.min(request.len())];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head:?}: {answer}");
+    }
+    let odd = b"GET /scenes/x HTTP/1.1\r\nhost: x\r\nx-request-id: \xff\r\ncookie: \xff=\xfe; ;;=\r\n\
+        authorization: Bearer \xff\r\nlast-event-id: \xff\r\nuser-agent: \xff\r\nconnection: close\r\n\r\n";
+    assert!(raw(&service, odd).await.starts_with("HTTP/1.1 404 "));
+    Browser::start(&service).await;
+}
+
+#[tokio::test]
+async fn headers_that_trickle_in_are_cut_after_ten_seconds() {
+    let service = Service::start().await;
+    let mut stream = connect(&service).await;
+    let began = Instant::now();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    let closed = loop {
+        // A closed connection shows by a read of nothing, or by a write that fails.
+        let mut byte = [0; 64];
+        let read = timeout(Duration::from_millis(500), stream.read(&mut byte)).await;
+        if matches!(read, Ok(Ok(0) | Err(_))) || stream.write_all(b"x").await.is_err() {
+            break began.elapsed();
+        }
+        assert!(began.elapsed() < Duration::from_secs(15), "still open");
+    };
+    assert!(closed > Duration::from_secs(8), "{closed:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_given_up_after_ten_seconds() {
+    let service = Service::start().await;
+    let mut stream = connect(&service).await;
+    let head = "POST /scenes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let trickle = async {
+        loop {
+            sleep(Duration::from_millis(500)).await;
+            if write.write_all(b" ").await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let mut answer = vec![0; 4096];
+    let began = Instant::now();
+    let length = tokio::select! {
+        length = read.read(&mut answer) => length.unwrap(),
+        () = trickle => 0,
+        () = sleep(Duration::from_secs(15)) => panic!("no answer"),
+    };
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let problem: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(problem["code"], "request_timeout");
+    assert!(began.elapsed() > Duration::from_secs(8));
+}

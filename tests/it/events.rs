@@ -1,0 +1,252 @@
+//! What a browser hears: the event stream and its long-poll twin.
+
+use serde_json::{Value, json};
+use tokio::time::{Duration, Instant};
+
+use crate::support::events::EventStream;
+use crate::support::eventually;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site};
+use crate::support::service::Service;
+use crate::support::store::{Store, on_each_store};
+
+on_each_store! {
+    a_stream_begins_with_when_to_come_again_and_the_state_as_it_is,
+    a_browser_that_comes_back_hears_only_what_it_missed,
+    the_final_event_is_told_again_with_the_same_code_until_that_is_redeemed,
+    a_browser_that_has_the_final_event_is_told_to_stop,
+    a_fourth_stream_takes_the_place_of_the_first_which_does_not_come_back,
+    a_long_poll_is_answered_when_something_happens,
+}
+
+fn names(json: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+async fn a_stream_begins_with_when_to_come_again_and_the_state_as_it_is(store: Store) {
+    let service = store.service().start().await;
+    let browser = Browser::start(&service).await;
+    let mut events = browser.events().await;
+    for (name, value) in [
+        ("content-type", "text/event-stream"),
+        ("cache-control", "no-store, no-transform"),
+        ("x-accel-buffering", "no"),
+    ] {
+        assert_eq!(events.response.headers()[name], value);
+    }
+    assert!(events.response.headers().contains_key("x-request-id"));
+    let waiting = events.next_is("waiting").await;
+    assert!((1000..=3000).contains(&events.retry.unwrap()), "{:?}", events.retry);
+    let data = &waiting.data;
+    assert_eq!(
+        names(data),
+        ["expires_at", "expires_in", "id", "scene", "state", "version"]
+    );
+    for (name, value) in [
+        ("scene", json!(browser.scene)),
+        ("id", json!(waiting.id)),
+        ("state", json!("waiting")),
+        ("version", json!(1)),
+        ("expires_at", browser.started["expires_at"].clone()),
+    ] {
+        assert_eq!(data[name], value, "{name}");
+    }
+    assert_eq!(browser.started["id"], data["id"]);
+    let status = browser.status().await;
+    assert_eq!(names(&status), names(data), "the status says the same");
+    assert_eq!(status["id"], data["id"]);
+}
+
+async fn a_browser_that_comes_back_hears_only_what_it_missed(store: Store) {
+    let service = store.service().start().await;
+    let browser = Browser::start(&service).await;
+    let waiting = browser.events().await.next_is("waiting").await;
+    let mut back = browser.events_after(&waiting.id).await;
+    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
+    let scanned = back.next_is("scanned").await;
+    assert!((1000..=3000).contains(&back.retry.unwrap()));
+    drop(back);
+    alice.confirm(&service, &browser.scene).await.ok();
+    let mut back = browser.events_after(&scanned.id).await;
+    back.next_is("confirmed").await;
+    back.ends().await;
+    browser.events_after("rubbish").await.next_is("confirmed").await;
+}
+
+async fn the_final_event_is_told_again_with_the_same_code_until_that_is_redeemed(store: Store) {
+    let service = store.service().start().await;
+    let browser = Browser::start(&service).await;
+    let code = browser.code_of("alice", &service).await;
+    let mut first = browser.events().await;
+    let told = first.next_is("confirmed").await;
+    first.ends().await;
+    assert_eq!(told.data["code"], code);
+    let mut again = browser.events().await;
+    let repeated = again.next_is("confirmed").await;
+    again.ends().await;
+    assert_eq!((&repeated.id, &repeated.data["code"]), (&told.id, &told.data["code"]));
+
+    Site::demo().redeem(&service, &code).await.ok();
+    let mut after = browser.events().await;
+    let redeemed = after.next_is("confirmed").await;
+    after.ends().await;
+    assert_eq!(
+        (&redeemed.id, &redeemed.data["version"]),
+        (&told.id, &told.data["version"])
+    );
+    assert!(redeemed.data.get("code").is_none(), "{redeemed:?}");
+}
+
+async fn a_browser_that_has_the_final_event_is_told_to_stop(store: Store) {
+    let service = store.service().with("SCENE_TTL", 1).start().await;
+    let expiring = Browser::start(&service).await;
+    let cancelled = Browser::start(&service).await;
+    cancelled.cancel().await;
+    for (browser, last) in [(expiring, "expired"), (cancelled, "cancelled")] {
+        let mut events = browser.events().await;
+        let id = loop {
+            let event = events.next().await.unwrap();
+            if event.event == last {
+                break event.id;
+            }
+        };
+        let over = Reply::to(browser.events_request().header("last-event-id", id)).await;
+        assert_eq!((over.status, over.text().as_str()), (204, ""));
+    }
+}
+
+async fn a_fourth_stream_takes_the_place_of_the_first_which_does_not_come_back(store: Store) {
+    let service = store.service().start().await;
+    let browser = Browser::start(&service).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = browser.events().await;
+        stream.next_is("waiting").await;
+        streams.push(stream);
+    }
+    let first = streams.remove(0).ends().await;
+    let next_try = browser.events_request().header("last-event-id", &first.last_event_id);
+    assert_eq!(Reply::to(next_try).await.status, 204);
+    Phone::that_scanned("alice", &service, &browser.scene).await;
+    for stream in &mut streams {
+        stream.next_is("scanned").await;
+    }
+}
+
+async fn a_long_poll_is_answered_when_something_happens(store: Store) {
+    let service = store.service().start().await;
+    let browser = Browser::start(&service).await;
+    let id = browser.started["id"].as_str().unwrap();
+    let asked = Instant::now();
+    let (scanned, alice) = tokio::join!(
+        browser.long_poll(30, id),
+        Phone::that_scanned("alice", &service, &browser.scene)
+    );
+    assert_eq!(scanned["state"], "scanned");
+    assert_eq!(
+        browser.long_poll(30, id).await["id"],
+        scanned["id"],
+        "what happened before is told at once"
+    );
+    let scanned_id = scanned["id"].as_str().unwrap();
+    let (confirmed, _) = tokio::join!(
+        browser.long_poll(30, scanned_id),
+        alice.confirm(&service, &browser.scene)
+    );
+    assert_eq!(confirmed["state"], "confirmed");
+    assert!(confirmed["code"].is_string());
+    let final_id = confirmed["id"].as_str().unwrap();
+    assert_eq!(
+        browser.long_poll(30, final_id).await["id"],
+        final_id,
+        "nothing follows what is final"
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "each was answered before its time"
+    );
+}
+
+#[tokio::test]
+async fn a_long_poll_without_after_waits_for_what_happens_from_now_on() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let asked = Instant::now();
+    let (answer, ()) = tokio::join!(Reply::to(browser.status_request("?wait=30")), async {
+        eventually("the long-poll is open", || async {
+            (service.metric("scanlogin_streams_open", "").await > 0.0).then_some(())
+        })
+        .await;
+        Phone::that_scanned("alice", &service, &browser.scene).await;
+    });
+    assert_eq!(answer.ok()["state"], "scanned");
+    assert!(asked.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_long_poll_waits_no_longer_than_asked_and_not_for_nonsense() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let id = browser.started["id"].as_str().unwrap();
+    let asked = Instant::now();
+    assert_eq!(browser.long_poll(0, id).await["state"], "waiting");
+    assert!(asked.elapsed() < Duration::from_millis(900));
+    assert_eq!(browser.long_poll(1, id).await["state"], "waiting");
+    assert!(asked.elapsed() >= Duration::from_millis(990));
+    for more_than_thirty in ["31", "99999999999999999999999"] {
+        let other = browser.status_request(&format!("?wait={more_than_thirty}&after=other"));
+        Reply::to(other).await.ok();
+    }
+    for nonsense in ["-1", "1.5", "", "x", "1s", "%2B1", "0x1", "1&wait=2"] {
+        let refused = Reply::to(browser.status_request(&format!("?wait={nonsense}"))).await;
+        refused.problem(400, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_stream_beats() {
+    let service = Service::builder().with("HEARTBEAT", 1).start().await;
+    let browser = Browser::start(&service).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    let silent_since = Instant::now();
+    events.heartbeat().await;
+    events.heartbeat().await;
+    let two_beats = silent_since.elapsed();
+    assert!(
+        (Duration::from_millis(1500)..Duration::from_secs(6)).contains(&two_beats),
+        "{two_beats:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_event_stream_hears_of_passing_trouble_and_any_other_caller_gets_the_problem() {
+    let service = Service::builder().with("LIMIT_STREAMS_PER_ADDRESS", 1).start().await;
+    let browser = Browser::start(&service).await;
+    let mut only = browser.events().await;
+    only.next_is("waiting").await;
+
+    let response = browser.events_request().send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let request_id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let mut told = EventStream::new(response);
+    let unavailable = told.next_is("unavailable").await;
+    assert_eq!(unavailable.id, "", "not an event of the scene");
+    assert_eq!(unavailable.data["code"], "rate_limited");
+    assert_eq!(unavailable.data["request_id"], request_id);
+    assert!((1000..=3000).contains(&told.retry.unwrap()));
+    told.ends().await;
+
+    let plain = browser.call(reqwest::Method::GET, &format!("/events/{}", browser.scene));
+    let refused = Reply::to(plain.bearer_auth(&browser.secret)).await;
+    refused.problem(429, "rate_limited");
+    assert_ne!(refused.header("retry-after"), "");
+    drop(only);
+    eventually("there is room again", || async {
+        let stream = browser.events().await.next().await.unwrap();
+        (stream.event == "waiting").then_some(())
+    })
+    .await;
+}

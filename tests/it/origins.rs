@@ -1,0 +1,140 @@
+//! Whose page may call: cookies, origins, and what other sites' scripts may read.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::reply::Reply;
+use crate::support::roles::Browser;
+use crate::support::service::Service;
+
+#[tokio::test]
+async fn the_browsers_cookie_opens_its_scene_from_the_services_own_pages_and_listed_ones_only() {
+    let service = Service::builder()
+        .config_toml(
+            r#"
+            [[client]]
+            client_id = "blog"
+            client_secret = "s3cret"
+            origins = ["https://blog.example"]
+            "#,
+        )
+        .start()
+        .await;
+    let browser = Browser::start_with(&service, json!({})).await;
+    let (name, secret) = (format!("scanlogin_{}", browser.scene), &browser.secret);
+    let mut parts: Vec<&str> = browser.set_cookie.split("; ").collect();
+    assert_eq!(parts.remove(0), format!("{name}={secret}"));
+    parts.sort_unstable();
+    assert_eq!(parts, ["HttpOnly", "Max-Age=180", "Path=/", "SameSite=Lax"]);
+
+    let own = service.public_url.as_str();
+    for (headers, status) in [
+        (vec![], 200),
+        (vec![("origin", own)], 200),
+        (vec![("origin", "https://blog.example")], 200),
+        (vec![("sec-fetch-site", "same-origin")], 200),
+        (vec![("sec-fetch-site", "none")], 200),
+        (
+            vec![("origin", "https://blog.example"), ("sec-fetch-site", "cross-site")],
+            200,
+        ),
+        (vec![("origin", "https://evil.example")], 403),
+        (vec![("origin", "https://blog.example.evil.example")], 403),
+        (vec![("origin", "http://blog.example")], 403),
+        (vec![("origin", "null")], 403),
+        (vec![("sec-fetch-site", "cross-site")], 403),
+        (vec![("sec-fetch-site", "same-site")], 403),
+    ] {
+        let with_cookie = service.get(&format!("/scenes/{}", browser.scene));
+        let mut request = with_cookie.header("cookie", format!("a=b; {name}={secret}"));
+        let mut start = service.post("/scenes", &json!({}));
+        for (name, value) in &headers {
+            request = request.header(*name, *value);
+            start = start.header(*name, *value);
+        }
+        let (read, started) = (Reply::to(request).await, Reply::to(start).await);
+        if status == 200 {
+            read.ok();
+            assert_eq!(started.status, 201, "{headers:?}");
+        } else {
+            read.problem(403, "origin_not_allowed");
+            started.problem(403, "origin_not_allowed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn behind_https_the_cookie_is_bound_to_this_very_host() {
+    let service = Service::builder()
+        .with("PUBLIC_URL", "https://login.example")
+        .with("SIMULATOR", true)
+        .start()
+        .await;
+    let browser = Browser::start(&service).await;
+    let name = format!("__Host-scanlogin_{}", browser.scene);
+    assert!(
+        browser.set_cookie.starts_with(&format!("{name}=")),
+        "{}",
+        browser.set_cookie
+    );
+    assert!(browser.set_cookie.contains("; Secure"), "{}", browser.set_cookie);
+    let urls: Vec<&Value> = ["code_url", "events_url", "status_url"]
+        .map(|url| &browser.started[url])
+        .into();
+    for url in urls {
+        assert!(url.as_str().unwrap().starts_with("https://login.example/"), "{url}");
+    }
+    let read = |name: &str| {
+        let request = service.get(&format!("/scenes/{}", browser.scene));
+        request.header("cookie", format!("{name}={}", browser.secret))
+    };
+    Reply::to(read(&name)).await.ok();
+    let without_prefix = Reply::to(read(&format!("scanlogin_{}", browser.scene))).await;
+    without_prefix.problem(401, "browser_secret_required");
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_for_origins_that_a_client_lists_and_names_that_origin() {
+    let service = Service::builder()
+        .with("CLIENT_SECRET", "s3cret")
+        .with("CLIENT_ORIGINS", "https://blog.example,https://www.blog.example")
+        .start()
+        .await;
+    let preflight = |origin: &str| {
+        let request = service.call(Method::OPTIONS, "/scenes").header("origin", origin);
+        let request = request.header("access-control-request-method", "POST");
+        request.header(
+            "access-control-request-headers",
+            "content-type,authorization,last-event-id",
+        )
+    };
+    let listed = Reply::to(preflight("https://www.blog.example")).await;
+    assert!(listed.status < 300);
+    assert_eq!(listed.header("access-control-allow-origin"), "https://www.blog.example");
+    assert_eq!(listed.header("access-control-allow-credentials"), "true");
+    assert_eq!(listed.header("access-control-max-age"), "600");
+    assert_eq!(listed.header("access-control-allow-methods"), "GET,POST,DELETE");
+    let allowed = listed.header("access-control-allow-headers").to_ascii_lowercase();
+    assert_eq!(allowed, "authorization,content-type,last-event-id");
+    for unlisted in ["https://evil.example", "null"] {
+        let refused = Reply::to(preflight(unlisted)).await;
+        assert_eq!(refused.header("access-control-allow-origin"), "");
+    }
+
+    let call = service
+        .post("/scenes", &json!({}))
+        .header("origin", "https://blog.example");
+    let started = Reply::to(call).await;
+    assert_eq!(started.status, 201);
+    assert_eq!(started.header("access-control-allow-origin"), "https://blog.example");
+    let exposed = started.header("access-control-expose-headers").to_ascii_lowercase();
+    assert_eq!(exposed, "location,retry-after,x-request-id");
+    let problem = service.get(&format!("/scenes/{}", "0".repeat(32)));
+    let problem = Reply::to(problem.header("origin", "https://blog.example")).await;
+    problem.problem(404, "unknown_scene");
+    assert_eq!(
+        problem.header("access-control-allow-origin"),
+        "https://blog.example",
+        "a page can read problems"
+    );
+}

@@ -1,0 +1,243 @@
+//! What a site's backend gets for a code, and what it gets when something about it is wrong.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
+use scanlogin::scene::s256;
+use serde_json::{Value, json};
+
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Site, VERIFIER, with_form};
+use crate::support::service::Service;
+
+const SECRET: &str = "blog's secret: 100% + é";
+
+/// A confidential client, another, and a public one.
+async fn three_sites() -> Service {
+    Service::builder()
+        .config_toml(&format!(
+            r#"
+            [[client]]
+            client_id = "blog"
+            client_secret = "{SECRET}"
+            [[client]]
+            client_id = "shop"
+            client_secret = "shop-secret"
+            [[client]]
+            client_id = "app"
+            "#
+        ))
+        .start()
+        .await
+}
+
+async fn code_for(client_id: &str, service: &Service) -> String {
+    let request = json!({ "client_id": client_id, "code_challenge": s256(VERIFIER) });
+    Browser::start_with(service, request)
+        .await
+        .code_of("alice", service)
+        .await
+}
+
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+#[tokio::test]
+async fn each_way_of_proving_a_client_works() {
+    let service = three_sites().await;
+    let encoded_secret: &'static str = encoded(SECRET).leak();
+    for site in [
+        Site::Post("blog", SECRET),
+        Site::Basic("blog", encoded_secret),
+        Site::Basic("shop", "shop-secret"),
+        Site::Public("app"),
+    ] {
+        let code = code_for(site.client_id(), &service).await;
+        let given = site.redeem(&service, &code).await;
+        let body = given.ok();
+        assert_eq!(given.header("cache-control"), "no-store");
+        assert_eq!(
+            (&body["token_type"], &body["expires_in"], &body["scope"]),
+            (&json!("Bearer"), &json!(600), &json!("openid"))
+        );
+        let claims = Site::verified(&service, body["id_token"].as_str().unwrap()).await;
+        assert_eq!(claims["aud"], site.client_id());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_prove_itself_gets_nothing_and_burns_nothing() {
+    let service = three_sites().await;
+    let code = code_for("shop", &service).await;
+    for site in [
+        Site::Basic("shop", "wrong"),
+        Site::Basic("shop", ""),
+        Site::Post("shop", "wrong"),
+        Site::Post("shop", SECRET),
+        Site::Public("shop"),
+        Site::Post("nobody", "shop-secret"),
+        Site::Public("nobody"),
+        Site::Post("app", "shop-secret"),
+        Site::Post("app", "x"),
+    ] {
+        let refused = site.redeem(&service, &code).await;
+        refused.oauth_error(401, "invalid_client");
+    }
+    let form = [
+        ("grant_type", "authorization_code"),
+        ("code", &code),
+        ("code_verifier", VERIFIER),
+    ];
+    let request = |authorization: &str| {
+        let request = with_form(service.call(Method::POST, "/token"), &form);
+        request.header("authorization", authorization)
+    };
+    let nobody = with_form(service.call(Method::POST, "/token"), &form);
+    Reply::to(nobody).await.oauth_error(401, "invalid_client");
+    for unreadable in [
+        "Basic",
+        "Basic ",
+        "Basic !!!",
+        &format!("Basic {}", STANDARD.encode("no colon")),
+    ] {
+        Reply::to(request(unreadable)).await.oauth_error(401, "invalid_client");
+    }
+    Site::Basic("shop", "shop-secret").redeem(&service, &code).await.ok();
+}
+
+#[tokio::test]
+async fn a_client_proves_itself_in_one_way_at_a_time() {
+    let service = three_sites().await;
+    let basic = Site::Basic("shop", "shop-secret");
+    let twice = basic.token(&service, &[("client_secret", "shop-secret"), ("client_id", "shop")]);
+    twice.await.oauth_error(400, "invalid_request");
+    let two = basic.token(&service, &[("client_id", "blog"), ("code", "x")]);
+    two.await.oauth_error(400, "invalid_request");
+    let code = code_for("shop", &service).await;
+    let named_again = [("client_id", "shop"), ("code", &code), ("code_verifier", VERIFIER)];
+    basic.token(&service, &named_again).await.ok();
+}
+
+#[tokio::test]
+async fn another_clients_code_is_worth_nothing_and_stays_good_for_its_own() {
+    let service = three_sites().await;
+    let code = code_for("blog", &service).await;
+    for thief in [Site::Basic("shop", "shop-secret"), Site::Public("app")] {
+        thief.redeem(&service, &code).await.oauth_error(400, "invalid_grant");
+    }
+    Site::Post("blog", SECRET).redeem(&service, &code).await.ok();
+}
+
+#[tokio::test]
+async fn a_failed_try_does_not_burn_the_code_and_only_the_right_verifier_fits() {
+    let service = three_sites().await;
+    let site = Site::Basic("shop", "shop-secret");
+    let code = code_for("shop", &service).await;
+    let challenge = s256(VERIFIER);
+    for wrong in ["", "wrong", &challenge, &VERIFIER[1..], &format!("{VERIFIER} ")] {
+        let refused = site.token(&service, &[("code", &code), ("code_verifier", wrong)]).await;
+        refused.oauth_error(400, "invalid_grant");
+    }
+    site.token(&service, &[("code", &code)])
+        .await
+        .oauth_error(400, "invalid_grant");
+    site.redeem(&service, &code).await.ok();
+
+    let without_challenge = Browser::start_with(&service, json!({"client_id": "shop"})).await;
+    let code = without_challenge.code_of("alice", &service).await;
+    let downgraded = site.redeem(&service, &code).await;
+    downgraded.oauth_error(400, "invalid_grant");
+    site.token(&service, &[("code", &code)]).await.ok();
+}
+
+#[tokio::test]
+async fn a_client_without_a_secret_must_use_pkce_and_nobody_may_use_plain() {
+    let service = three_sites().await;
+    let start = |request: Value| Reply::to(service.post("/scenes", &request));
+    let missing = start(json!({"client_id": "app"})).await;
+    let problem = missing.problem(400, "invalid_request");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("code_challenge"),
+        "{problem}"
+    );
+    for (challenge, method) in [
+        (s256(VERIFIER), "plain"),
+        (VERIFIER.to_owned(), "plain"),
+        (s256(VERIFIER), "s256"),
+        (s256(VERIFIER), ""),
+        (VERIFIER.to_owned(), "S256"),
+        (format!("{}=", s256(VERIFIER)), "S256"),
+        (String::new(), "S256"),
+    ] {
+        for client_id in ["app", "shop"] {
+            let request = json!({
+                "client_id": client_id, "code_challenge": challenge, "code_challenge_method": method
+            });
+            start(request).await.problem(400, "invalid_request");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_token_request_is_told_what_is_wrong_with_it() {
+    let service = three_sites().await;
+    let site = |form: &[(&str, &str)]| {
+        let mut form = form.to_vec();
+        form.extend([("client_id", "shop"), ("client_secret", "shop-secret")]);
+        Reply::to(with_form(service.call(Method::POST, "/token"), &form))
+    };
+    for (form, error) in [
+        (vec![], "invalid_request"),
+        (vec![("code", "x")], "invalid_request"),
+        (vec![("grant_type", "authorization_code")], "invalid_request"),
+        (
+            vec![("grant_type", "authorization_code"), ("code", "")],
+            "invalid_request",
+        ),
+        (
+            vec![("grant_type", "authorization_code"), ("code", "x"), ("code", "x")],
+            "invalid_request",
+        ),
+        (
+            vec![("grant_type", "refresh_token"), ("code", "x")],
+            "unsupported_grant_type",
+        ),
+    ] {
+        site(&form).await.oauth_error(400, error);
+    }
+    let as_json = service.post("/token", &json!({"grant_type": "authorization_code"}));
+    Reply::to(as_json).await.oauth_error(400, "invalid_request");
+    let not_utf8 = service.call(Method::POST, "/token").body(vec![0xff, 0xfe, 0x00]);
+    Reply::to(not_utf8).await.oauth_error(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn what_is_no_code_gives_invalid_grant() {
+    let service = three_sites().await;
+    let code = code_for("shop", &service).await;
+    let (scene_and_event, secret) = code.rsplit_once('.').unwrap();
+    let (scene, event) = scene_and_event.split_once('.').unwrap();
+    let site = Site::Basic("shop", "shop-secret");
+    let never = "0".repeat(32);
+    for wrong in [
+        "x",
+        "é",
+        "...",
+        scene,
+        scene_and_event,
+        &format!("{code}."),
+        &format!("{code}A"),
+        &code.to_uppercase(),
+        &format!("{never}.{event}.{secret}"),
+        &format!("{scene}.{}.{secret}", "A".repeat(22)),
+        &format!("{scene}.{event}.{}", "A".repeat(43)),
+    ] {
+        site.redeem(&service, wrong).await.oauth_error(400, "invalid_grant");
+    }
+    let unconfirmed = Browser::start_with(&service, json!({"client_id": "shop"})).await;
+    let id = unconfirmed.started["id"].as_str().unwrap();
+    let forged = format!("{}.{id}.{secret}", unconfirmed.scene);
+    site.redeem(&service, &forged).await.oauth_error(400, "invalid_grant");
+    site.redeem(&service, &code).await.ok();
+}

@@ -1,0 +1,209 @@
+//! WeChat down, slow or lying: what the phone and the browser are told, and that the next try works.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::{Duration, Instant};
+
+use crate::support::redis::RedisServer;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone};
+use crate::support::service::Service;
+
+/// More often than any call is retried.
+const ALWAYS: u32 = 100;
+
+async fn forgets_its_faults(service: &Service) {
+    let reply = Reply::to(service.simulator(reqwest::Method::DELETE, "faults")).await;
+    assert_eq!(reply.status, 204);
+}
+
+#[tokio::test]
+async fn a_scan_tells_what_wechat_said_and_asks_once_for_each_code() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let mut asked = 0;
+    for (fault, status, code, errcode) in [
+        (json!({"errcode": 40029}), 400, "invalid_wx_code", json!(40029)),
+        (json!({"errcode": 40163}), 400, "invalid_wx_code", json!(40163)),
+        (json!({"errcode": 40226}), 403, "wechat_blocked_user", json!(40226)),
+        (json!({"errcode": 45011}), 429, "wechat_quota", json!(45011)),
+        (json!({"errcode": 40013}), 502, "wechat_error", json!(40013)),
+        (json!({"errcode": 40125}), 502, "wechat_error", json!(40125)),
+        (json!({"errcode": -1}), 503, "wechat_unavailable", json!(-1)),
+        (json!({"status": 500}), 503, "wechat_unavailable", Value::Null),
+        (json!({"status": 503}), 503, "wechat_unavailable", Value::Null),
+        (json!({"reset": true}), 503, "wechat_unavailable", Value::Null),
+        (json!({"body": "<html>a page</html>"}), 502, "wechat_error", Value::Null),
+        (
+            json!({"body": "{\"session_key\":\"k\"}"}),
+            502,
+            "wechat_error",
+            Value::Null,
+        ),
+    ] {
+        let mut order = fault.clone();
+        order["call"] = json!("jscode2session");
+        service.fault(order).await;
+        let reply = Phone::of("alice").scan(&service, &browser.scene).await;
+        let problem = reply.problem(status, code);
+        assert_eq!(problem["errcode"], errcode, "{fault}");
+        if matches!(status, 429 | 503) {
+            assert_ne!(reply.header("retry-after"), "", "{fault}");
+        }
+        asked += 1;
+        assert_eq!(service.wechat_calls("jscode2session").await, asked, "{fault}: once");
+    }
+    assert_eq!(browser.status().await["version"], 1, "nothing was lost");
+    Phone::of("alice").scan(&service, &browser.scene).await.ok();
+}
+
+#[tokio::test]
+async fn a_wx_code_is_good_once_and_only_if_it_looks_like_one() {
+    let service = Service::start().await;
+    let first = Browser::start(&service).await;
+    let second = Browser::start(&service).await;
+    let code = service.wx_code("alice").await;
+    Phone::scan_with(&service, &first.scene, &code).await.ok();
+    let again = Phone::scan_with(&service, &second.scene, &code).await;
+    again.problem(400, "invalid_wx_code");
+    let asked = service.wechat_calls("jscode2session").await;
+    for wrong in [
+        "",
+        "x",
+        "with space 123",
+        "é23456789",
+        &"x".repeat(200),
+        "a&b=c&secret=d",
+    ] {
+        let refused = Phone::scan_with(&service, &second.scene, wrong).await;
+        refused.problem(400, "invalid_wx_code");
+    }
+    assert_eq!(
+        service.wechat_calls("jscode2session").await,
+        asked,
+        "WeChat was not asked"
+    );
+}
+
+#[tokio::test]
+async fn of_many_scans_with_one_wx_code_one_is_served() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let code = service.wx_code("alice").await;
+    let replies = join_all((0..8).map(|_| Phone::scan_with(&service, &browser.scene, &code))).await;
+    let served = replies.iter().filter(|reply| reply.status == 200).count();
+    assert_eq!(served, 1);
+    for refused in replies.iter().filter(|reply| reply.status != 200) {
+        refused.problem(400, "invalid_wx_code");
+    }
+}
+
+#[tokio::test]
+async fn a_scan_that_wechat_does_not_answer_ends_within_six_seconds() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    service
+        .fault(json!({"call": "jscode2session", "delay_ms": 30_000}))
+        .await;
+    let asked = Instant::now();
+    let reply = Phone::of("alice").scan(&service, &browser.scene).await;
+    reply.problem(504, "wechat_timeout");
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    Phone::of("alice").scan(&service, &browser.scene).await.ok();
+}
+
+#[tokio::test]
+async fn an_error_is_never_served_as_a_picture() {
+    let service = Service::start().await;
+    for (fault, status, code, errcode) in [
+        (json!({"errcode": 41030}), 502, "wechat_error", json!(41030)),
+        (json!({"errcode": 45009}), 429, "wechat_quota", json!(45009)),
+        (json!({"errcode": -1}), 503, "wechat_unavailable", json!(-1)),
+        (json!({"status": 502}), 503, "wechat_unavailable", Value::Null),
+        (json!({"reset": true}), 503, "wechat_unavailable", Value::Null),
+        (json!({"truncate": true}), 502, "wechat_error", Value::Null),
+        (json!({"body": "{\"errcode\":0}"}), 502, "wechat_error", Value::Null),
+        (json!({"body": ""}), 502, "wechat_error", Value::Null),
+        (json!({"body": "<html>a page</html>"}), 502, "wechat_error", Value::Null),
+    ] {
+        let browser = Browser::start(&service).await;
+        let mut order = fault.clone();
+        order["call"] = json!("getwxacodeunlimit");
+        order["times"] = json!(ALWAYS);
+        service.fault(order).await;
+        let problem = browser.code_image().await.problem(status, code);
+        assert_eq!(problem["errcode"], errcode, "{fault}");
+        forgets_its_faults(&service).await;
+        let image = browser.code_image().await;
+        assert_eq!(
+            image.header("content-type"),
+            "image/jpeg",
+            "{fault}: the next try works: {}",
+            image.text()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_picture_survives_what_passes_by_itself() {
+    let service = Service::start().await;
+    for fault in [
+        json!({"call": "getwxacodeunlimit", "errcode": -1}),
+        json!({"call": "getwxacodeunlimit", "errcode": 40001}),
+        json!({"call": "stable_token", "errcode": -1}),
+        json!({"call": "getwxacodeunlimit", "delay_ms": 1500}),
+    ] {
+        service.fault(fault.clone()).await;
+        let image = Browser::start(&service).await.code_image().await;
+        assert_eq!(image.status, 200, "{fault}: {}", image.text());
+    }
+}
+
+#[tokio::test]
+async fn what_is_set_up_wrong_is_told_with_the_errcode_and_what_to_change() {
+    for (errcode, named) in [
+        (40013, "SCANLOGIN_WECHAT_APPID"),
+        (40125, "SCANLOGIN_WECHAT_SECRET"),
+        (40164, "whitelist"),
+    ] {
+        // The service gets its token as soon as it can, so the fault waits for it at another process.
+        let redis = RedisServer::start();
+        let set_up_right = Service::builder().redis(&redis).start().await;
+        set_up_right
+            .fault(json!({"call": "stable_token", "errcode": errcode, "times": ALWAYS}))
+            .await;
+        let service = set_up_right
+            .replica()
+            .with("WECHAT_APPID", "wx0000000000000000")
+            .with("WECHAT_SECRET", "x");
+        let service = service.start().await;
+        let browser = Browser::start(&service).await;
+        let problem = browser.code_image().await.problem(502, "wechat_error");
+        assert_eq!(problem["errcode"], errcode);
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn however_often_a_code_is_reloaded_wechat_is_asked_for_it_once() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let images = join_all((0..8).map(|_| browser.code_image())).await;
+    for image in &images {
+        assert_eq!((image.status, &image.body), (200, &images[0].body));
+    }
+    assert_eq!(service.wechat_calls("getwxacodeunlimit").await, 1);
+}
+
+#[tokio::test]
+async fn a_person_whose_unionid_appears_between_two_scans_is_the_same_person() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    Phone::that_scanned("alice", &service, &browser.scene).await;
+    let login = json!({"openid": "alice", "unionid": "alice-everywhere"});
+    let given = Reply::to(service.simulator(reqwest::Method::POST, "login").json(&login))
+        .await
+        .ok();
+    let again = Phone::scan_with(&service, &browser.scene, given["code"].as_str().unwrap()).await;
+    again.ok();
+}

@@ -5,6 +5,7 @@
 
 mod blobs;
 mod commands;
+mod fault;
 mod keys;
 mod link;
 mod record;
@@ -14,6 +15,7 @@ pub mod servers;
 mod settings;
 pub mod subscriber;
 mod tokens;
+mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,20 +26,21 @@ use fred::clients::{Client, WithOptions};
 use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::scene::{GRACE, Life, Scene, SceneId};
 use crate::store::{Created, Grant, News, Replaced, SceneStore, StoreError, Stored, Write};
 use crate::telemetry::Metrics;
-use commands::{Commands, Fault, Unfit, refusal};
+use commands::Commands;
+use fault::{Fault, refusal};
 use keys::{Keys, slot};
 use replication::Replication;
 use script::Scripts;
 use settings::ClientSettings;
 pub use settings::{FatalError, RedisSettings, Wait};
 use subscriber::Subscriber;
+use trial::{Start, Trial, fail};
 
 /// How long a durable write waits for a replica, in milliseconds.
 const WAIT_MS: i64 = 200;
@@ -54,14 +57,6 @@ pub struct RedisStore {
     subscriber: Subscriber,
     start: watch::Receiver<Start>,
     metrics: Metrics,
-}
-
-/// How far it has come.
-#[derive(Debug, Clone)]
-enum Start {
-    Trying,
-    Done,
-    Failed(FatalError),
 }
 
 impl RedisStore {
@@ -130,57 +125,6 @@ impl RedisStore {
             Err(_) => std::future::pending().await,
         }
     }
-}
-
-/// What must be true of a Redis before it is used.
-struct Trial {
-    commands: Arc<Commands>,
-    replication: Arc<Replication>,
-    scripts: Arc<Scripts>,
-    key: String,
-}
-
-impl Trial {
-    /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas.
-    async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
-        let mut told = String::new();
-        while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
-            match self.once().await {
-                Ok(()) => {
-                    tracing::info!("redis is reached");
-                    start.send_replace(Start::Done);
-                }
-                Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
-                Err(Unfit::Yet(why)) if why != told => {
-                    tracing::warn!(why, "redis is not usable yet");
-                    told = why;
-                }
-                Err(Unfit::Yet(_)) => {}
-            }
-            let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
-        }
-        self.replication.watch(shutdown).await;
-    }
-
-    async fn once(&self) -> Result<(), Unfit> {
-        self.commands.check().await?;
-        let client = self.commands.shared().client();
-        self.scripts.trial.run::<()>(&client, &[&self.key], &[]).await?;
-        // Before the first durable write, which would otherwise wait for a replica that never was.
-        self.replication.look().await;
-        Ok(())
-    }
-}
-
-/// A store that once was up never fails: then even a refused password is an outage, which may pass.
-fn fail(start: &watch::Sender<Start>, fatal: Option<FatalError>) {
-    start.send_if_modified(|start| match fatal {
-        Some(fatal) if matches!(start, Start::Trying) => {
-            *start = Start::Failed(fatal);
-            true
-        }
-        _ => false,
-    });
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fred::interfaces::KeysInterface;
 use fred::types::{Expiration, SetOptions};
 
-use super::commands::Fault;
+use super::fault::Fault;
 use super::{RedisStore, millis};
 use crate::entropy::os_rng;
 use crate::scene::{AvatarId, SceneId, WriteId};

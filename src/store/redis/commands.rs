@@ -1,4 +1,4 @@
-//! Sending commands: how long a request may take, what is tried again, and what an error means.
+//! Sending commands: how long a request may take, and what is tried again.
 //!
 //! Whatever is sent here is the same act when it is sent twice, since a command that timed out may have been executed, or be
 //! executed later. On that rests everything that is tried again.
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
-use fred::error::{Error, ErrorKind};
+use fred::error::Error;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::InfoKind;
 use tokio::sync::Semaphore;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::fault::{Fault, Unfit};
 use super::link::{Link, Outage};
 use super::settings::{ClientSettings, FatalError};
 use crate::entropy;
@@ -41,21 +42,6 @@ pub(super) struct Commands {
     in_flight: Semaphore,
     outage: Arc<Outage>,
     metrics: Metrics,
-}
-
-/// Why one attempt failed.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// There was no answer in time.
-    NoAnswer,
-    /// Another attempt may go better.
-    Again(String),
-    /// It would be answered the same way again.
-    Refused(String),
-    /// The server takes no more.
-    Full,
-    /// What is kept can't be read.
-    Corrupt(String),
 }
 
 impl Commands {
@@ -268,101 +254,6 @@ impl Drop for Waiter<'_> {
         let mut idle = self.waiters.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.push_back(self.link.clone());
     }
-}
-
-impl Fault {
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::NoAnswer | Self::Again(_) => true,
-            Self::Refused(_) | Self::Full | Self::Corrupt(_) => false,
-        }
-    }
-}
-
-impl From<Error> for Fault {
-    /// The library passes most answers on as text only: their first word says what they are.
-    fn from(error: Error) -> Self {
-        let word = error.details().split_whitespace().next().unwrap_or_default();
-        match word {
-            "OOM" => Self::Full,
-            "WRONGTYPE" => Self::Corrupt(error.details().to_owned()),
-            "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS"
-            | "MISCONF" | "BUSY" | "UNBLOCKED" => Self::Again(error.details().to_owned()),
-            _ if word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase()) => {
-                Self::Refused(error.details().to_owned())
-            }
-            _ if *error.kind() == ErrorKind::Timeout => Self::NoAnswer,
-            _ => Self::Again(error.to_string()),
-        }
-    }
-}
-
-impl From<Fault> for StoreError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::NoAnswer => Self::Unavailable("no answer in time".to_owned()),
-            Fault::Again(why) | Fault::Refused(why) => Self::Unavailable(why),
-            Fault::Full => Self::Full,
-            Fault::Corrupt(what) => Self::Corrupt(what),
-        }
-    }
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(why) => Self::Refused(why),
-            StoreError::Full => Self::Full,
-            StoreError::Corrupt(what) => Self::Corrupt(what),
-        }
-    }
-}
-
-/// Why a server is not used.
-#[derive(Debug)]
-pub(super) enum Unfit {
-    /// It may be fit later.
-    Yet(String),
-    /// It will never be.
-    Forever(FatalError),
-}
-
-impl From<Error> for Unfit {
-    fn from(error: Error) -> Self {
-        match refusal(&error) {
-            Some(fatal) => Self::Forever(fatal),
-            None => Self::Yet(error.to_string()),
-        }
-    }
-}
-
-impl From<Fault> for Unfit {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Refused(why) if is_refusal(&why) => Self::Forever(FatalError::Refused(why)),
-            fault => Self::Yet(StoreError::from(fault).to_string()),
-        }
-    }
-}
-
-/// What of an error no further try can change: credentials, rights, and a server of another kind than the URL says.
-pub(super) fn refusal(error: &Error) -> Option<FatalError> {
-    let fatal = matches!(error.kind(), ErrorKind::Auth | ErrorKind::Config) || is_refusal(error.details());
-    fatal.then(|| FatalError::Refused(error.details().to_owned()))
-}
-
-fn is_refusal(answer: &str) -> bool {
-    // As Redis says it: directly, and (in two ways) from within a script.
-    [
-        "WRONGPASS",
-        "NOAUTH",
-        "NOPERM",
-        "ERR AUTH",
-        "ERR DB index",
-        "The user executing the script",
-    ]
-    .iter()
-    .any(|text| answer.contains(text))
 }
 
 /// One line of INFO.

@@ -13,7 +13,8 @@ use fred::types::config::Server;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::commands::{Commands, Fault, info_field};
+use super::commands::{Commands, info_field};
+use super::fault::Fault;
 use super::keys::scene_slots;
 use super::settings::Wait;
 

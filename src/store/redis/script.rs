@@ -7,7 +7,7 @@ use fred::clients::{Client, WithOptions};
 use fred::interfaces::ClientLike;
 use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
 
-use super::commands::Fault;
+use super::fault::Fault;
 use super::keys::slot;
 
 /// One Lua script.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fred::interfaces::{ClientLike, HashesInterface, KeysInterface};
 use fred::types::{Expiration, SetOptions, Value};
 
-use super::commands::Fault;
+use super::fault::Fault;
 use super::{RedisStore, answers, life_left, millis};
 use crate::entropy::os_rng;
 use crate::scene::WriteId;

@@ -1,0 +1,74 @@
+//! How a store begins: a Redis is tried until it is reached and found fit, or found unfit for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::commands::Commands;
+use super::fault::Unfit;
+use super::replication::Replication;
+use super::script::Scripts;
+use super::settings::FatalError;
+
+/// How far it has come.
+#[derive(Debug, Clone)]
+pub(super) enum Start {
+    Trying,
+    Done,
+    Failed(FatalError),
+}
+
+/// What must be true of a Redis before it is used.
+pub(super) struct Trial {
+    pub(super) commands: Arc<Commands>,
+    pub(super) replication: Arc<Replication>,
+    pub(super) scripts: Arc<Scripts>,
+    /// Where the rights are tried out.
+    pub(super) key: String,
+}
+
+impl Trial {
+    /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas.
+    pub(super) async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
+        let mut told = String::new();
+        while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
+            match self.once().await {
+                Ok(()) => {
+                    tracing::info!("redis is reached");
+                    start.send_replace(Start::Done);
+                }
+                Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
+                Err(Unfit::Yet(why)) if why != told => {
+                    tracing::warn!(why, "redis is not usable yet");
+                    told = why;
+                }
+                Err(Unfit::Yet(_)) => {}
+            }
+            let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
+        }
+        self.replication.watch(shutdown).await;
+    }
+
+    async fn once(&self) -> Result<(), Unfit> {
+        self.commands.check().await?;
+        let client = self.commands.shared().client();
+        self.scripts.trial.run::<()>(&client, &[&self.key], &[]).await?;
+        // Before the first durable write, which would otherwise wait for a replica that never was.
+        self.replication.look().await;
+        Ok(())
+    }
+}
+
+/// A store that once was up never fails: then even a refused password is an outage, which may pass.
+pub(super) fn fail(start: &watch::Sender<Start>, fatal: Option<FatalError>) {
+    start.send_if_modified(|start| match fatal {
+        Some(fatal) if matches!(start, Start::Trying) => {
+            *start = Start::Failed(fatal);
+            true
+        }
+        _ => false,
+    });
+}

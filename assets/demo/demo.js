@@ -28,6 +28,7 @@ const model = {
   problem: null,
   retryLabel: null,
   profile: null,
+  simulated: false,
   connection: null,
   slow: false,
   renewing: false,
@@ -84,7 +85,7 @@ async function findProfile() {
 
 function showProfile(profile) {
   leave();
-  update({ screen: 'profile', profile });
+  update({ screen: 'profile', profile, simulated: profile.amr?.includes('simulated') ?? false });
 }
 
 async function boot() {
@@ -134,7 +135,7 @@ async function begin() {
 }
 
 function open(session, data) {
-  update({ screen: 'scene', session, data, slow: false });
+  update({ screen: 'scene', session, simulated: session.simulator, data, slow: false });
   // A reload may find it confirmed already: a stream would say so again, and
   // its code must not be redeemed twice.
   if (data.state !== 'confirmed') {

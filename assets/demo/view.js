@@ -40,13 +40,9 @@ export function createView(i18n) {
   });
   let refreshLabel = 'refresh';
 
-  function wordsOfProblem({ code, title: problemTitle, detail }) {
-    const known = i18n.has(`problem_${code}`);
-    const textKey = i18n.has(`problemText_${code}`) ? `problemText_${code}` : 'problemText_other';
-    return [
-      known ? t(`problem_${code}`) : problemTitle || t('problem_other'),
-      detail || t(textKey),
-    ];
+  function wordsOfProblem({ code }) {
+    const wordsFor = (what) => t(i18n.has(`${what}_${code}`) ? `${what}_${code}` : `${what}_other`);
+    return [wordsFor('problem'), wordsFor('problemText')];
   }
 
   function words(state, model) {
@@ -96,12 +92,14 @@ export function createView(i18n) {
     if (element.textContent !== text) element.textContent = text;
   }
 
+  /** For whoever runs the service: its own words, and what to look for in its log. */
   function drawTechnical(problem) {
     const parts = [];
     if (problem?.errcode) parts.push(t('errcode', { errcode: problem.errcode }));
     if (problem?.requestId) parts.push(t('requestId', { id: problem.requestId }));
-    byId('technical').hidden = parts.length === 0;
-    write(byId('technical'), parts.join(' · '));
+    byId('technical').hidden = parts.length === 0 && !problem?.detail;
+    write(byId('detail'), problem?.detail ?? '');
+    write(byId('trace'), parts.join(' · '));
   }
 
   function drawProfile(profile) {
@@ -115,8 +113,7 @@ export function createView(i18n) {
     }).format(new Date(profile.auth_time * 1000));
   }
 
-  function drawSimulator(state, { session, profile }) {
-    const simulated = session?.simulator || profile?.amr?.includes('simulated') || false;
+  function drawSimulator(state, { session, simulated }) {
     byId('simulator').hidden = !simulated;
     byId('simulated-chip').hidden = !simulated || state === 'profile';
 

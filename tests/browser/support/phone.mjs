@@ -1,0 +1,50 @@
+// A phone: its camera reads the code from the computer's screen, and what the code says is opened.
+
+import fs from 'node:fs'
+import { createRequire } from 'node:module'
+import { until } from './until.mjs'
+
+const DECODER = fs.readFileSync(createRequire(import.meta.url).resolve('jsqr/dist/jsQR.js'), 'utf8')
+
+export class Camera {
+  static async open(browser) {
+    const camera = new Camera()
+    camera.page = await browser.newPage()
+    await camera.page.evaluate(DECODER)
+    return camera
+  }
+
+  /** What the code on the computer's screen says: not its file, but what can be seen of it. */
+  async read(computer) {
+    await computer.locator('#app[data-state="waiting"]').waitFor()
+    const screen = computer.locator('.tile')
+    return until('the camera reads the code', async () => this.decode(await screen.screenshot()))
+  }
+
+  /** What a QR code in a picture (PNG) says, or null. */
+  decode(picture) {
+    return this.page.evaluate(async (base64) => {
+      const image = new Image()
+      image.src = `data:image/png;base64,${base64}`
+      await image.decode()
+      const canvas = new OffscreenCanvas(image.width, image.height)
+      const context = canvas.getContext('2d')
+      context.drawImage(image, 0, 0)
+      const { data, width, height } = context.getImageData(0, 0, image.width, image.height)
+      return window.jsQR(data, width, height)?.data ?? null
+    }, picture.toString('base64'))
+  }
+}
+
+/** The person on the phone scans as who they are, and is asked. */
+export async function isAsked(phone) {
+  await phone.getByTestId('scan').click()
+  await phone.locator('#app[data-state="ask"]').waitFor()
+}
+
+/** The whole of it: scan, and confirm with a nickname. */
+export async function confirms(phone, nickname) {
+  await isAsked(phone)
+  if (nickname !== undefined) await phone.getByTestId('nickname').fill(nickname)
+  await phone.getByTestId('confirm').click()
+}

@@ -12,6 +12,7 @@
 mod support;
 
 mod architecture;
+mod bad_days;
 mod bad_input;
 mod claims;
 mod conformance;

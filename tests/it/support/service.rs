@@ -42,6 +42,8 @@ pub(crate) struct ServiceBuilder {
     config: Option<String>,
     redis_url: Option<String>,
     simulator: Option<Arc<SimulatorProcess>>,
+    /// How often the simulator misbehaves by itself, and from which seed.
+    misbehaviour: (f64, u64),
     files: Arc<TempDir>,
 }
 
@@ -57,6 +59,7 @@ impl Service {
             config: None,
             redis_url: None,
             simulator: None,
+            misbehaviour: (0.0, 1),
             files: Arc::new(tempfile::tempdir().expect("a temporary directory")),
         }
     }
@@ -68,6 +71,7 @@ impl Service {
             config: None,
             redis_url: self.redis_url.clone(),
             simulator: self.simulator.clone(),
+            misbehaviour: (0.0, 1),
             files: Arc::clone(&self.files),
         }
     }
@@ -159,6 +163,12 @@ impl ServiceBuilder {
         self.redis_url(&redis.url())
     }
 
+    /// With a simulator that misbehaves by itself with this chance, the same way for the same seed.
+    pub(crate) fn misbehaving(mut self, chance: f64, seed: u64) -> Self {
+        self.misbehaviour = (chance, seed);
+        self
+    }
+
     /// As [`Self::redis`], for one that a link stands before.
     pub(crate) fn redis_url(mut self, url: &str) -> Self {
         self.redis_url = Some(url.to_owned());
@@ -179,7 +189,7 @@ impl ServiceBuilder {
         }
         if let Some(url) = &self.redis_url {
             if self.simulator.is_none() {
-                self.simulator = Some(Arc::new(SimulatorProcess::start().await));
+                self.simulator = Some(Arc::new(SimulatorProcess::start(self.misbehaviour).await));
             }
             let keys = self.files.path().join("keys.json");
             let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
@@ -240,7 +250,7 @@ impl ServiceBuilder {
 }
 
 impl SimulatorProcess {
-    async fn start() -> Self {
+    async fn start((chance, seed): (f64, u64)) -> Self {
         // The simulated phone's page, which alone forwards to the service, is not of these tests.
         let process = Process::start(scanlogin().args([
             "simulate",
@@ -248,8 +258,10 @@ impl SimulatorProcess {
             "127.0.0.1:0",
             "--service-url",
             "http://127.0.0.1:9",
+            "--fault-rate",
+            &chance.to_string(),
             "--seed",
-            "1",
+            &seed.to_string(),
         ]));
         let line = process.log().line_with(&["simulating WeChat"]).await;
         Self {

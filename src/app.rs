@@ -63,6 +63,7 @@ impl App {
             metrics.clone(),
             config.scene_ttl,
             wechat.simulated,
+            ground.tasks.clone(),
         );
         let (lifecycle, serving) = (Lifecycle::default(), TaskTracker::new());
         tracing::info!(

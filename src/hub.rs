@@ -39,7 +39,7 @@ pub struct StreamLimits {
 /// A topic without subscribers is kept this long, for the browser that reconnects.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A first read that hints keep overtaking is made again this often.
+/// A first read that news keep overtaking is made again this often.
 const READS: usize = 8;
 
 /// This replica's topics. Clones share them.
@@ -124,15 +124,17 @@ impl Hub {
             membership.topic(Topic::set_watched);
         }
         for _ in 0..READS {
-            let hints = membership.topic(|topic| topic.hints());
+            let heard = membership.topic(|topic| topic.heard());
             let Some(read) = find_one(&*self.shared.store, &id).await? else {
-                membership.topic(Topic::lose);
-                return Err(OpenError::NotFound);
+                match membership.topic(|topic| topic.lose(heard)) {
+                    Believed::Overtaken => continue,
+                    Believed::New | Believed::Known => return Err(OpenError::NotFound),
+                }
             };
             if !read.scene.browser_secret.matches(secret) {
                 return Err(OpenError::WrongSecret);
             }
-            match membership.topic(|topic| topic.believe(&read, hints)) {
+            match membership.topic(|topic| topic.believe(&read, heard)) {
                 Believed::Overtaken => {}
                 Believed::New | Believed::Known => {
                     membership.reschedule();

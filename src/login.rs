@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::task::TaskTracker;
 
 use crate::entropy::os_rng;
 use crate::scene::{
@@ -40,6 +41,8 @@ pub struct Login {
     metrics: Metrics,
     scene_ttl: Duration,
     simulated: bool,
+    /// For what is done to its end even when the caller does not wait for it.
+    tasks: TaskTracker,
 }
 
 /// One Mini Program at work.
@@ -119,7 +122,7 @@ impl From<ApplyError> for Error {
         match error {
             ApplyError::NotFound => Self::UnknownScene,
             ApplyError::Unreplicated(_) => Self::Unreplicated,
-            ApplyError::Store(error) => Self::Store(error),
+            ApplyError::Unknown(_, error) | ApplyError::Store(error) => Self::Store(error),
             ApplyError::Refused(refused) => match refused {
                 Refused::WrongSecret => Self::ConfirmToken,
                 Refused::ScannedByAnother => Self::ScannedByAnother,
@@ -156,7 +159,8 @@ pub struct Started {
 }
 
 impl Login {
-    /// The use cases over this store, for these clients, through these Mini Programs (by AppID).
+    /// The use cases over this store, for these clients, through these Mini Programs (by AppID). What outlives its request runs in
+    /// `tasks`.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -165,6 +169,7 @@ impl Login {
         metrics: Metrics,
         scene_ttl: Duration,
         simulated: bool,
+        tasks: TaskTracker,
     ) -> Self {
         Self {
             store,
@@ -173,6 +178,7 @@ impl Login {
             metrics,
             scene_ttl,
             simulated,
+            tasks,
         }
     }
 

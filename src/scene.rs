@@ -208,14 +208,19 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
+    /// How long ago they said it.
+    #[must_use]
+    pub fn age(&self, life: Life) -> Duration {
+        Duration::from_millis(self.life_ms).saturating_sub(life.0)
+    }
+
     /// How long the code can still be redeemed; zero once it was.
     #[must_use]
     pub fn code_left(&self, life: Life) -> Duration {
-        let age = Duration::from_millis(self.life_ms).saturating_sub(life.0);
         if self.redeemed {
             Duration::ZERO
         } else {
-            CODE_LIFE.saturating_sub(age)
+            CODE_LIFE.saturating_sub(self.age(life))
         }
     }
 }

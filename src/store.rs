@@ -16,7 +16,7 @@ use bytes::Bytes;
 use rand::CryptoRng;
 use tokio::time::Instant;
 
-use crate::scene::{Action, AvatarId, Life, Outcome, PublicState, Refused, Scene, SceneId, WriteId};
+use crate::scene::{Action, AvatarId, GRACE, Life, Outcome, PublicState, Refused, Scene, SceneId, WriteId};
 
 /// All that a store is.
 pub trait Store: SceneStore + BlobStore + TokenStore {}
@@ -28,11 +28,11 @@ pub trait SceneStore: Send + Sync + 'static {
     /// Keeps a new scene for `life`; leaves one that is there alone.
     async fn create(&self, scene: &Scene, life: Life) -> Result<Created, StoreError>;
 
-    /// The scenes of these ids and what is left of their life, read together, in the order asked. Unknown and long gone is `None`.
+    /// The scenes of these ids and what is left of their life, read together: one answer for each, in the order asked, so that
+    /// one that can't be read hides no other. Unknown and long gone is `None`.
     ///
-    /// A record that can't be read is [`StoreError::Corrupt`] when it is asked for alone; among others it is logged and `None`, so
-    /// that it hides none of them.
-    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError>;
+    /// A record is never older than the life that comes with it: if that is past the deadline, nobody can write it any more.
+    async fn find(&self, ids: &[SceneId]) -> Vec<Found>;
 
     /// Puts `write.next` in the place of `seen`, if nobody has written since and, while `seen` is open, its deadline is not past.
     ///
@@ -69,10 +69,10 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Lets a picture that was made ahead live for `life` from now.
     async fn keep_picture(&self, id: &SceneId, life: Duration) -> Result<(), StoreError>;
 
-    /// Keeps an avatar for `life`.
+    /// Keeps a scene's avatar for `life`, in the place of the one before.
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError>;
 
-    /// An avatar.
+    /// A scene's avatar, if it still is this one.
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError>;
 }
 
@@ -104,6 +104,9 @@ pub trait TokenStore: Send + Sync + 'static {
     async fn drop_token(&self, appid: &str, generation: Generation) -> Result<(), StoreError>;
 }
 
+/// What [`SceneStore::find`] answers for one id.
+pub type Found = Result<Option<Stored>, StoreError>;
+
 /// What [`SceneStore::create`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
@@ -112,6 +115,9 @@ pub enum Created {
     /// There was one of that id already, and it stays.
     Exists,
 }
+
+/// The least time before a deadline.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// A record and what was left of its life when it was read.
 #[derive(Debug, Clone)]
@@ -134,9 +140,17 @@ impl Stored {
     }
 
     /// What is left of its life now, by the monotonic clock since it was read.
+    ///
+    /// Only the store says that a deadline is past: until it has, a moment is left, however long ago the record was read. Somebody
+    /// may have written it in its last moment.
     #[must_use]
     pub fn life(&self) -> Life {
-        self.life.after(self.read_at.elapsed())
+        let left = self.life.after(self.read_at.elapsed());
+        if self.life.until_deadline().is_zero() {
+            left
+        } else {
+            left.max(Life(GRACE + MOMENT))
+        }
     }
 }
 
@@ -223,7 +237,7 @@ pub enum News {
 }
 
 /// A store failed; nothing is known of what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It can't be reached, or can't answer for now. Trying again later helps.
     #[error("the store is unavailable: {0}")]
@@ -248,7 +262,10 @@ pub enum ApplyError {
     /// Written, but no replica confirmed it in time. What was written, for whoever wants to take it back.
     #[error("written, but no replica of the store confirmed it in time")]
     Unreplicated(Box<Applied>),
-    /// The store failed.
+    /// The store failed while it wrote this: it may have been written, or be written yet.
+    #[error("{1}")]
+    Unknown(Box<Applied>, #[source] StoreError),
+    /// The store failed before anything was written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -262,6 +279,8 @@ pub struct Applied {
     pub scene: Scene,
     /// Whether this call changed anything, or repeated what had been done.
     pub changed: bool,
+    /// What [`Durability::WithGrant`] made of it.
+    pub granted: Vec<u8>,
 }
 
 /// How [`apply`] writes.
@@ -271,9 +290,12 @@ pub enum Durability<'a> {
     Ordinary,
     /// A write that counts only once a replica has it.
     Durable,
-    /// The same, with an access token made from the scene to be written, kept for this long.
-    WithGrant(&'a (dyn Fn(&Scene) -> Vec<u8> + Sync), Duration),
+    /// The same, with an access token made from the very scene that is written and its life, kept for this long.
+    WithGrant(&'a MakeGrant<'a>, Duration),
 }
+
+/// Makes what is kept for the bearer of an access token.
+pub type MakeGrant<'a> = dyn Fn(&Scene, Life) -> Result<Vec<u8>, StoreError> + Sync + 'a;
 
 /// How often a lost race is read and decided again before the store counts as unavailable.
 const ATTEMPTS: usize = 16;
@@ -283,7 +305,7 @@ const ATTEMPTS: usize = 16;
 /// `action` may be called several times. A repeated durable action is written again, unchanged, so that waiting for a replica behind it means something.
 ///
 /// # Errors
-/// [`ApplyError`]; with [`ApplyError::Store`] it is not known whether the write happened.
+/// [`ApplyError`]
 pub async fn apply<'a>(
     store: &dyn SceneStore,
     mut seen: Stored,
@@ -308,37 +330,33 @@ pub async fn apply<'a>(
                     before: seen,
                     scene,
                     changed: false,
+                    granted: Vec::new(),
                 });
             }
         };
-        let granted = match durability {
-            Durability::Ordinary | Durability::Durable => None,
-            Durability::WithGrant(grant, life) => Some((grant(&next), life)),
+        let (granted, grant_life) = match durability {
+            Durability::Ordinary | Durability::Durable => (Vec::new(), None),
+            Durability::WithGrant(make, life) => (make(&next, seen.life())?, Some(life)),
         };
-        let grant = granted
-            .as_ref()
-            .map_or(Grant::Keep, |(bytes, life)| Grant::Put(bytes, *life));
-        let replaced = store
-            .replace(
-                &seen,
-                Write {
-                    next: &next,
-                    durable,
-                    grant,
-                },
-            )
-            .await?;
+        let write = Write {
+            next: &next,
+            durable,
+            grant: grant_life.map_or(Grant::Keep, |life| Grant::Put(&granted, life)),
+        };
+        let replaced = store.replace(&seen, write).await;
         let applied = Applied {
             before: seen,
             scene: next,
             changed,
+            granted,
         };
         match replaced {
-            Replaced::Written => return Ok(applied),
-            Replaced::Unreplicated => return Err(ApplyError::Unreplicated(Box::new(applied))),
-            Replaced::Late => return Err(Refused::Expired.into()),
-            Replaced::Absent => return Err(ApplyError::NotFound),
-            Replaced::Stale => {
+            Ok(Replaced::Written) => return Ok(applied),
+            Ok(Replaced::Unreplicated) => return Err(ApplyError::Unreplicated(Box::new(applied))),
+            Ok(Replaced::Late) => return Err(Refused::Expired.into()),
+            Ok(Replaced::Absent) => return Err(ApplyError::NotFound),
+            Err(error) => return Err(ApplyError::Unknown(Box::new(applied), error)),
+            Ok(Replaced::Stale) => {
                 let id = applied.scene.id;
                 seen = find_one(store, &id).await?.ok_or(ApplyError::NotFound)?;
             }
@@ -352,5 +370,10 @@ pub async fn apply<'a>(
 /// # Errors
 /// As `find`.
 pub async fn find_one(store: &dyn SceneStore, id: &SceneId) -> Result<Option<Stored>, StoreError> {
-    Ok(store.find(std::slice::from_ref(id)).await?.into_iter().next().flatten())
+    store
+        .find(std::slice::from_ref(id))
+        .await
+        .into_iter()
+        .next()
+        .unwrap_or(Ok(None))
 }

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::topic::Believed;
-use super::{Hub, LINGER, Shared};
+use super::{Hub, LINGER, Shared, State, Topic};
 use crate::entropy;
 use crate::scene::SceneId;
-use crate::store::{News, StoreError, Stored};
+use crate::store::{Found, News, StoreError};
 
 /// Scenes read in one round trip.
 const BATCH: usize = 200;
@@ -71,6 +71,10 @@ impl Hub {
     }
 }
 
+fn is_passing(read: &Found) -> bool {
+    matches!(read, Err(StoreError::Unavailable(_) | StoreError::Full))
+}
+
 async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -78,21 +82,43 @@ async fn sleep_until_some(at: Option<Instant>) {
     }
 }
 
-/// What is to be read again, each scene once; those being asked first.
+/// What is to be read again, each scene once; those being asked first, those last that could just not be read.
 #[derive(Debug, Default)]
 struct Pending {
     causes: HashMap<SceneId, Cause>,
     first: VecDeque<SceneId>,
     then: VecDeque<SceneId>,
+    failed: VecDeque<SceneId>,
     not_before: Option<Instant>,
 }
 
-/// Scenes to read, why, and how many hints each had taken by then.
+/// Scenes to read, why, and how much of each had been heard by then.
 type Batch = Vec<(SceneId, Cause, u64)>;
 
 impl Pending {
     fn push(&mut self, id: SceneId, cause: Cause, scanned: bool) {
         if self.causes.insert(id, cause).is_none() {
+            let queue = if scanned { &mut self.first } else { &mut self.then };
+            queue.push_back(id);
+        }
+    }
+
+    fn push_failed(&mut self, id: SceneId, cause: Cause) {
+        if self.causes.insert(id, cause).is_none() {
+            self.failed.push_back(id);
+        }
+    }
+
+    /// After a batch: whether the store answered to any of it.
+    fn answered(&mut self, any: bool, state: &State) {
+        if !any {
+            // The store is away; one batch after the other finds out when it is back.
+            self.not_before =
+                Some(Instant::now() + entropy::between(Duration::from_millis(100), Duration::from_millis(300)));
+            return;
+        }
+        for id in self.failed.drain(..) {
+            let scanned = state.topics.get(&id).is_some_and(Topic::is_scanned);
             let queue = if scanned { &mut self.first } else { &mut self.then };
             queue.push_back(id);
         }
@@ -106,11 +132,13 @@ impl Pending {
         let mut state = shared.lock();
         let mut batch = Batch::new();
         while batch.len() < BATCH
-            && let Some(id) = self.first.pop_front().or_else(|| self.then.pop_front())
+            && let Some(id) = (self.first.pop_front())
+                .or_else(|| self.then.pop_front())
+                .or_else(|| self.failed.pop_front())
         {
             let cause = self.causes.remove(&id).unwrap_or(Cause::Slow);
             if let Some(topic) = state.topics.get_mut(&id).filter(|topic| topic.has_members()) {
-                batch.push((id, cause, topic.hints()));
+                batch.push((id, cause, topic.heard()));
             }
         }
         (!batch.is_empty()).then_some(batch)
@@ -123,7 +151,7 @@ impl Pending {
 }
 
 impl Shared {
-    async fn read(&self, batch: Batch) -> (Batch, Result<Vec<Option<Stored>>, StoreError>) {
+    async fn read(&self, batch: Batch) -> (Batch, Vec<Found>) {
         let ids: Vec<SceneId> = batch.iter().map(|(id, ..)| *id).collect();
         let read = self.store.find(&ids).await;
         (batch, read)
@@ -150,35 +178,29 @@ impl Shared {
         }
     }
 
-    fn settle(&self, batch: &Batch, read: Result<Vec<Option<Stored>>, StoreError>, pending: &mut Pending) {
+    fn settle(&self, batch: &Batch, read: Vec<Found>, pending: &mut Pending) {
         let mut state = self.lock();
-        let read = match read {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::debug!(%error, scenes = batch.len(), "a re-read failed, trying again");
-                pending.not_before =
-                    Some(Instant::now() + entropy::between(Duration::from_millis(100), Duration::from_millis(300)));
-                for (id, cause, _) in batch {
-                    let scanned = state.topics.get(id).is_some_and(super::Topic::is_scanned);
-                    pending.push(*id, *cause, scanned);
-                    self.count(*cause, "failed");
-                }
-                return;
-            }
-        };
-        for ((id, cause, hints), read) in batch.iter().zip(read) {
+        pending.answered(read.iter().any(|read| !is_passing(read)), &state);
+        for ((id, cause, heard), read) in batch.iter().zip(read) {
             let Some(topic) = state.topics.get_mut(id) else {
                 continue;
             };
-            let found = match read {
-                None if topic.hints() != *hints => Believed::Overtaken,
-                None => {
-                    topic.lose();
-                    Believed::New
+            let believed = match read {
+                Ok(Some(read)) => topic.believe(&read, *heard),
+                Ok(None) => topic.lose(*heard),
+                Err(StoreError::Corrupt(what)) => {
+                    // No further read will change it, and a login that can't be read can't be finished.
+                    tracing::error!(scene = ?id, what, "a watched record can't be read: its streams end as lost");
+                    topic.lose(*heard)
                 }
-                Some(read) => topic.believe(&read, *hints),
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Full)) => {
+                    tracing::debug!(scene = ?id, %error, "a re-read failed, trying again");
+                    pending.push_failed(*id, *cause);
+                    self.count(*cause, "failed");
+                    continue;
+                }
             };
-            match found {
+            match believed {
                 Believed::Overtaken => pending.push(*id, *cause, true),
                 Believed::New => self.count(*cause, "new"),
                 Believed::Known => self.count(*cause, "known"),

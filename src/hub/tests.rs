@@ -13,7 +13,7 @@ use tokio::time::{Instant, advance, sleep};
 use super::*;
 use crate::scene::{State, StateName};
 use crate::store::News;
-use place::{Place, ROOMY, SLOW_REREAD, TTL, as_told, as_written, hint, next, silence};
+use place::{Login, Place, ROOMY, SLOW_REREAD, TTL, as_told, as_written, hint, next, silence};
 
 /// Longer than any test: then nothing is read that the test did not cause.
 const NEVER: Duration = Duration::from_hours(24);
@@ -234,6 +234,140 @@ async fn a_confirm_of_the_last_second_that_nobody_told_is_found_in_the_place_of_
     sleep(TTL.saturating_sub(Duration::from_secs(1))).await;
     place.write(&mut login, State::Cancelled(None)).await;
     assert_eq!(as_told(&next(&mut stream).await), as_written(&login));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirm_while_the_last_read_before_the_deadline_was_under_way_is_not_told_as_an_expiry() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let mut login = place.start().await;
+    place.scan(&mut login).await;
+    let mut stream = place.open(&login).await.unwrap();
+    place.store.deaf.store(true, SeqCst);
+    sleep(TTL.saturating_sub(Duration::from_millis(5))).await;
+
+    // The store looked before the confirm, and its answer comes after the deadline.
+    *place.store.find_takes.lock().unwrap() = Duration::from_millis(50);
+    place.tell_lost(std::slice::from_ref(&login)).await;
+    sleep(Duration::from_millis(2)).await;
+    place.write(&mut login, State::Cancelled(None)).await;
+    assert_eq!(as_told(&next(&mut stream).await), as_written(&login));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_reads_under_way_the_one_issued_first_takes_nothing_back() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let mut login = place.start().await;
+    let waiting = login.clone();
+    place.scan(&mut login).await;
+    let mut stream = place.open(&login).await.unwrap();
+
+    place.store.deaf.store(true, SeqCst);
+    *place.store.find_takes.lock().unwrap() = Duration::from_millis(100);
+    let before = login.clone();
+    place.write(&mut login, State::Cancelled(None)).await;
+    let instead = |scene: &Login| {
+        place
+            .store
+            .instead
+            .lock()
+            .unwrap()
+            .insert(scene.scene.id, Some(scene.scene.clone()))
+    };
+    instead(&before);
+    place.tell_lost(std::slice::from_ref(&login)).await;
+    sleep(Duration::from_millis(10)).await;
+    // Meanwhile a fail-over lost the scan, as the read of another stream finds.
+    instead(&waiting);
+    *place.store.find_takes.lock().unwrap() = Duration::ZERO;
+    let second = place.open(&login).await.unwrap();
+    assert_eq!(as_told(second.current()), as_written(&waiting));
+    assert_eq!(as_told(&next(&mut stream).await), as_written(&waiting));
+    silence(&mut stream, Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_found_nothing_counts_only_if_no_hint_overtook_it() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let mut login = place.start().await;
+    place.store.instead.lock().unwrap().insert(login.scene.id, None);
+    *place.store.find_takes.lock().unwrap() = Duration::from_millis(100);
+    let hub = place.hub.clone();
+    let (id, secret) = (login.scene.id, login.secret.clone());
+    let open = async { hub.subscribe(id, &secret, [127, 0, 0, 1].into()).await };
+    let change = async {
+        sleep(Duration::from_millis(50)).await;
+        place.store.instead.lock().unwrap().clear();
+        place.scan(&mut login).await;
+    };
+    let (stream, ()) = futures_util::future::join(open, change).await;
+    assert_eq!(as_told(stream.unwrap().current()), as_written(&login));
+}
+
+#[tokio::test(start_paused = true)]
+async fn scenes_on_servers_that_are_away_hold_up_no_other() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let mut logins = place.start_many(900).await;
+    let mut streams = place.open_all(&logins).await;
+    place.store.deaf.store(true, SeqCst);
+    for login in &mut logins {
+        place.scan(login).await;
+    }
+    let away = |login: &Login| login.scene.id.hash_tag().starts_with(['0', '1', '2', '3', '4']);
+    let gone = logins.iter().filter(|login| away(login));
+    let gone = gone.map(|login| (login.scene.id, StoreError::Unavailable("a shard is away".to_owned())));
+    *place.store.unread.lock().unwrap() = gone.collect();
+    place.store.forget_calls();
+    place.tell_lost(&logins).await;
+
+    let began = Instant::now();
+    for (stream, login) in streams.iter_mut().zip(&logins).filter(|(_, login)| !away(login)) {
+        assert_eq!(as_told(&next(stream).await), as_written(login));
+    }
+    assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
+    sleep(Duration::from_secs(10)).await;
+    let tries = place.store.finds().len();
+    assert!((50..=250).contains(&tries), "{tries} reads in 10 s");
+
+    place.store.unread.lock().unwrap().clear();
+    let back = Instant::now();
+    for (stream, login) in streams.iter_mut().zip(&logins).filter(|(_, login)| away(login)) {
+        assert_eq!(as_told(&next(stream).await), as_written(login));
+    }
+    assert!(back.elapsed() < Duration::from_millis(400), "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_can_not_be_read_ends_its_streams_as_lost_instead_of_being_read_for_ever() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let login = place.start().await;
+    let mut stream = place.open(&login).await.unwrap();
+    let corrupt = StoreError::Corrupt("column 1".to_owned());
+    place.store.unread.lock().unwrap().insert(login.scene.id, corrupt);
+    place.store.forget_calls();
+    place.tell_lost(std::slice::from_ref(&login)).await;
+    assert_eq!(next(&mut stream).await.reason(), Some(Reason::Lost));
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(place.store.finds().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_became_another_between_all_reads_is_unavailable_in_the_end() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let login = place.start().await;
+    *place.store.find_takes.lock().unwrap() = Duration::from_millis(10);
+    let told = hint(&login.scene);
+    let hinting = async {
+        loop {
+            place.tell(told.clone()).await;
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let opened = tokio::select! {
+        opened = place.open(&login) => opened,
+        () = hinting => unreachable!(),
+    };
+    assert!(matches!(opened, Err(OpenError::Store(StoreError::Unavailable(_)))));
+    assert_eq!(place.store.finds().len(), READS);
 }
 
 #[tokio::test(start_paused = true)]

@@ -166,7 +166,7 @@ pub(super) enum Believed {
     New,
     /// Known already.
     Known,
-    /// A hint came since the read was issued; it may be older than the hint, so read again.
+    /// Something was heard since the read was issued; it may be older than that, so read again.
     Overtaken,
 }
 
@@ -184,7 +184,7 @@ struct Member {
 pub(super) struct Topic {
     sender: watch::Sender<Option<Told>>,
     members: VecDeque<Member>,
-    hints: u64,
+    heard: u64,
     watched: bool,
     leaving: bool,
     due: Option<Instant>,
@@ -197,7 +197,7 @@ impl Topic {
         Self {
             sender: watch::Sender::new(None),
             members: VecDeque::new(),
-            hints: 0,
+            heard: 0,
             watched: false,
             leaving: false,
             due: None,
@@ -218,9 +218,9 @@ impl Topic {
         self.leaving
     }
 
-    /// How many hints were taken: a read issued before the last of them may be older.
-    pub(super) fn hints(&self) -> u64 {
-        self.hints
+    /// How much was heard that may be newer than a read issued before: hints, and reads that told something new.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
     }
 
     pub(super) fn told(&self) -> Option<Told> {
@@ -283,7 +283,7 @@ impl Topic {
 
     /// Takes a hint: believed if and only if it goes forward.
     pub(super) fn hint(&mut self, state: PublicState) {
-        self.hints += 1;
+        self.heard += 1;
         self.sender.send_if_modified(|told| match told {
             Some(told) if !told.is_over() && state.version > told.version => {
                 *told = Told {
@@ -299,19 +299,24 @@ impl Topic {
         });
     }
 
-    /// Takes a read issued when `hints` hints had been taken: believed even if it goes backwards, because the store may have lost data.
-    pub(super) fn believe(&mut self, read: &Stored, hints: u64) -> Believed {
-        if self.hints != hints {
+    /// Takes a read issued when so much had been heard: believed even if it goes backwards, because the store may have lost data.
+    pub(super) fn believe(&mut self, read: &Stored, heard: u64) -> Believed {
+        if self.heard != heard {
             return Believed::Overtaken;
         }
-        let next = Told::read(read);
+        let believed = self.take(Told::read(read));
+        self.heard += u64::from(believed == Believed::New);
+        believed
+    }
+
+    fn take(&mut self, next: Told) -> Believed {
         let known = self.told();
         if known
             .as_ref()
             .is_some_and(|known| known.scene.browser_secret != next.scene.browser_secret)
         {
             // The record became somebody else's: whoever watched the old one has lost it, and whoever comes now starts anew.
-            self.lose();
+            self.end_as_lost();
             self.sender = watch::Sender::new(Some(next));
             return Believed::New;
         }
@@ -327,16 +332,27 @@ impl Topic {
         if new { Believed::New } else { Believed::Known }
     }
 
-    /// Takes it that the record is gone. `None` if nothing was ever known of it.
-    pub(super) fn lose(&mut self) -> Option<Told> {
+    /// Takes a read, issued when so much had been heard, that found no record.
+    pub(super) fn lose(&mut self, heard: u64) -> Believed {
+        if self.heard != heard {
+            return Believed::Overtaken;
+        }
+        if self.end_as_lost() {
+            self.heard += 1;
+            Believed::New
+        } else {
+            Believed::Known
+        }
+    }
+
+    fn end_as_lost(&mut self) -> bool {
         self.sender.send_if_modified(|told| match told {
             Some(known) if !known.state().is_final() => {
                 known.what = What::Ended(Reason::Lost);
                 true
             }
             Some(_) | None => false,
-        });
-        self.told()
+        })
     }
 
     pub(super) fn due(&self) -> Option<Instant> {

@@ -1,16 +1,20 @@
 //! What the site's backend does: redeem an authorization code, once, and ask who the person is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::{Client, Login};
 use crate::entropy::os_rng;
 use crate::scene::{
-    Access, Action, AuthorizationCode, Avatar, CODE_LIFE, Digest, GrantFault, Profile, Redemption, Refused, Scene,
-    SceneId, Secret, State, WriteId,
+    Access, Action, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, Redemption, Refused,
+    Scene, SceneId, Secret, State, WriteId,
 };
-use crate::store::{Applied, ApplyError, Durability, Grant, Replaced, StoreError, Stored, Write, apply, find_one};
+use crate::store::{
+    Applied, ApplyError, Durability, Grant, Replaced, Store, StoreError, Stored, Write, apply, find_one,
+};
 
 /// How long an access token opens `/userinfo`.
 pub const ACCESS_TOKEN_LIFE: Duration = Duration::from_mins(10);
@@ -160,21 +164,25 @@ impl Login {
         let redeem = || Action::Redeem(redemption.clone());
 
         let secret = Secret::<Access>::random(&mut os_rng());
-        let claims = self
-            .claims(&seen, picture_url, now)
-            .ok_or(RedeemError::InvalidGrant(None))?;
-        let grant = AccessGrant {
-            token: secret.digest(),
-            claims,
+        // Of the scene that is written, which need not be the one that was read first.
+        let make_grant = |scene: &Scene, life| {
+            let State::Confirmed(confirmation) = &scene.state else {
+                return Err(StoreError::Corrupt("redeemed without a confirm".to_owned()));
+            };
+            let grant = AccessGrant {
+                token: secret.digest(),
+                claims: self.claims(&scene.id, confirmation, life, picture_url, now),
+            };
+            serde_json::to_vec(&grant).map_err(|error| StoreError::Corrupt(error.to_string()))
         };
-        let grant_bytes = serde_json::to_vec(&grant).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        let make_grant = |_: &Scene| grant_bytes.clone();
         let durability = Durability::WithGrant(&make_grant, ACCESS_TOKEN_LIFE);
 
-        let Applied { scene, .. } = match apply(&*self.store, seen, durability, &mut os_rng(), redeem).await {
+        let Applied { scene, granted, .. } = match apply(&*self.store, seen, durability, &mut os_rng(), redeem).await {
             Ok(applied) => applied,
             Err(ApplyError::Refused(Refused::InvalidGrant(GrantFault::Used))) => {
-                self.revoke(&code.scene).await;
+                let revoked = self.tasks.spawn(revoke(Arc::clone(&self.store), code.scene));
+                // Tried to its end even when the caller is gone.
+                let _ = revoked.await;
                 return Err(RedeemError::InvalidGrant(Some(GrantFault::Used)));
             }
             Err(ApplyError::Refused(Refused::InvalidGrant(fault))) => {
@@ -182,17 +190,23 @@ impl Login {
             }
             Err(ApplyError::NotFound | ApplyError::Refused(_)) => return Err(RedeemError::InvalidGrant(None)),
             Err(ApplyError::Unreplicated(applied)) => {
-                self.take_back(*applied).await;
+                // Before the answer, so that the retry it asks for finds the code as it was.
+                let _ = self.take_back(*applied).await;
                 return Err(RedeemError::Unreplicated);
+            }
+            Err(ApplyError::Unknown(applied, error)) => {
+                self.take_back(*applied);
+                return Err(error.into());
             }
             Err(ApplyError::Store(error)) => return Err(error.into()),
         };
+        let AccessGrant { claims, .. } = read_grant(&granted)?;
         self.step("redeemed");
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
             access_token: format!("{}.{}", scene.id, *secret.expose()),
             client,
-            claims: grant.claims,
+            claims,
             nonce: scene.authorization.nonce,
         })
     }
@@ -206,8 +220,7 @@ impl Login {
         let scene: SceneId = scene.parse().map_err(|_| UserinfoError::InvalidToken)?;
         let secret = Secret::<Access>::parse(secret).ok_or(UserinfoError::InvalidToken)?;
         let bytes = self.store.grant(&scene).await?.ok_or(UserinfoError::InvalidToken)?;
-        let grant: AccessGrant =
-            serde_json::from_slice(&bytes).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let grant = read_grant(&bytes)?;
         if grant.token.matches(&secret) {
             Ok(grant.claims)
         } else {
@@ -217,21 +230,20 @@ impl Login {
 
     fn claims(
         &self,
-        stored: &Stored,
+        id: &SceneId,
+        confirmation: &Confirmation,
+        life: Life,
         picture_url: &(dyn Fn(&SceneId, &Avatar) -> String + Sync),
         now: i64,
-    ) -> Option<Claims> {
-        let State::Confirmed(confirmation) = &stored.scene.state else {
-            return None;
-        };
+    ) -> Claims {
         let Profile { nickname, avatar } = confirmation.profile.clone();
         let person = confirmation.scan.person.clone();
-        let age = CODE_LIFE.saturating_sub(confirmation.code_left(stored.life()));
+        let age = confirmation.age(life);
         let mut amr = vec!["wechat".to_owned()];
         if self.simulated {
             amr.push("simulated".to_owned());
         }
-        Some(Claims {
+        Claims {
             sub: person.openid.clone(),
             auth_time: now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(0)),
             amr,
@@ -239,51 +251,67 @@ impl Login {
             wechat_unionid: person.unionid,
             wechat_appid: person.appid,
             nickname,
-            picture: avatar.map(|avatar| picture_url(&stored.scene.id, &avatar)),
-        })
-    }
-
-    /// Whoever presents a used code with everything right is either the client itself or its thief: what it gave ends.
-    async fn revoke(&self, id: &SceneId) {
-        // The use before may be so near that its write overtakes ours; a second look settles it.
-        for _ in 0..REVOCATIONS {
-            let Ok(Some(seen)) = find_one(&*self.store, id).await else {
-                break;
-            };
-            let next = Scene {
-                write_id: WriteId::random(&mut os_rng()),
-                ..seen.scene.clone()
-            };
-            let write = Write {
-                next: &next,
-                durable: false,
-                grant: Grant::Delete,
-            };
-            match self.store.replace(&seen, write).await {
-                Ok(Replaced::Stale) => {}
-                Ok(Replaced::Written | Replaced::Unreplicated | Replaced::Late | Replaced::Absent) => return,
-                Err(_) => break,
-            }
+            picture: avatar.map(|avatar| picture_url(id, &avatar)),
         }
-        tracing::warn!(scene = ?id, "a code was used twice, and its access token could not be revoked");
     }
 
-    /// Nothing was handed out, so the code may be redeemed again. If even this fails it is spent, and the person scans again.
-    async fn take_back(&self, applied: Applied) {
-        let written = Stored::now(applied.scene, applied.before.life());
-        let next = Scene {
-            write_id: WriteId::random(&mut os_rng()),
-            ..applied.before.scene
+    /// Tried to its end even when the caller does not wait for it.
+    fn take_back(&self, applied: Applied) -> JoinHandle<()> {
+        self.tasks.spawn(take_back(Arc::clone(&self.store), applied))
+    }
+}
+
+/// Whoever presents a used code with everything right is either the client itself or its thief: what it gave ends.
+async fn revoke(store: Arc<dyn Store>, id: SceneId) {
+    // The use before may be so near that its write overtakes ours; a second look settles it.
+    for _ in 0..REVOCATIONS {
+        let Ok(Some(seen)) = find_one(&*store, &id).await else {
+            break;
         };
+        let next = rewritten(seen.scene.clone());
         let write = Write {
             next: &next,
             durable: false,
             grant: Grant::Delete,
         };
-        if let Err(error) = self.store.replace(&written, write).await {
-            tracing::warn!(scene = ?next.id, %error, "a redemption that no replica confirmed could not be taken back");
+        match store.replace(&seen, write).await {
+            Ok(Replaced::Stale) => {}
+            Ok(Replaced::Written | Replaced::Unreplicated | Replaced::Late | Replaced::Absent) => return,
+            Err(_) => break,
         }
     }
+    tracing::warn!(scene = ?id, "a code was used twice, and its access token could not be revoked");
+}
+
+/// Nothing was handed out, so the code may be redeemed again. If even this fails it is spent, and the person scans again.
+async fn take_back(store: Arc<dyn Store>, applied: Applied) {
+    let written = Stored::now(applied.scene, applied.before.life());
+    let next = rewritten(applied.before.scene);
+    let write = Write {
+        next: &next,
+        durable: false,
+        grant: Grant::Delete,
+    };
+    match store.replace(&written, write).await {
+        Ok(Replaced::Written | Replaced::Unreplicated) => {
+            tracing::info!(scene = ?next.id, "a redemption that gave nothing was taken back");
+        }
+        // It was never written, or somebody else has written since.
+        Ok(Replaced::Stale | Replaced::Late | Replaced::Absent) => {}
+        Err(error) => {
+            tracing::warn!(scene = ?next.id, %error, "a redemption that gave nothing could not be taken back");
+        }
+    }
+}
+
+/// The same scene, as another write.
+fn rewritten(scene: Scene) -> Scene {
+    let write_id = WriteId::random(&mut os_rng());
+    Scene { write_id, ..scene }
+}
+
+fn read_grant(bytes: &[u8]) -> Result<AccessGrant, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a grant: {:?}", error.classify())))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a login takes seconds to minutes")]

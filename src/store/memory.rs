@@ -19,14 +19,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::scene::{AvatarId, Life, Scene, SceneId, WriteId};
 use crate::store::{
-    BlobStore, Created, Generation, Grant, News, Picture, Replaced, SceneStore, StoreError, Stored, StoredToken,
+    BlobStore, Created, Found, Generation, Grant, News, Picture, Replaced, SceneStore, StoreError, Stored, StoredToken,
     TokenStore, Write,
 };
 use expiring::{Expiring, Weight};
 
-/// How much all pictures and avatars may weigh together. Beyond it those that end soonest make room: a picture can be made
-/// again, and a login goes on without an avatar.
-const BLOBS_BYTES_MAX: usize = 128 << 20;
+/// How much all pictures may weigh. Beyond it those that end soonest make room: they can be made again.
+const PICTURES_BYTES_MAX: usize = 96 << 20;
+
+/// How much all avatars may weigh. Beyond it those that end soonest make room: a login goes on without.
+const AVATARS_BYTES_MAX: usize = 32 << 20;
 
 /// The store.
 #[derive(Debug)]
@@ -41,7 +43,11 @@ struct State {
     scenes_max: usize,
     scenes: Expiring<SceneId, Scene>,
     grants: Expiring<SceneId, Vec<u8>>,
-    blobs: Expiring<BlobKey, Blob>,
+    pictures: Expiring<SceneId, Bytes>,
+    /// Who makes a picture; never makes room, or two would make it.
+    claims: Expiring<SceneId, ()>,
+    /// A scene has one at most: whoever uploads again and again fills no memory.
+    avatars: Expiring<SceneId, (AvatarId, Bytes)>,
     tokens: HashMap<String, Token>,
     leases: HashMap<String, Lease>,
     watched: HashSet<SceneId>,
@@ -54,26 +60,24 @@ struct Lost {
     some: Notify,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum BlobKey {
-    Picture(SceneId),
-    Avatar(SceneId, AvatarId),
-}
+/// An entry is never free of charge, so that their number is bounded as well.
+const ENTRY: usize = 256;
 
-#[derive(Debug)]
-enum Blob {
-    Making,
-    Ready(Bytes),
-}
-
-impl Weight for Blob {
+impl Weight for Bytes {
     fn bytes(&self) -> usize {
-        // An entry is never free of charge, so that their number is bounded as well.
-        const ENTRY: usize = 256;
-        match self {
-            Self::Making => ENTRY,
-            Self::Ready(bytes) => ENTRY + bytes.len(),
-        }
+        ENTRY + self.len()
+    }
+}
+
+impl Weight for (AvatarId, Bytes) {
+    fn bytes(&self) -> usize {
+        self.1.bytes()
+    }
+}
+
+impl Weight for () {
+    fn bytes(&self) -> usize {
+        0
     }
 }
 
@@ -118,7 +122,9 @@ impl MemoryStore {
                 scenes_max,
                 scenes: Expiring::default(),
                 grants: Expiring::default(),
-                blobs: Expiring::default(),
+                pictures: Expiring::default(),
+                claims: Expiring::default(),
+                avatars: Expiring::default(),
                 tokens: HashMap::new(),
                 leases: HashMap::new(),
                 watched: HashSet::new(),
@@ -134,7 +140,9 @@ impl MemoryStore {
         let now = Instant::now();
         state.scenes.sweep(now);
         state.grants.sweep(now);
-        state.blobs.sweep(now);
+        state.pictures.sweep(now);
+        state.claims.sweep(now);
+        state.avatars.sweep(now);
         state
     }
 
@@ -180,14 +188,14 @@ impl SceneStore for MemoryStore {
         Ok(Created::New)
     }
 
-    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError> {
+    async fn find(&self, ids: &[SceneId]) -> Vec<Found> {
         let state = self.state();
         let now = Instant::now();
         let stored = |id| {
-            let (scene, left) = state.scenes.get(id, now)?;
-            Some(Stored::now(scene.clone(), Life(left)))
+            let found = state.scenes.get(id, now);
+            Ok(found.map(|(scene, left)| Stored::now(scene.clone(), Life(left))))
         };
-        Ok(ids.iter().map(stored).collect())
+        ids.iter().map(stored).collect()
     }
 
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
@@ -243,62 +251,56 @@ impl BlobStore for MemoryStore {
     async fn picture(&self, id: &SceneId, claim: Duration) -> Result<Picture, StoreError> {
         let mut state = self.state();
         let now = Instant::now();
-        Ok(match state.blobs.get(&BlobKey::Picture(*id), now) {
-            Some((Blob::Ready(picture), _)) => Picture::Ready(picture.clone()),
-            Some((Blob::Making, _)) => Picture::Making,
-            None => {
-                state.keep_blob(BlobKey::Picture(*id), Blob::Making, claim)?;
-                Picture::Yours
-            }
-        })
+        if let Some((picture, _)) = state.pictures.get(id, now) {
+            return Ok(Picture::Ready(picture.clone()));
+        }
+        if state.claims.get(id, now).is_some() {
+            return Ok(Picture::Making);
+        }
+        state.claims.insert(*id, (), now + claim);
+        Ok(Picture::Yours)
     }
 
     async fn put_picture(&self, id: &SceneId, picture: Bytes, life: Duration) -> Result<(), StoreError> {
-        self.state()
-            .keep_blob(BlobKey::Picture(*id), Blob::Ready(picture), life)
+        let mut state = self.state();
+        state.claims.remove(id);
+        state.pictures.keep(*id, picture, life, PICTURES_BYTES_MAX)
     }
 
     async fn release_picture(&self, id: &SceneId) -> Result<(), StoreError> {
-        let mut state = self.state();
-        let key = BlobKey::Picture(*id);
-        if let Some((Blob::Making, _)) = state.blobs.get(&key, Instant::now()) {
-            state.blobs.remove(&key);
-        }
+        self.state().claims.remove(id);
         Ok(())
     }
 
     async fn keep_picture(&self, id: &SceneId, life: Duration) -> Result<(), StoreError> {
         let mut state = self.state();
-        let (key, now) = (BlobKey::Picture(*id), Instant::now());
-        let Some((Blob::Ready(picture), _)) = state.blobs.get(&key, now) else {
-            return Ok(());
-        };
-        let picture = picture.clone();
-        state.blobs.insert(key, Blob::Ready(picture), now + life);
+        let now = Instant::now();
+        if let Some((picture, _)) = state.pictures.get(id, now) {
+            let picture = picture.clone();
+            state.pictures.insert(*id, picture, now + life);
+        }
         Ok(())
     }
 
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
-        self.state()
-            .keep_blob(BlobKey::Avatar(*id, avatar), Blob::Ready(image), life)
+        self.state().avatars.keep(*id, (avatar, image), life, AVATARS_BYTES_MAX)
     }
 
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
         let state = self.state();
-        Ok(match state.blobs.get(&BlobKey::Avatar(*id, avatar), Instant::now()) {
-            Some((Blob::Ready(image), _)) => Some(image.clone()),
-            _ => None,
-        })
+        let kept = state.avatars.get(id, Instant::now());
+        Ok(kept.and_then(|((name, image), _)| (*name == avatar).then(|| image.clone())))
     }
 }
 
-impl State {
-    fn keep_blob(&mut self, key: BlobKey, blob: Blob, life: Duration) -> Result<(), StoreError> {
-        if blob.bytes() > BLOBS_BYTES_MAX {
+impl<V: Weight> Expiring<SceneId, V> {
+    /// Keeps a value for `life`; others make room for it.
+    fn keep(&mut self, id: SceneId, value: V, life: Duration, bytes_max: usize) -> Result<(), StoreError> {
+        if value.bytes() > bytes_max {
             return Err(StoreError::Full);
         }
-        self.blobs.insert(key, blob, Instant::now() + life);
-        self.blobs.shrink(BLOBS_BYTES_MAX, &key);
+        self.insert(id, value, Instant::now() + life);
+        self.shrink(bytes_max, &id);
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::scene::{GRACE, Life, Scene, SceneId};
-use crate::store::{Created, Grant, News, Replaced, SceneStore, StoreError, Stored, Write};
+use crate::store::{Created, Found, Grant, News, Replaced, SceneStore, StoreError, Stored, Write};
 use crate::telemetry::Metrics;
 use commands::Commands;
 use fault::{Fault, refusal};
@@ -147,20 +147,15 @@ impl SceneStore for RedisStore {
             .await
     }
 
-    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError> {
+    async fn find(&self, ids: &[SceneId]) -> Vec<Found> {
         let mut found = Vec::with_capacity(ids.len());
         for batch in ids.chunks(BATCH) {
-            for (id, stored) in batch.iter().zip(self.read(batch).await?) {
-                found.push(match stored {
-                    Err(error) if ids.len() > 1 => {
-                        tracing::error!(scene = ?id, %error, "left out of a batch");
-                        None
-                    }
-                    stored => stored?,
-                });
+            match self.read(batch).await {
+                Ok(read) => found.extend(read),
+                Err(error) => found.extend(batch.iter().map(|_| Err(error.clone()))),
             }
         }
-        Ok(found)
+        found
     }
 
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
@@ -207,41 +202,48 @@ impl SceneStore for RedisStore {
 }
 
 impl RedisStore {
-    /// One batch, in one round trip to each node.
-    async fn read(&self, ids: &[SceneId]) -> Result<Vec<Result<Option<Stored>, StoreError>>, StoreError> {
+    /// One batch, in one round trip to each node. Fails as a whole only if nothing of it could be read.
+    async fn read(&self, ids: &[SceneId]) -> Result<Vec<Found>, StoreError> {
         let keys = &ids.iter().map(|id| self.keys.scene(id)).collect::<Vec<_>>();
         let answers = self
             .commands
             .run("find", |client| async move {
                 let pipeline = client.pipeline().with_options(client.options());
                 for key in keys {
-                    let _: () = pipeline.get(key).await?;
+                    // Others may write between the two. A life read first makes a record look younger; read last it would say
+                    // of a scene that was confirmed in its last moment that it had expired unconfirmed.
                     let _: () = pipeline.pttl(key).await?;
+                    let _: () = pipeline.get(key).await?;
                 }
                 let answers = pipeline.try_all::<Value>().await;
-                let mut read = Vec::with_capacity(keys.len());
                 let (pairs, rest) = answers.as_chunks::<2>();
-                for [record, life] in pairs {
-                    read.push(
-                        match (record.clone().map_err(Fault::from), life.clone().map_err(Fault::from)) {
-                            (Err(Fault::Corrupt(what)), _) => Err(what),
-                            (record, life) => Ok((record?.convert::<Option<Bytes>>()?, life_left(life?)?)),
-                        },
-                    );
-                }
-                match rest {
+                if let [Err(error)] = rest {
                     // A pipeline that failed as a whole answers with that one error.
-                    [Err(error)] => Err(error.clone().into()),
-                    _ => Ok(read),
+                    return Err(error.clone().into());
                 }
+                let read = pairs.iter().map(|[life, record]| life_and_record(life, record));
+                self.unless_none_answered(read.collect())
             })
             .await?;
-        let stored = ids.iter().zip(answers).map(|(id, answer)| match answer {
-            Ok((Some(record), Some(life))) => Ok(Some(Stored::now(record::decode(id, &record)?, Life(life)))),
-            Ok(_) => Ok(None),
-            Err(what) => Err(StoreError::Corrupt(what)),
+        let stored = ids.iter().zip(answers).map(|(id, answer)| match answer? {
+            (Some(life), Some(record)) => Ok(Some(Stored::now(record::decode(id, &record)?, Life(life)))),
+            (None, _) | (_, None) => Ok(None),
         });
         Ok(stored.collect())
+    }
+
+    /// Of a batch that no server answered the whole is tried again; else who asked is told of each what became of it.
+    fn unless_none_answered<T>(&self, mut read: Vec<Result<T, Fault>>) -> Result<Vec<Result<T, Fault>>, Fault> {
+        let passing = |answer: &Result<T, Fault>| answer.as_ref().is_err_and(Fault::may_pass);
+        if read.iter().all(passing)
+            && let Some(Err(fault)) = read.pop()
+        {
+            return Err(fault);
+        }
+        if read.iter().any(|answer| matches!(answer, Err(Fault::NoAnswer))) {
+            self.commands.report_stall();
+        }
+        Ok(read)
     }
 
     /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
@@ -337,6 +339,14 @@ fn answers<const N: usize>(
             .find_map(Result::err)
             .map_or(Fault::NoAnswer, Fault::from)),
     }
+}
+
+/// What PTTL and GET answered; `None` when the key was gone.
+fn life_and_record(
+    life: &Result<Value, fred::error::Error>,
+    record: &Result<Value, fred::error::Error>,
+) -> Result<(Option<Duration>, Option<Bytes>), Fault> {
+    Ok((life_left(life.clone()?)?, record.clone()?.convert()?))
 }
 
 /// What PTTL answered; `None` when the key is gone.

@@ -16,9 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use scanlogin::entropy::os_rng;
-use scanlogin::scene::{AvatarId, GRACE, GrantFault, Life, Refused, Scene, SceneId, StateName, WriteId};
+use scanlogin::scene::{
+    Action, AuthorizationCode, AvatarId, GRACE, GrantFault, Life, Redemption, Refused, Scene, SceneId, StateName,
+    WriteId,
+};
 use scanlogin::store::{
-    ApplyError, Created, Generation, Grant, News, Picture, Replaced, Store, StoreError, StoredToken, Write,
+    ApplyError, Created, Durability, Generation, Grant, News, Picture, Replaced, Store, StoreError, StoredToken, Write,
+    apply, find_one,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -68,6 +72,7 @@ promises![
     of_many_racing_scans_every_one_is_decided_by_the_rules,
     a_grant_is_written_and_deleted_with_its_scene,
     a_grant_ends_by_itself,
+    a_grant_is_made_of_the_very_scene_that_is_written,
     after_watch_returned_every_visible_change_is_told,
     what_is_told_is_found_by_a_read,
     hidden_changes_are_not_told,
@@ -114,23 +119,23 @@ async fn scenes_are_found_together_in_the_order_asked(backend: &Backend) {
     let unknown = Login::new();
     let mut ids: Vec<SceneId> = logins.iter().map(|login| *login.id()).collect();
     ids.insert(250, *unknown.id());
-    let found = backend.there.find(&ids).await.unwrap();
+    let found = backend.there.find(&ids).await;
     assert_eq!(found.len(), ids.len());
-    for (id, stored) in ids.iter().zip(&found) {
+    for (id, stored) in ids.iter().zip(found) {
         assert_eq!(
-            stored.as_ref().map(|stored| stored.scene.id),
+            stored.unwrap().map(|stored| stored.scene.id),
             (id != unknown.id()).then_some(*id)
         );
     }
-    assert!(backend.there.find(&[]).await.unwrap().is_empty());
+    assert!(backend.there.find(&[]).await.is_empty());
 }
 
 async fn a_scene_is_gone_when_its_life_ends(backend: &Backend) {
     let login = Login::created(&*backend.here, Life(Duration::from_millis(500))).await;
     let seen = login.stored(&*backend.here).await;
     eventually("the scene is gone", || async {
-        let found = backend.there.find(&[*login.id()]).await.unwrap();
-        found[0].is_none().then_some(())
+        let found = find_one(&*backend.there, login.id()).await.unwrap();
+        found.is_none().then_some(())
     })
     .await;
     let replaced = put(&*backend.here, &seen, &changed(&login.scene), false).await.unwrap();
@@ -299,6 +304,33 @@ async fn put_grant(store: &dyn Store, seen: &scanlogin::store::Stored, next: &Sc
     store.replace(seen, write).await.unwrap()
 }
 
+async fn a_grant_is_made_of_the_very_scene_that_is_written(backend: &Backend) {
+    let login = Login::confirmed(&*backend.here, Life::of_new(TTL)).await;
+    let seen = login.stored(&*backend.here).await;
+    let newer = Scene {
+        created_at: seen.scene.created_at + 1,
+        ..rewritten(&seen.scene)
+    };
+    let replaced = put(&*backend.there, &seen, &newer, false).await.unwrap();
+    assert_eq!(replaced, Replaced::Written);
+
+    let code = AuthorizationCode::derive(*login.id(), seen.scene.event_id, &login.browser);
+    let redeem = || {
+        Action::Redeem(Redemption {
+            code: &code,
+            client_id: "blog",
+            redirect_uri: None,
+            code_verifier: None,
+        })
+    };
+    let make = |scene: &Scene, _| Ok(scene.created_at.to_string().into_bytes());
+    let durability = Durability::WithGrant(&make, TTL);
+    let applied = apply(&*backend.here, seen, durability, &mut os_rng(), redeem).await;
+    let granted = newer.created_at.to_string().into_bytes();
+    assert_eq!(applied.unwrap().granted, granted);
+    assert_eq!(backend.there.grant(login.id()).await.unwrap(), Some(granted));
+}
+
 async fn a_grant_ends_by_itself(backend: &Backend) {
     let login = Login::confirmed(&*backend.here, Life::of_new(TTL)).await;
     let moment = Duration::from_millis(100);
@@ -442,8 +474,11 @@ async fn an_avatar_is_found_under_its_own_name_alone(backend: &Backend) {
     let [mine, other] = [(); 2].map(|()| AvatarId::random(&mut os_rng()));
     let image = Bytes::from(vec![0xff; 64 * 1024]);
     backend.here.put_avatar(&id, mine, image.clone(), TTL).await.unwrap();
-    assert_eq!(backend.there.avatar(&id, mine).await.unwrap(), Some(image));
+    assert_eq!(backend.there.avatar(&id, mine).await.unwrap(), Some(image.clone()));
     assert_eq!(backend.there.avatar(&id, other).await.unwrap(), None);
+    backend.there.put_avatar(&id, other, image.clone(), TTL).await.unwrap();
+    assert_eq!(backend.here.avatar(&id, other).await.unwrap(), Some(image));
+    assert_eq!(backend.here.avatar(&id, mine).await.unwrap(), None, "a scene keeps one");
     assert_eq!(backend.there.avatar(Login::new().id(), mine).await.unwrap(), None);
 }
 

@@ -17,7 +17,7 @@ use crate::scene::{
     Authorization, BrowserDescription, ConfirmToken, EventId, Life, Person, Scan, Scene, State, StateName, WriteId,
 };
 use crate::store::memory::MemoryStore;
-use crate::store::{Created, Grant, News, Replaced, SceneStore, Stored, Write};
+use crate::store::{Created, Found, Grant, News, Replaced, SceneStore, Stored, Write};
 
 pub(super) const TTL: Duration = Duration::from_mins(2);
 pub(super) const SLOW_REREAD: Duration = Duration::from_secs(15);
@@ -223,6 +223,8 @@ pub(super) struct FaultyStore {
     pub(super) deaf: AtomicBool,
     /// What a read answers instead, where the store lost data.
     pub(super) instead: Mutex<HashMap<SceneId, Option<Scene>>>,
+    /// What can't be read, and why.
+    pub(super) unread: Mutex<HashMap<SceneId, StoreError>>,
     /// How long an answer to `find` is under way, after the store looked.
     pub(super) find_takes: Mutex<Duration>,
     pub(super) unwatch_takes: Mutex<Duration>,
@@ -246,6 +248,7 @@ impl FaultyStore {
             away: AtomicBool::default(),
             deaf: AtomicBool::default(),
             instead: Mutex::default(),
+            unread: Mutex::default(),
             find_takes: Mutex::default(),
             unwatch_takes: Mutex::default(),
             log: Mutex::default(),
@@ -294,18 +297,23 @@ impl SceneStore for FaultyStore {
         self.inner.create(scene, life).await
     }
 
-    async fn find(&self, ids: &[SceneId]) -> Result<Vec<Option<Stored>>, StoreError> {
+    async fn find(&self, ids: &[SceneId]) -> Vec<Found> {
         self.note(Call::Find(Instant::now(), ids.to_vec()));
-        self.here()?;
-        let mut found = self.inner.find(ids).await?;
+        let mut found = self.inner.find(ids).await;
         {
-            let instead = self.instead.lock().unwrap();
+            let (instead, unread) = (self.instead.lock().unwrap(), self.unread.lock().unwrap());
             for (id, found) in ids.iter().zip(&mut found) {
                 if let Some(scene) = instead.get(id) {
-                    let life = found.as_ref().map(Stored::life);
-                    *found = scene.clone().zip(life).map(|(scene, life)| Stored::now(scene, life));
+                    let life = found.as_ref().unwrap().as_ref().map(Stored::life);
+                    *found = Ok(scene.clone().zip(life).map(|(scene, life)| Stored::now(scene, life)));
+                }
+                if let Some(error) = self.here().err().or_else(|| unread.get(id).cloned()) {
+                    *found = Err(error);
                 }
             }
+        }
+        if self.away.load(SeqCst) {
+            return found;
         }
         let takes = *self.find_takes.lock().unwrap();
         let at_once = self.finding.fetch_add(1, SeqCst) + 1;
@@ -314,7 +322,7 @@ impl SceneStore for FaultyStore {
             sleep(takes).await;
         }
         self.finding.fetch_sub(1, SeqCst);
-        Ok(found)
+        found
     }
 
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {

@@ -60,7 +60,7 @@ async fn a_scene_is_gone_the_moment_its_life_ends_swept_or_not() {
     store.create(&scene, Life::of_new(TTL)).await.unwrap();
     tokio::time::advance(TTL + GRACE).await;
     assert!(lock(&store.state).scenes.len() == 1, "not swept yet");
-    assert!(store.find(&[scene.id]).await.unwrap()[0].is_none());
+    assert!(matches!(store.find(&[scene.id]).await[..], [Ok(None)]));
     assert_eq!(lock(&store.state).scenes.len(), 0);
 }
 
@@ -114,9 +114,54 @@ async fn pictures_make_room_for_newer_ones_when_they_weigh_too_much() {
     let claim = Duration::from_secs(20);
     assert_eq!(store.picture(&ids[0], claim).await.unwrap(), Picture::Yours);
     assert_eq!(store.picture(&ids[199], claim).await.unwrap(), Picture::Ready(megabyte));
-    let too_much = Bytes::from(vec![0; BLOBS_BYTES_MAX]);
+    let too_much = Bytes::from(vec![0; PICTURES_BYTES_MAX]);
     let refused = store.put_picture(&ids[1], too_much, TTL).await;
     assert!(matches!(refused, Err(StoreError::Full)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_take_room_from_other_avatars_alone_and_a_scene_keeps_its_last() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let (store, _news) = store(10, 10);
+    let (picture, claim) = (Bytes::from_static(b"picture"), Duration::from_secs(20));
+    let [of_picture, of_claim, uploader] = [0; 3].map(|_| SceneId::random(&mut rng));
+    store.put_picture(&of_picture, picture.clone(), TTL).await.unwrap();
+    assert_eq!(store.picture(&of_claim, claim).await.unwrap(), Picture::Yours);
+
+    let image = Bytes::from(vec![0; 64 << 10]);
+    let first = AvatarId::random(&mut rng);
+    let others: Vec<(SceneId, AvatarId)> = (0..2_000)
+        .map(|_| (SceneId::random(&mut rng), AvatarId::random(&mut rng)))
+        .collect();
+    store
+        .put_avatar(&uploader, first, image.clone(), TTL * 5)
+        .await
+        .unwrap();
+    for _ in 0..2_000 {
+        let again = AvatarId::random(&mut rng);
+        store
+            .put_avatar(&uploader, again, image.clone(), TTL * 5)
+            .await
+            .unwrap();
+    }
+    assert!(lock(&store.state).avatars.len() == 1, "one scene, one avatar");
+    assert_eq!(store.avatar(&uploader, first).await.unwrap(), None);
+    for (scene, avatar) in &others {
+        store.put_avatar(scene, *avatar, image.clone(), TTL * 5).await.unwrap();
+    }
+    let (scene, avatar) = others[1_999];
+    assert_eq!(store.avatar(&scene, avatar).await.unwrap(), Some(image));
+    let (scene, avatar) = others[0];
+    assert_eq!(
+        store.avatar(&scene, avatar).await.unwrap(),
+        None,
+        "the oldest made room"
+    );
+    assert_eq!(
+        store.picture(&of_picture, claim).await.unwrap(),
+        Picture::Ready(picture)
+    );
+    assert_eq!(store.picture(&of_claim, claim).await.unwrap(), Picture::Making);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Pictures and avatars in Redis.
 //!
+//! A scene has one avatar at most, its name before its bytes: whoever uploads again and again fills no memory.
+//!
 //! A picture's key first holds the claim of whoever makes it, `making ` and a random mark, so that a maker whose claim got no
 //! reply knows it again.
 
@@ -57,15 +59,21 @@ impl BlobStore for RedisStore {
     }
 
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
-        self.put("put_avatar", &self.keys.avatar(id, avatar), &image, life)
-            .await
+        let named = [avatar.to_string().as_bytes(), &image].concat();
+        self.put("put_avatar", &self.keys.avatar(id), &named.into(), life).await
     }
 
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
-        let key = &self.keys.avatar(id, avatar);
-        self.commands
+        let key = &self.keys.avatar(id);
+        let named: Option<Bytes> = self
+            .commands
             .run("avatar", |client| async move { Ok(client.get(key).await?) })
-            .await
+            .await?;
+        let image = |named: Bytes| {
+            let image = named.strip_prefix(avatar.to_string().as_bytes())?;
+            Some(named.slice_ref(image))
+        };
+        Ok(named.and_then(image))
     }
 }
 

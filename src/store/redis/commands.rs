@@ -141,10 +141,14 @@ impl Commands {
         &self.shared
     }
 
-    /// Where one client got no answer, no other needs to find the same out for itself.
+    /// Says that a server gave no answer. Where one client got none, no other needs to find the same out for itself.
+    pub(super) fn report_stall(&self) {
+        self.links().for_each(Link::report_stall);
+    }
+
     pub(super) fn check_stall<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
         if let Err(Fault::NoAnswer) = answer {
-            self.links().for_each(Link::report_stall);
+            self.report_stall();
         }
         answer
     }

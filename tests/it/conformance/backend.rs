@@ -238,7 +238,7 @@ impl Login {
         grant: &[u8],
         life: Duration,
     ) -> Result<Applied, ApplyError> {
-        self.redeem_as(store, Durability::WithGrant(&|_| grant.to_vec(), life))
+        self.redeem_as(store, Durability::WithGrant(&|_, _| Ok(grant.to_vec()), life))
             .await
     }
 

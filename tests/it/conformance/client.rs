@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use scanlogin::scene::{AvatarId, Life};
 use scanlogin::store::redis::{RedisSettings, RedisStore};
-use scanlogin::store::{BlobStore, Generation, News, SceneStore, StoreError, Stored, TokenStore};
+use scanlogin::store::{BlobStore, Generation, News, SceneStore, StoreError, Stored, TokenStore, find_one};
 use scanlogin::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -96,7 +96,7 @@ pub(super) fn every_request<'a>(store: &'a RedisStore, seen: &'a Stored) -> Vec<
     let image = || Bytes::from_static(b"\xff\xd8\xff");
     vec![
         Box::pin(async move { store.create(&Login::new().scene, Life::of_new(TTL)).await.map(drop) }),
-        Box::pin(async move { store.find(&[*id]).await.map(drop) }),
+        Box::pin(async move { find_one(store, id).await.map(drop) }),
         Box::pin(async move { put(store, seen, &rewritten(&seen.scene), false).await.map(drop) }),
         Box::pin(async move { put(store, seen, &rewritten(&seen.scene), true).await.map(drop) }),
         Box::pin(async move { store.grant(id).await.map(drop) }),

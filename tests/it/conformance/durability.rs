@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use scanlogin::scene::Life;
+use scanlogin::scene::{GRACE, Life, StateName};
 use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
-use scanlogin::store::{BlobStore, Created, Picture, Replaced, SceneStore, TokenStore};
+use scanlogin::store::{BlobStore, Created, Picture, Replaced, SceneStore, TokenStore, find_one};
 use tokio::time::{Instant, sleep};
 
 use super::backend::{Login, TTL, changed, put, rewritten, settings};
@@ -48,6 +48,34 @@ async fn a_lost_reply_to_a_write_is_known_again_and_counts() {
             assert_eq!(login.stored(&*store).await.scene, next);
         }
     }
+}
+
+#[tokio::test]
+async fn a_confirm_in_the_middle_of_a_read_is_not_read_as_an_expiry() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr(), Duration::ZERO).await;
+    let (slow, direct) = (
+        Client::started(&settings(&proxy.url())).await,
+        Client::started(&settings(&server.url())).await,
+    );
+    let life = Life(GRACE + Duration::from_millis(500));
+    let login = Login::scanned(&*direct, life).await;
+    let key = format!("scanlogin:{{{}}}:{}\r\n", login.id().hash_tag(), login.id());
+    proxy.stall_behind(&key);
+    let read = find_one(&*slow, login.id());
+    let meanwhile = async {
+        proxy.stalled().await;
+        login.confirm(&*direct).await.unwrap();
+        eventually("the deadline is past", || async {
+            let pttl: u128 = cli(server.addr(), &["PTTL", key.trim_end()]).parse().unwrap();
+            (pttl < GRACE.as_millis()).then_some(())
+        })
+        .await;
+        proxy.heal();
+    };
+    let (read, ()) = tokio::join!(read, meanwhile);
+    let read = read.unwrap().unwrap();
+    assert_eq!(read.scene.state_name(read.life()), StateName::Confirmed);
 }
 
 #[tokio::test]

@@ -255,7 +255,7 @@ async fn every_request_fails_in_time(store: &RedisStore, seen: &Stored) {
 async fn goes_on(store: &RedisStore) {
     let load = async {
         loop {
-            let reads = join_all((0..32).map(|_| async { in_time(store.find(&[*Login::new().id()])).await }));
+            let reads = join_all((0..32).map(|_| async { in_time(find_one(store, Login::new().id())).await }));
             tokio::join!(reads, sleep(Duration::from_millis(20)));
         }
     };

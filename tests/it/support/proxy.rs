@@ -29,6 +29,10 @@ struct Link {
     cuts: watch::Sender<u64>,
     /// What a request holds whose reply is to be lost.
     lose: Mutex<Option<Vec<u8>>>,
+    /// What a request ends with behind which the rest is held back.
+    hold: Mutex<Option<Vec<u8>>>,
+    /// The same, with everything thrown away from then on.
+    swallow: Mutex<Option<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,8 @@ impl Proxy {
             mode: watch::Sender::new(Mode::Open),
             cuts: watch::Sender::new(0),
             lose: Mutex::default(),
+            hold: Mutex::default(),
+            swallow: Mutex::default(),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&link)));
@@ -89,6 +95,23 @@ impl Proxy {
         *self.link.lose.lock().unwrap() = Some(needle.as_bytes().to_vec());
     }
 
+    /// Stalls once it has passed on a request up to the next `needle`, even in the middle of a pipeline.
+    pub(crate) fn stall_behind(&self, needle: &str) {
+        *self.link.hold.lock().unwrap() = Some(needle.as_bytes().to_vec());
+    }
+
+    /// Returns when it is stalled.
+    pub(crate) async fn stalled(&self) {
+        let mut mode = self.link.mode.subscribe();
+        let stalled = mode.wait_for(|mode| *mode == Mode::Stalled).await;
+        stalled.expect("it lives as long as the test");
+    }
+
+    /// Passes on the next request that holds `needle`, and is a black hole from then on: nobody knows that it arrived.
+    pub(crate) fn blackhole_behind(&self, needle: &str) {
+        *self.link.swallow.lock().unwrap() = Some(needle.as_bytes().to_vec());
+    }
+
     /// Whether the reply asked for has been lost.
     pub(crate) fn has_lost(&self) -> bool {
         self.link.lose.lock().unwrap().is_none()
@@ -115,12 +138,7 @@ async fn connect(mut client: TcpStream, link: Arc<Link>) {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let up = pass(from_client, to_server, &link, |chunk| {
-            let mut lose = link.lose.lock().unwrap();
-            if lose
-                .as_deref()
-                .is_some_and(|needle| chunk.windows(needle.len()).any(|window| window == needle))
-            {
-                *lose = None;
+            if taken(&link.lose, chunk).is_some() {
                 losing.store(true, Ordering::Relaxed);
             }
             true
@@ -137,9 +155,17 @@ async fn connect(mut client: TcpStream, link: Arc<Link>) {
     }
 }
 
+/// Where the first needle in a chunk ends, once.
+fn taken(needle: &Mutex<Option<Vec<u8>>>, chunk: &[u8]) -> Option<usize> {
+    let mut needle = needle.lock().unwrap();
+    let wanted = needle.as_deref()?;
+    let at = chunk.windows(wanted.len()).position(|window| window == wanted)?;
+    Some(at + needle.take()?.len())
+}
+
 /// Whether it ended as the sender ended, not because `is_passed` refused a chunk.
 async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, link: &Link, is_passed: impl Fn(&[u8]) -> bool) -> bool {
-    let (tx, mut rx) = mpsc::channel::<(Instant, Vec<u8>)>(1_024);
+    let (tx, mut rx) = mpsc::channel::<(Instant, Vec<u8>, bool)>(1_024);
     let reading = async move {
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -152,21 +178,33 @@ async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, link: &Link, is_pas
             if *link.mode.borrow() == Mode::Blackholed {
                 continue;
             }
-            if tx
-                .send((Instant::now() + link.delay, buffer[..read].to_vec()))
-                .await
-                .is_err()
-            {
+            if taken(&link.swallow, &buffer[..read]).is_some() {
+                link.mode.send_replace(Mode::Blackholed);
+            }
+            let due = Instant::now() + link.delay;
+            let rest = match taken(&link.hold, &buffer[..read]) {
+                Some(end) => {
+                    if tx.send((due, buffer[..end].to_vec(), true)).await.is_err() {
+                        return true;
+                    }
+                    &buffer[end..read]
+                }
+                None => &buffer[..read],
+            };
+            if tx.send((due, rest.to_vec(), false)).await.is_err() {
                 return true;
             }
         }
     };
     let writing = async {
         let mut mode = link.mode.subscribe();
-        while let Some((due, chunk)) = rx.recv().await {
+        while let Some((due, chunk, stall)) = rx.recv().await {
             sleep_until(due).await;
             if mode.wait_for(|mode| *mode != Mode::Stalled).await.is_err() || to.write_all(&chunk).await.is_err() {
                 return;
+            }
+            if stall {
+                link.mode.send_replace(Mode::Stalled);
             }
         }
         let _ = to.shutdown().await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
+use futures_util::future::OptionFuture;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -122,7 +123,12 @@ impl Coordinator {
         let news = self.around.news.clone();
         let mut wishes = Vec::new();
         let mut reports = Vec::new();
+        // Kept over the turns: who queues anew at each never comes to the front while connections queue as well.
+        let mut room = None;
         loop {
+            if self.losses.are_to_be_told() && room.is_none() {
+                room = Some(Box::pin(news.clone().reserve_owned()));
+            }
             let wake = self.channels.next_wake();
             tokio::select! {
                 count = queue.recv_many(&mut wishes, TOGETHER) => match count {
@@ -138,8 +144,11 @@ impl Coordinator {
                     Err(_) => return,
                 },
                 outcome = self.losses.alignment_ended() => self.losses.aligned(outcome, &mut self.channels),
-                room = news.reserve(), if self.losses.are_to_be_told() => match room {
-                    Ok(room) => room.send(News::Lost(self.losses.take())),
+                Some(reserved) = OptionFuture::from(room.as_mut()) => match reserved {
+                    Ok(reserved) => {
+                        reserved.send(News::Lost(self.losses.take()));
+                        room = None;
+                    }
                     Err(_) => return,
                 },
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {

@@ -204,3 +204,17 @@ async fn a_body_that_says_it_is_too_large_is_refused() {
 
     alice.confirm_with(&service, &browser.scene, fitting).await.ok();
 }
+
+#[tokio::test]
+async fn methods_that_callers_invent_make_no_new_series() {
+    let service = Service::start().await;
+    for invented in ["BREW", "brew", "X0", "X1"] {
+        let refused = service.call(invented.parse().unwrap(), "/scenes");
+        Reply::to(refused).await.problem(405, "method_not_allowed");
+    }
+    let counted = async |label: &str| service.metric("scanlogin_http_request_seconds_count", label).await > 0.0;
+    assert!(counted("method=\"other\"").await);
+    for invented in ["method=\"BREW\"", "method=\"brew\"", "method=\"X"] {
+        assert!(!counted(invented).await, "{invented}");
+    }
+}

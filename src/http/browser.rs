@@ -45,12 +45,17 @@ impl PublicUrl {
     /// Whether only this machine can reach it.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        url::Url::parse(&self.0).is_ok_and(|url| match url.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
-            Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
-            None => false,
-        })
+        url::Url::parse(&self.0).is_ok_and(|url| is_loopback(&url))
+    }
+
+    /// Whether a request's `Host` is another name for what this is on the same machine, as `localhost:8080` is for
+    /// `http://127.0.0.1:8080`. To a browser they are two sites, with cookies and an origin each.
+    pub(super) fn has_other_name(&self, host: &str) -> bool {
+        let scheme = if self.is_https() { "https" } else { "http" };
+        let (Ok(own), Ok(other)) = (url::Url::parse(&self.0), url::Url::parse(&format!("{scheme}://{host}"))) else {
+            return false;
+        };
+        is_loopback(&own) && is_loopback(&other) && own.port() == other.port() && own.host() != other.host()
     }
 
     /// The name of a cookie of ours: bound to this very host wherever the connection allows it.
@@ -86,6 +91,15 @@ impl PublicUrl {
                 i64::try_from(seconds).unwrap_or(i64::MAX),
             ))
             .build()
+    }
+}
+
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
+        Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
+        None => false,
     }
 }
 

@@ -59,6 +59,13 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
+  it('is at the public URL, wherever on this machine the visitor looked for it', async (stage) => {
+    const computer = await stage.computer(service.url.replace('127.0.0.1', 'localhost'))
+    await confirms(await stage.phone(computer), 'Local')
+    await reaches(computer, 'profile')
+    assert.equal(new URL(computer.url()).origin, service.url)
+  })
+
   it('needs no nickname, and may show a picture that the phone gave', async (stage) => {
     const computer = await stage.computer(service.url, MOVING)
     const phone = await stage.phone(computer, MOVING)

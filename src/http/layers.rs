@@ -77,7 +77,7 @@ pub(super) struct Cause {
 }
 
 /// Pages of listed sites may call, with credentials; nobody else's page learns anything.
-pub(super) fn cors(state: &AppState) -> CorsLayer {
+fn cors(state: &AppState) -> CorsLayer {
     let state = state.clone();
     let listed = move |origin: &HeaderValue, _: &Parts| {
         origin
@@ -107,6 +107,8 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(limit_body))
         .layer(CatchPanicLayer::custom(panicked))
+        // Around what refuses and what breaks, so that a page can read of these too.
+        .layer(cors(&state))
         .layer(from_fn_with_state(state, observe))
         .layer(unless_set(header::CACHE_CONTROL, "no-store"))
         .layer(unless_set(
@@ -126,7 +128,7 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
 }
 
 /// The router adds what is allowed.
-pub(super) async fn method_not_allowed() -> Problem {
+async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
 }
 

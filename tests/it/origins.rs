@@ -138,3 +138,26 @@ async fn a_preflight_is_answered_for_origins_that_a_client_lists_and_names_that_
         "a page can read problems"
     );
 }
+
+#[tokio::test]
+async fn a_listed_sites_page_can_read_every_answer_whatever_went_wrong() {
+    let service = Service::builder()
+        .with("CLIENT_SECRET", "s3cret")
+        .with("CLIENT_ORIGINS", "https://blog.example")
+        .start()
+        .await;
+    let large = json!({ "nonce": "x".repeat(17 * 1024) });
+    for (request, status, code) in [
+        (service.post("/scenes", &large), 413, "body_too_large"),
+        (service.get("/nothing"), 404, "not_found"),
+        (service.get("/scenes"), 405, "method_not_allowed"),
+    ] {
+        let refused = Reply::to(request.header("origin", "https://blog.example")).await;
+        refused.problem(status, code);
+        assert_eq!(refused.header("access-control-allow-origin"), "https://blog.example");
+        assert_eq!(refused.header("access-control-allow-credentials"), "true");
+    }
+    let from_elsewhere = service.post("/scenes", &large).header("origin", "https://evil.example");
+    let refused = Reply::to(from_elsewhere).await;
+    assert_eq!(refused.header("access-control-allow-origin"), "");
+}

@@ -6,7 +6,7 @@ use cookie::{Cookie, SameSite};
 use super::AppState;
 use super::extract::authorization;
 use super::problem::{Code, Problem};
-use crate::login::Client;
+use crate::login::{Client, Error};
 use crate::scene::{BrowserDescription, BrowserSecret, CODE_LIFE, SceneId};
 
 /// The origin under which browsers reach the service: scheme, host, port, no path.
@@ -106,8 +106,9 @@ fn is_loopback(url: &url::Url) -> bool {
 /// The browser secret that opens `scene`, as the request presents it: a Bearer, else the scene's cookie.
 ///
 /// # Errors
-/// [`Code::OriginNotAllowed`] when a cookie comes from a page of a site that may not use it.
-pub(super) fn browser_secret(
+/// [`Code::OriginNotAllowed`] when a cookie comes from a page that is neither ours nor of the scene's own client; before
+/// that, whatever keeps such a cookie from opening the scene at all.
+pub(super) async fn browser_secret(
     state: &AppState,
     headers: &HeaderMap,
     scene: &SceneId,
@@ -118,8 +119,14 @@ pub(super) fn browser_secret(
     let Some(cookie) = state.public_url.read_cookie(headers, &scene_cookie(scene)) else {
         return Ok(None);
     };
-    check_origin(state, headers, |origin| state.login.clients().list_origin(origin))?;
-    Ok(BrowserSecret::parse(&cookie))
+    let secret = BrowserSecret::parse(&cookie);
+    if check_own_origin(state, headers).is_err() {
+        // Before anything is done with it, a subscription too, which could take the place of the browser's own stream.
+        let stored = state.login.of_browser(scene, secret.as_ref()).await?;
+        let client = state.login.clients().get(&stored.scene.client_id);
+        check_client_origin(state, headers, client.ok_or(Error::UnknownClient)?)?;
+    }
+    Ok(secret)
 }
 
 /// The cookie that makes this browser the one of its scene.
@@ -139,7 +146,7 @@ fn scene_cookie(scene: &SceneId) -> String {
     format!("scanlogin_{scene}")
 }
 
-/// Whether a page of this client, or of ours, may start a scene.
+/// Whether the page that sends this, if a page does, is of this client or ours.
 ///
 /// # Errors
 /// [`Code::OriginNotAllowed`]

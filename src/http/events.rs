@@ -58,7 +58,7 @@ enum Opened {
 }
 
 async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap) -> Result<Opened, Problem> {
-    let secret = browser_secret(state, headers, &scene)?;
+    let secret = browser_secret(state, headers, &scene).await?;
     let Some(secret) = secret else {
         return Err(state
             .login

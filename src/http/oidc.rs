@@ -14,9 +14,7 @@ use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
 use super::problem::chain;
 use super::scenes::avatar_url;
-use crate::login::{
-    ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, RedeemError, Redeemed, UserinfoError,
-};
+use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, RedeemError, Redeemed, UserinfoError};
 use crate::oidc::IdToken;
 
 #[derive(Debug, Serialize)]

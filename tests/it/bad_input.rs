@@ -190,6 +190,18 @@ async fn a_request_keeps_its_harmless_id_and_gets_one_otherwise() {
 }
 
 #[tokio::test]
+async fn the_operators_listener_names_its_answers_too_and_lets_none_be_kept() {
+    let service = Service::start().await;
+    for path in ["/livez", "/readyz", "/metrics", "/nothing"] {
+        let request = || service.http.get(format!("{}{path}", service.ops));
+        let reply = Reply::to(request().header("x-request-id", "mine")).await;
+        assert_eq!(reply.header("x-request-id"), "mine", "{path}");
+        assert_eq!(reply.header("cache-control"), "no-store", "{path}");
+        assert_eq!(Reply::to(request()).await.header("x-request-id").len(), 32, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_says_it_is_too_large_is_refused() {
     let service = Service::start().await;
     let (browser, alice) = scanned(&service).await;

@@ -52,7 +52,7 @@ pub struct Parts {
     pub lifecycle: Lifecycle,
     /// Whether no client is configured, so that the built-in demo site is the only one.
     pub demo: bool,
-    /// Where the simulated phone is, if it is served here.
+    /// Where browsers find the simulated phone, if there is one that they reach.
     pub simulated_phone: Option<String>,
     /// What is counted.
     pub metrics: Metrics,

@@ -59,6 +59,22 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
+  it('offers the simulated phone, and says who else may scan the code', async (stage) => {
+    const computer = await stage.computer(service.url)
+    await shows(computer, '#open-phone-hint', 'which only this machine reaches')
+
+    const context = await stage.person()
+    await context.route('**/demo/start', async (route) => {
+      const response = await route.fetch()
+      const elsewhere = { simulated_phone_url: 'https://login.example/simulator/phone' }
+      await route.fulfill({ response, json: { ...await response.json(), ...elsewhere } })
+    })
+    const reachable = await context.newPage()
+    await reachable.goto(service.url)
+    await shows(reachable, '#open-phone-hint', 'any phone that reaches this machine')
+    await reaches(reachable, 'waiting')
+  })
+
   it('is at the public URL, wherever on this machine the visitor looked for it', async (stage) => {
     const computer = await stage.computer(service.url.replace('127.0.0.1', 'localhost'))
     await confirms(await stage.phone(computer), 'Local')

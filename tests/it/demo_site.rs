@@ -1,7 +1,9 @@
 //! The demo site's page, at the one address where its cookies and its origin are right.
 
 use reqwest::RequestBuilder;
+use serde_json::{Value, json};
 
+use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::service::Service;
 
@@ -49,4 +51,32 @@ async fn with_sites_of_its_own_the_service_has_no_page_to_lead_to() {
     let told = Reply::to(by_name(&service, "localhost")).await;
     assert_eq!(told.status, 200);
     assert!(told.text().contains("scanlogin"), "{}", told.text());
+}
+
+#[tokio::test]
+async fn the_simulated_phone_is_offered_where_the_browser_reaches_it() {
+    let redis = RedisServer::start();
+    let beside = Service::builder().redis(&redis).start().await;
+    let offered = async |service: &Service| {
+        let started = Reply::to(service.post("/demo/start", &json!({}))).await.ok();
+        started["simulated_phone_url"].clone()
+    };
+    let phone = offered(&beside).await;
+    let page = Reply::to(beside.http.get(phone.as_str().unwrap())).await;
+    assert_eq!(
+        (page.status, page.header("content-type")),
+        (200, "text/html; charset=utf-8")
+    );
+
+    let elsewhere = beside
+        .replica()
+        .with("PUBLIC_URL", "https://login.example")
+        .start()
+        .await;
+    assert_eq!(
+        offered(&elsewhere).await,
+        Value::Null,
+        "nobody else reaches this machine's loopback"
+    );
+    assert_eq!(offered(&Service::start().await).await, "/simulator/phone");
 }

@@ -62,7 +62,7 @@ pub(super) async fn start(
     };
     check_client_origin(&state, &headers, client)?;
     let start = Start {
-        client_id: Some(client.client_id.clone()),
+        client,
         authorization: authorization_of(request)?,
         browser: describe(&headers, peer.ip),
         now: jiff::Timestamp::now().as_second(),

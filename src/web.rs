@@ -1,5 +1,6 @@
 //! What the replies of all listeners have in common.
 
+pub mod embedded;
 mod request_id;
 
 use axum::Router;

@@ -32,16 +32,17 @@ const LOGIN_SECONDS: u64 = 1_200;
 /// `GET /`: the demo site's login page, or a line that says what runs here.
 ///
 /// Somebody who types `localhost` is led to the public URL, where the page's cookies and its origin are right.
-pub(super) async fn page(State(state): State<AppState>, uri: Uri, headers: HeaderMap) -> Response {
+pub(super) async fn page(State(state): State<AppState>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     if !state.demo {
-        return "scanlogin: scan with WeChat to log in. The sites that use it show the codes.\n".into_response();
+        let words = "scanlogin: scan with WeChat to log in. The sites that use it show the codes.\n";
+        return Ok(words.into_response());
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     if host.is_some_and(|host| state.public_url.has_other_name(host)) {
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        return Redirect::temporary(&format!("{}{path}", state.public_url.as_str())).into_response();
+        return Ok(Redirect::temporary(&format!("{}{path}", state.public_url.as_str())).into_response());
     }
-    assets::embedded("demo/index.html")
+    assets::page("demo/index.html", &headers)
 }
 
 #[derive(Debug, Serialize)]

@@ -80,3 +80,42 @@ async fn the_simulated_phone_is_offered_where_the_browser_reaches_it() {
     );
     assert_eq!(offered(&Service::start().await).await, "/simulator/phone");
 }
+
+#[tokio::test]
+async fn a_browser_that_has_a_file_is_told_so_and_there_are_no_files_but_the_pages() {
+    let service = Service::start().await;
+    for path in [
+        "/",
+        "/assets/demo/demo.js",
+        "/assets/shared/base.css",
+        "/assets/shared/icon.svg",
+    ] {
+        let given = Reply::to(service.get(path)).await;
+        assert_eq!(
+            (given.status, given.header("cache-control")),
+            (200, "no-cache"),
+            "{path}"
+        );
+        let etag = given.header("etag");
+        for known in [etag.to_owned(), format!("W/{etag}"), format!("\"other\", {etag}")] {
+            let again = Reply::to(service.get(path).header("if-none-match", known)).await;
+            assert_eq!(
+                (again.status, again.body.len(), again.header("etag")),
+                (304, 0, etag),
+                "{path}"
+            );
+        }
+        let other = Reply::to(service.get(path).header("if-none-match", "\"other\"")).await;
+        assert_eq!(other.status, 200, "{path}");
+    }
+    for path in [
+        "..%2F..%2FCargo.toml",
+        "shared/..%2F..%2FCargo.toml",
+        "demo",
+        "%2Fetc%2Fpasswd",
+        "demo/%00",
+    ] {
+        let missing = Reply::to(service.get(&format!("/assets/{path}"))).await;
+        missing.problem(404, "not_found");
+    }
+}

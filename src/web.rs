@@ -1,4 +1,4 @@
-//! What the replies of all listeners have in common.
+//! What the replies of all listeners have in common, and the pages' files that more than one of them serves.
 
 pub mod embedded;
 mod request_id;

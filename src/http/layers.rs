@@ -40,13 +40,8 @@ pub(super) struct Cause {
 }
 
 /// Pages of listed sites may call, with credentials; nobody else's page learns anything.
-fn cors(state: &AppState) -> CorsLayer {
-    let state = state.clone();
-    let listed = move |origin: &HeaderValue, _: &Parts| {
-        origin
-            .to_str()
-            .is_ok_and(|origin| state.login.clients().list_origin(origin))
-    };
+fn cors(is_listed: impl Fn(&str) -> bool + Clone + Send + Sync + 'static) -> CorsLayer {
+    let listed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(&is_listed);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(listed))
         .allow_credentials(true)
@@ -65,13 +60,12 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
     let unless_set = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
+    let clients = state.clone();
+    let cors = cors(move |origin| clients.login.clients().list_origin(origin));
     let router = router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn(limit_body))
-        .layer(CatchPanicLayer::custom(panicked))
-        // Around what refuses and what breaks, so that a page can read of these too.
-        .layer(cors(&state))
+        .method_not_allowed_fallback(method_not_allowed);
+    let router = guard(router, cors)
         .layer(from_fn_with_state(state, observe))
         .layer(unless_set(
             header::CONTENT_SECURITY_POLICY,
@@ -88,6 +82,14 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
             "same-origin",
         ));
     web::mark(router)
+}
+
+/// What is refused and what breaks: within the CORS layer, so that a listed site's page can read of these too.
+fn guard(router: Router, cors: CorsLayer) -> Router {
+    router
+        .layer(from_fn(limit_body))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors)
 }
 
 /// The router adds what is allowed.
@@ -234,4 +236,32 @@ fn write_problem(response: &mut Response, problem: &Problem, public_url: &str, r
 fn scene_in(path: &str) -> Option<String> {
     let scene: crate::scene::SceneId = path.split('/').find_map(|part| part.get(..32)?.parse().ok())?;
     Some(scene.shortened())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listed_sites_page_can_read_that_a_handler_broke() {
+        let broken = Router::new().route("/", get(async || -> () { panic!("broken") }));
+        let guarded = guard(broken, cors(|origin| origin == "https://blog.example"));
+        for (origin, named) in [
+            ("https://blog.example", Some("https://blog.example")),
+            ("https://evil.example", None),
+        ] {
+            let request = Request::builder().uri("/").header(header::ORIGIN, origin);
+            let reply = guarded
+                .clone()
+                .oneshot(request.body(Body::empty()).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(reply.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let allowed = reply.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+            assert_eq!(allowed.map(HeaderValue::as_bytes), named.map(str::as_bytes));
+        }
+    }
 }

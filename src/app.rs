@@ -83,7 +83,7 @@ impl App {
             heartbeat: config.heartbeat,
             lifecycle: lifecycle.clone(),
             demo: config.demo,
-            simulated_phone: wechat.simulator.is_some().then(|| "/simulator/phone".to_owned()),
+            simulated_phone: wechat.simulated_phone,
             metrics: metrics.clone(),
         });
         let router = http::router(state, wechat.simulator.as_ref().map(Simulator::control_router));

@@ -52,7 +52,7 @@ pub struct Parts {
     pub lifecycle: Lifecycle,
     /// Whether no client is configured, so that the built-in demo site is the only one.
     pub demo: bool,
-    /// Where the simulated phone is, if it is served here.
+    /// Where browsers find the simulated phone, if there is one that they reach.
     pub simulated_phone: Option<String>,
     /// What is counted.
     pub metrics: Metrics,
@@ -104,10 +104,7 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/token", post(oidc::token))
         .route("/userinfo", get(oidc::userinfo).post(oidc::userinfo))
         .route("/.well-known/openid-configuration", get(oidc::discovery))
-        .route("/jwks.json", get(oidc::jwks))
-        // Before the layer: a preflight is an OPTIONS, which no route takes, so the fallback is where CORS answers it.
-        .method_not_allowed_fallback(layers::method_not_allowed)
-        .layer(layers::cors(&state));
+        .route("/jwks.json", get(oidc::jwks));
     let pages = Router::new()
         .route("/", get(demo::page))
         .route("/demo/profile", get(demo::profile))

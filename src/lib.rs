@@ -28,6 +28,7 @@
 //! | [`wechat`] | WeChat's hosts, oddities and quotas; the access_token; codes made ahead; the simulator |
 //! | [`store`] | Redis: its keys, scripts and failures; and the same promises kept in memory |
 //! | [`scene`] | the rules |
+//! | [`web`] | what the replies of all listeners have in common; the pages' files |
 //! | [`telemetry`], [`entropy`] | logs and metrics; randomness |
 //!
 //! # What always holds
@@ -51,4 +52,5 @@ pub mod oidc;
 pub mod scene;
 pub mod store;
 pub mod telemetry;
+pub mod web;
 pub mod wechat;

@@ -135,10 +135,10 @@ impl From<ApplyError> for Error {
 }
 
 /// What a site's page asks for.
-#[derive(Debug, Default)]
-pub struct Start {
-    /// Which client; may be left out when there is only one.
-    pub client_id: Option<String>,
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Which client.
+    pub client: &'a Client,
     /// What the site asked for.
     pub authorization: Authorization,
     /// What the confirm screen will say about the browser.
@@ -206,8 +206,8 @@ impl Login {
     ///
     /// # Errors
     /// [`Error::UnknownClient`], [`Error::InvalidRequest`], [`Error::Store`]
-    pub async fn start(&self, start: Start) -> Result<Started, Error> {
-        let client = self.client(start.client_id.as_deref())?;
+    pub async fn start(&self, start: Start<'_>) -> Result<Started, Error> {
+        let client = start.client;
         if client.is_public() && start.authorization.code_challenge.is_none() {
             return Err(Error::InvalidRequest(
                 "This client has no secret, so it must send code_challenge (PKCE, S256).".to_owned(),
@@ -218,7 +218,7 @@ impl Login {
         loop {
             let made_ahead = program.codes.take();
             let id = made_ahead.unwrap_or_else(|| SceneId::random(&mut os_rng()));
-            let scene = self.new_scene(id, client, &browser_secret, &start);
+            let scene = self.new_scene(id, &browser_secret, &start);
             // An id made ahead that exists all the same was taken before: never used twice.
             if self.store.create(&scene, Life::of_new(self.scene_ttl)).await? == Created::New {
                 if made_ahead.is_some() {
@@ -291,14 +291,14 @@ impl Login {
         Ok(self.store.avatar(id, avatar).await?)
     }
 
-    fn new_scene(&self, id: SceneId, client: &Client, secret: &BrowserSecret, start: &Start) -> Scene {
+    fn new_scene(&self, id: SceneId, secret: &BrowserSecret, start: &Start<'_>) -> Scene {
         let ttl = i64::try_from(self.scene_ttl.as_secs()).unwrap_or(i64::MAX);
         Scene {
             id,
             write_id: WriteId::random(&mut os_rng()),
             version: 1,
             event_id: EventId::random(&mut os_rng()),
-            client_id: client.client_id.clone(),
+            client_id: start.client.client_id.clone(),
             created_at: start.now,
             expires_at: start.now.saturating_add(ttl),
             browser_secret: secret.digest(),

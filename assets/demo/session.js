@@ -27,24 +27,14 @@ export function forget() {
   }
 }
 
-/**
- * The addresses come under the service's public URL. The page is served by the
- * same process but perhaps reached under another name (localhost, an address
- * in the local network), where the cookie and the page's policy hold too.
- */
-function here(url) {
-  const { pathname, search } = new URL(url, location.href);
-  return pathname + search;
-}
-
 /** Joins what the site said (`start`) to what the service made (`scene`). */
 export function sessionOf(start, scene) {
   return {
     scene: scene.scene,
     id: scene.id,
-    code_url: here(scene.code_url),
-    events_url: here(scene.events_url),
-    status_url: here(scene.status_url),
+    code_url: scene.code_url,
+    events_url: scene.events_url,
+    status_url: scene.status_url,
     life: scene.expires_in,
     state: start.state,
     client_name: start.client_name,

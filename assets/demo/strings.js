@@ -61,6 +61,7 @@ export const strings = {
     simulatorText: 'No real WeChat account is used; anybody can log in as anybody.',
     openPhone: 'Open the simulated phone',
     openPhoneHint: 'The code is a plain QR of that page: any phone that reaches this machine may scan it too.',
+    openPhoneHintLocal: 'The code is a plain QR of that page, which only this machine reaches.',
 
     problem_network: 'No connection to the service',
     problemText_network: 'Check your connection, then try again.',
@@ -150,6 +151,7 @@ export const strings = {
     simulatorText: '这里没有使用任何真实的微信账号，任何人都能以任何身份登录。',
     openPhone: '打开模拟手机',
     openPhoneHint: '此码就是该页面网址的普通二维码：能访问这台机器的手机都可以扫。',
+    openPhoneHintLocal: '此码就是该页面网址的普通二维码，只有这台机器能打开。',
 
     problem_network: '无法连接到服务',
     problemText_network: '请检查网络后重试。',

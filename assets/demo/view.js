@@ -28,6 +28,11 @@ function shortId(id) {
   return id.length > 14 ? `${id.slice(0, 6)}…${id.slice(-4)}` : id;
 }
 
+/** Whether only this machine finds itself under that name. */
+function isLoopback(hostname) {
+  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.');
+}
+
 const twoDigits = (number) => String(number).padStart(2, '0');
 
 export function createView(i18n) {
@@ -121,7 +126,9 @@ export function createView(i18n) {
     byId('phone-offer').hidden = !offered;
     if (!offered) return;
     const language = i18n.chosen ? `&lang=${i18n.chosen}` : '';
-    byId('open-phone').href = `${session.simulated_phone_url}?scene=${session.scene}${language}`;
+    const phone = byId('open-phone');
+    phone.href = `${session.simulated_phone_url}?scene=${session.scene}${language}`;
+    write(byId('open-phone-hint'), t(isLoopback(phone.hostname) ? 'openPhoneHintLocal' : 'openPhoneHint'));
   }
 
   function drawConnection(state, connection) {

@@ -123,6 +123,8 @@ pub(super) struct WeChat {
     pub(super) simulated: bool,
     /// When it is in this process.
     pub(super) simulator: Option<Simulator>,
+    /// Where browsers find its phone, as far as is known.
+    pub(super) simulated_phone: Option<String>,
 }
 
 impl WeChat {
@@ -144,12 +146,15 @@ impl WeChat {
                         "WeChat is simulated there: anybody can log in as anybody"
                     );
                 }
+                // Whether browsers reach a simulator is only certain when they and it are on this machine.
+                let reached = *simulator && base.is_loopback() && public_url.is_loopback();
                 let fail_over = fail_over.as_ref().map(|url| url.as_str().parse()).transpose()?;
                 Ok(Self {
                     base: base.as_str().parse()?,
                     fail_over,
                     simulated: *simulator,
                     simulator: None,
+                    simulated_phone: reached.then(|| format!("{}/simulator/phone", base.as_str())),
                 })
             }
             config::WeChat::Simulated => {
@@ -176,6 +181,7 @@ impl WeChat {
                     fail_over: None,
                     simulated: true,
                     simulator: Some(simulator),
+                    simulated_phone: Some("/simulator/phone".to_owned()),
                 })
             }
         }

@@ -6,7 +6,7 @@ use cookie::{Cookie, SameSite};
 use super::AppState;
 use super::extract::authorization;
 use super::problem::{Code, Problem};
-use crate::login::Client;
+use crate::login::{Client, Error};
 use crate::scene::{BrowserDescription, BrowserSecret, CODE_LIFE, SceneId};
 
 /// The origin under which browsers reach the service: scheme, host, port, no path.
@@ -45,12 +45,17 @@ impl PublicUrl {
     /// Whether only this machine can reach it.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        url::Url::parse(&self.0).is_ok_and(|url| match url.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
-            Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
-            None => false,
-        })
+        url::Url::parse(&self.0).is_ok_and(|url| is_loopback(&url))
+    }
+
+    /// Whether a request's `Host` is another name for what this is on the same machine, as `localhost:8080` is for
+    /// `http://127.0.0.1:8080`. To a browser they are two sites, with cookies and an origin each.
+    pub(super) fn has_other_name(&self, host: &str) -> bool {
+        let scheme = if self.is_https() { "https" } else { "http" };
+        let (Ok(own), Ok(other)) = (url::Url::parse(&self.0), url::Url::parse(&format!("{scheme}://{host}"))) else {
+            return false;
+        };
+        is_loopback(&own) && is_loopback(&other) && own.port() == other.port() && own.host() != other.host()
     }
 
     /// The name of a cookie of ours: bound to this very host wherever the connection allows it.
@@ -89,11 +94,21 @@ impl PublicUrl {
     }
 }
 
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
+        Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
+        None => false,
+    }
+}
+
 /// The browser secret that opens `scene`, as the request presents it: a Bearer, else the scene's cookie.
 ///
 /// # Errors
-/// [`Code::OriginNotAllowed`] when a cookie comes from a page of a site that may not use it.
-pub(super) fn browser_secret(
+/// [`Code::OriginNotAllowed`] when a cookie comes from a page that is neither ours nor of the scene's own client; before
+/// that, whatever keeps such a cookie from opening the scene at all.
+pub(super) async fn browser_secret(
     state: &AppState,
     headers: &HeaderMap,
     scene: &SceneId,
@@ -104,8 +119,14 @@ pub(super) fn browser_secret(
     let Some(cookie) = state.public_url.read_cookie(headers, &scene_cookie(scene)) else {
         return Ok(None);
     };
-    check_origin(state, headers, |origin| state.login.clients().list_origin(origin))?;
-    Ok(BrowserSecret::parse(&cookie))
+    let secret = BrowserSecret::parse(&cookie);
+    if check_own_origin(state, headers).is_err() {
+        // Before anything is done with it, a subscription too, which could take the place of the browser's own stream.
+        let stored = state.login.of_browser(scene, secret.as_ref()).await?;
+        let client = state.login.clients().get(&stored.scene.client_id);
+        check_client_origin(state, headers, client.ok_or(Error::UnknownClient)?)?;
+    }
+    Ok(secret)
 }
 
 /// The cookie that makes this browser the one of its scene.
@@ -125,7 +146,7 @@ fn scene_cookie(scene: &SceneId) -> String {
     format!("scanlogin_{scene}")
 }
 
-/// Whether a page of this client, or of ours, may start a scene.
+/// Whether the page that sends this, if a page does, is of this client or ours.
 ///
 /// # Errors
 /// [`Code::OriginNotAllowed`]

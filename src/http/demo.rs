@@ -5,8 +5,9 @@
 
 use axum::Json as JsonReply;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{AppendHeaders, IntoResponse, Response};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::Rng;
@@ -29,12 +30,19 @@ const SESSION: &str = "scanlogin_demo_session";
 const LOGIN_SECONDS: u64 = 1_200;
 
 /// `GET /`: the demo site's login page, or a line that says what runs here.
-pub(super) async fn page(State(state): State<AppState>) -> Response {
-    if state.demo {
-        assets::embedded("demo/index.html")
-    } else {
-        "scanlogin: scan with WeChat to log in. The sites that use it show the codes.\n".into_response()
+///
+/// Somebody who types `localhost` is led to the public URL, where the page's cookies and its origin are right.
+pub(super) async fn page(State(state): State<AppState>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    if !state.demo {
+        let words = "scanlogin: scan with WeChat to log in. The sites that use it show the codes.\n";
+        return Ok(words.into_response());
     }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(|host| state.public_url.has_other_name(host)) {
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        return Ok(Redirect::temporary(&format!("{}{path}", state.public_url.as_str())).into_response());
+    }
+    assets::page("demo/index.html", &headers)
 }
 
 #[derive(Debug, Serialize)]

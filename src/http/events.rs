@@ -13,7 +13,6 @@ use tokio::time::sleep;
 
 use super::browser::browser_secret;
 use super::extract::SceneOf;
-use super::layers::RequestId;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::scenes::View;
@@ -22,6 +21,7 @@ use crate::entropy::between;
 use crate::hub::{Change, OpenError, Subscription};
 use crate::login::Error;
 use crate::scene::{BrowserSecret, SceneId};
+use crate::web::RequestId;
 
 /// When a browser whose stream broke comes again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
@@ -58,7 +58,7 @@ enum Opened {
 }
 
 async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap) -> Result<Opened, Problem> {
-    let secret = browser_secret(state, headers, &scene)?;
+    let secret = browser_secret(state, headers, &scene).await?;
     let Some(secret) = secret else {
         return Err(state
             .login

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -20,6 +20,7 @@ use tracing::Instrument;
 use super::AppState;
 use super::phone::AVATAR_BYTES;
 use super::problem::{Code, Problem};
+use crate::web::{self, RequestId, X_REQUEST_ID};
 
 /// The largest body any call but the avatar's takes.
 const BODY_BYTES: usize = 16 * 1024;
@@ -28,43 +29,8 @@ const BODY_BYTES: usize = 16 * 1024;
 const DISCARD_BYTES: usize = 256 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// This request's name, in its reply and in the log.
-#[derive(Debug, Clone)]
-pub(super) struct RequestId(pub(super) String);
-
-impl<S: Send + Sync> FromRequestParts<S> for RequestId {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(Self::random))
-    }
-}
-
-impl RequestId {
-    fn random() -> Self {
-        let bytes = rand::random();
-        Self(uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string())
-    }
-
-    /// The caller's own, if it can do no harm in a log.
-    fn of(request: &Request) -> Self {
-        let given = request
-            .headers()
-            .get(X_REQUEST_ID)
-            .and_then(|value| value.to_str().ok());
-        let harmless = |id: &&str| {
-            (1..=64).contains(&id.len())
-                && id
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        };
-        given
-            .filter(harmless)
-            .map_or_else(Self::random, |id| Self(id.to_owned()))
-    }
-}
+/// The methods that are counted each by its name. Any other word may be a caller's invention, of which there is no end.
+const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Why a reply that is no [`Problem`] is an error: for the log.
 #[derive(Debug, Clone)]
@@ -74,13 +40,8 @@ pub(super) struct Cause {
 }
 
 /// Pages of listed sites may call, with credentials; nobody else's page learns anything.
-pub(super) fn cors(state: &AppState) -> CorsLayer {
-    let state = state.clone();
-    let listed = move |origin: &HeaderValue, _: &Parts| {
-        origin
-            .to_str()
-            .is_ok_and(|origin| state.login.clients().list_origin(origin))
-    };
+fn cors(is_listed: impl Fn(&str) -> bool + Clone + Send + Sync + 'static) -> CorsLayer {
+    let listed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(&is_listed);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(listed))
         .allow_credentials(true)
@@ -99,13 +60,13 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
     let unless_set = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
-    router
+    let clients = state.clone();
+    let cors = cors(move |origin| clients.login.clients().list_origin(origin));
+    let router = router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn(limit_body))
-        .layer(CatchPanicLayer::custom(panicked))
+        .method_not_allowed_fallback(method_not_allowed);
+    let router = guard(router, cors)
         .layer(from_fn_with_state(state, observe))
-        .layer(unless_set(header::CACHE_CONTROL, "no-store"))
         .layer(unless_set(
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; frame-ancestors 'none'",
@@ -119,11 +80,20 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
         .layer(unless_set(
             HeaderName::from_static("cross-origin-resource-policy"),
             "same-origin",
-        ))
+        ));
+    web::mark(router)
+}
+
+/// What is refused and what breaks: within the CORS layer, so that a listed site's page can read of these too.
+fn guard(router: Router, cors: CorsLayer) -> Router {
+    router
+        .layer(from_fn(limit_body))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors)
 }
 
 /// The router adds what is allowed.
-pub(super) async fn method_not_allowed() -> Problem {
+async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
 }
 
@@ -165,10 +135,9 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
-/// Gives the request its name, the problem its words, the metrics their count and the log its line.
-async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+/// Gives the problem its words, the metrics their count and the log its line.
+async fn observe(State(state): State<AppState>, id: RequestId, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = RequestId::of(&request);
     let method = request.method().clone();
     let route = request
         .extensions()
@@ -176,7 +145,6 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
         .map_or("none", MatchedPath::as_str)
         .to_owned();
     let scene = scene_in(request.uri().path());
-    request.extensions_mut().insert(id.clone());
 
     // What is logged on the way bears the request's name too.
     let span = tracing::info_span!("request", request_id = id.0);
@@ -184,9 +152,6 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         write_problem(&mut response, problem, state.public_url.as_str(), &id.0);
-    }
-    if let Ok(value) = HeaderValue::try_from(&id.0) {
-        response.headers_mut().insert(X_REQUEST_ID, value);
     }
     if state.lifecycle.draining.is_cancelled() {
         // Proxies that do not look at readiness move on to another replica with their next request.
@@ -197,7 +162,8 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
 
     let status = response.status();
     let seconds = started.elapsed().as_secs_f64();
-    let labels = [route.as_str(), method.as_str(), status.as_str()];
+    let counted = COUNTED_METHODS.into_iter().find(|counted| *counted == method.as_str());
+    let labels = [route.as_str(), counted.unwrap_or("other"), status.as_str()];
     state
         .metrics
         .http_request_seconds
@@ -270,4 +236,32 @@ fn write_problem(response: &mut Response, problem: &Problem, public_url: &str, r
 fn scene_in(path: &str) -> Option<String> {
     let scene: crate::scene::SceneId = path.split('/').find_map(|part| part.get(..32)?.parse().ok())?;
     Some(scene.shortened())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listed_sites_page_can_read_that_a_handler_broke() {
+        let broken = Router::new().route("/", get(async || -> () { panic!("broken") }));
+        let guarded = guard(broken, cors(|origin| origin == "https://blog.example"));
+        for (origin, named) in [
+            ("https://blog.example", Some("https://blog.example")),
+            ("https://evil.example", None),
+        ] {
+            let request = Request::builder().uri("/").header(header::ORIGIN, origin);
+            let reply = guarded
+                .clone()
+                .oneshot(request.body(Body::empty()).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(reply.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let allowed = reply.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+            assert_eq!(allowed.map(HeaderValue::as_bytes), named.map(str::as_bytes));
+        }
+    }
 }

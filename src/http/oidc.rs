@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
 use super::problem::chain;
 use super::scenes::avatar_url;
-use crate::login::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, RedeemError, Redeemed, UserinfoError};
+use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, RedeemError, Redeemed, UserinfoError};
 use crate::oidc::IdToken;
 
 #[derive(Debug, Serialize)]
@@ -44,8 +45,7 @@ pub(super) async fn token(
     Whole(body): Whole,
 ) -> Result<axum::Json<TokenReply>, OauthError> {
     let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
-    let basic = basic_credentials(&headers)?;
-    let client = state.login.authenticate(&credentials(basic.as_ref(), &form)?)?;
+    let client = authenticate(&state.login, &headers, &form)?;
     match form.get("grant_type") {
         Some("authorization_code") => {}
         Some(_) => {
@@ -142,7 +142,18 @@ pub(super) async fn jwks(State(state): State<AppState>) -> Response {
         .into_response()
 }
 
-/// The client and its secret in `Authorization: Basic`, each form-encoded before (RFC 6749 §2.3.1).
+/// The client that the request proves.
+fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Result<&'a Client, OauthError> {
+    let proven = |basic: Option<&(String, String)>| Ok(login.authenticate(&credentials(basic, form)?)?);
+    let Some((id, secret)) = basic_credentials(headers)? else {
+        return proven(None);
+    };
+    let encoded = (form_decoded(&id), form_decoded(&secret));
+    // RFC 6749 §2.3.1 has both form-encoded first. Many clients leave that out, which shows when a secret is of base64.
+    proven(Some(&encoded)).or_else(|error| proven(Some(&(id, secret))).map_err(|_| error))
+}
+
+/// The client and its secret in `Authorization: Basic`, as they are there.
 fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OauthError> {
     let Some(value) = authorization(headers, "Basic") else {
         return Ok(None);
@@ -153,15 +164,12 @@ fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, Oa
         .and_then(|bytes| String::from_utf8(bytes).ok());
     let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
     let (id, secret) = pair.ok_or_else(OauthError::invalid_client)?;
-    Ok(Some((form_decoded(id), form_decoded(secret))))
+    Ok(Some((id.to_owned(), secret.to_owned())))
 }
 
 fn form_decoded(text: &str) -> String {
-    // A lone value without `=` is a key to the parser.
-    url::form_urlencoded::parse(text.as_bytes())
-        .next()
-        .map(|(key, _)| key.into_owned())
-        .unwrap_or_default()
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
 /// One way of proving oneself at a time (RFC 6749 §2.3).

@@ -15,6 +15,7 @@ use super::problem::chain;
 use crate::login::Login;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use crate::web;
 
 /// What the probes look at.
 #[derive(Clone)]
@@ -41,11 +42,12 @@ impl std::fmt::Debug for OpsState {
 
 /// The ops listener's routes.
 pub fn router(state: OpsState) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(state)
+        .with_state(state);
+    web::mark(router)
 }
 
 /// Whether the runtime's loop turns: it does when this is answered.

@@ -62,7 +62,7 @@ pub(super) async fn start(
     };
     check_client_origin(&state, &headers, client)?;
     let start = Start {
-        client_id: Some(client.client_id.clone()),
+        client,
         authorization: authorization_of(request)?,
         browser: describe(&headers, peer.ip),
         now: jiff::Timestamp::now().as_second(),
@@ -162,7 +162,7 @@ pub(super) async fn status(
     let Query(query) =
         query.map_err(|_| Problem::invalid("The query is not as expected: wait and after, once each."))?;
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), wait_of)?;
-    let secret = browser_secret(&state, &headers, &id)?;
+    let secret = browser_secret(&state, &headers, &id).await?;
     let (Some(secret), false) = (&secret, wait.is_zero()) else {
         let stored = state.login.of_browser(&id, secret.as_ref()).await?;
         let told = Told::read(&stored);
@@ -200,7 +200,7 @@ pub(super) async fn cancel(
     SceneOf(id): SceneOf,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let secret = browser_secret(&state, &headers, &id)?;
+    let secret = browser_secret(&state, &headers, &id).await?;
     state.login.cancel(&id, secret.as_ref()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

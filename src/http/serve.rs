@@ -3,6 +3,7 @@
 mod phase;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,12 +55,20 @@ async fn connection(stream: TcpStream, router: Router, closing: CancellationToke
     let Ok(peer) = stream.peer_addr() else { return };
     // Events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
+    talk(stream, peer.ip(), router, closing).await;
+}
+
+/// Answers requests until the caller closes, takes too long, or all is `closing`.
+async fn talk<S>(stream: S, caller: IpAddr, router: Router, closing: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let phases = Phases::default();
     let during = phases.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let under_way = during.request();
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectedTo(peer.ip()));
+        request.extensions_mut().insert(ConnectedTo(caller));
         let router = router.clone();
         async move {
             let Ok(response) = router.oneshot(request).await;
@@ -66,8 +76,8 @@ async fn connection(stream: TcpStream, router: Router, closing: CancellationToke
         }
     });
     let connection = http1::Builder::new()
-        // Its own timer also runs while a kept connection is idle, and would cut it under the proxy that keeps it.
-        .header_read_timeout(None)
+        // Without a timer of hyper's: that also runs while a connection is idle, and would cut it under the proxy that
+        // keeps it.
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(Watched::new(stream, phases.clone())), service);
     tokio::pin!(connection);
@@ -83,3 +93,6 @@ async fn connection(stream: TcpStream, router: Router, closing: CancellationToke
         tracing::debug!(%error, "a connection broke");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,29 +1,16 @@
 // A code that nobody scans in time.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
-import { Chromium, passes, reaches, sceneOf, shows } from './support/chromium.mjs'
-import { Service } from './support/service.mjs'
+import { describe } from 'node:test'
+import { passes, reaches, sceneOf, shows } from './support/chromium.mjs'
+import { withService } from './support/stage.mjs'
 
 const AUTOMATIC = 2
 
-let chromium
-let service
-
-before(async () => {
-  service = await Service.start({ SCENE_TTL: 2 })
-  chromium = await Chromium.launch()
-})
-
-after(async () => {
-  await chromium?.close()
-  await service?.stop()
-})
-
-const it = (name, play) => test(name, () => chromium.stage(name, play))
+const it = withService({ SCENE_TTL: 2 })
 
 describe('a code that expires', { concurrency: 2, timeout: 600_000 }, () => {
-  it('is renewed twice by itself, then by one click', async (stage) => {
+  it('is renewed twice by itself, then by one click', async (stage, service) => {
     const context = await stage.person()
     const computer = await context.newPage()
     const scenes = []
@@ -43,7 +30,7 @@ describe('a code that expires', { concurrency: 2, timeout: 600_000 }, () => {
     assert.equal(scenes.length, 2 + AUTOMATIC)
   })
 
-  it('has expired on the phone too', async (stage) => {
+  it('has expired on the phone too', async (stage, service) => {
     stage.tolerate(/status of 410/)
     const computer = await stage.computer(service.url)
     await reaches(computer, 'waiting')

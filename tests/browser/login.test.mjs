@@ -1,30 +1,18 @@
 // One login from the code to the profile, and the other ways it can end.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe } from 'node:test'
 import {
-  CHINESE, Chromium, MOBILE_PHONE, MOVING, reaches, sceneOf, shows, tabTo,
+  CHINESE, MOBILE_PHONE, MOVING, reaches, sceneOf, shows, tabTo,
 } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
+import { withService } from './support/stage.mjs'
 
-let chromium
-let service
-
-before(async () => {
-  service = await Service.start()
-  chromium = await Chromium.launch()
-})
-
-after(async () => {
-  await chromium?.close()
-  await service?.stop()
-})
-
-const it = (name, play) => test(name, () => chromium.stage(name, play))
+const it = withService()
 
 describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
-  it('is confirmed on the phone, shows who it is, survives a reload and ends with a log-out', async (stage) => {
+  it('is confirmed on the phone, shows who it is, survives a reload and ends with a log-out', async (stage, service) => {
     const computer = await stage.computer(service.url)
     await reaches(computer, 'waiting')
     const scene = await sceneOf(computer)
@@ -59,7 +47,30 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
-  it('needs no nickname, and may show a picture that the phone gave', async (stage) => {
+  it('offers the simulated phone, and says who else may scan the code', async (stage, service) => {
+    const computer = await stage.computer(service.url)
+    await shows(computer, '#open-phone-hint', 'which only this machine reaches')
+
+    const context = await stage.person()
+    await context.route('**/demo/start', async (route) => {
+      const response = await route.fetch()
+      const elsewhere = { simulated_phone_url: 'https://login.example/simulator/phone' }
+      await route.fulfill({ response, json: { ...await response.json(), ...elsewhere } })
+    })
+    const reachable = await context.newPage()
+    await reachable.goto(service.url)
+    await shows(reachable, '#open-phone-hint', 'any phone that reaches this machine')
+    await reaches(reachable, 'waiting')
+  })
+
+  it('is at the public URL, wherever on this machine the visitor looked for it', async (stage, service) => {
+    const computer = await stage.computer(service.url.replace('127.0.0.1', 'localhost'))
+    await confirms(await stage.phone(computer), 'Local')
+    await reaches(computer, 'profile')
+    assert.equal(new URL(computer.url()).origin, service.url)
+  })
+
+  it('needs no nickname, and may show a picture that the phone gave', async (stage, service) => {
     const computer = await stage.computer(service.url, MOVING)
     const phone = await stage.phone(computer, MOVING)
     await isAsked(phone)
@@ -73,7 +84,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     assert.match(await computer.locator('#avatar img').getAttribute('src'), /\/avatars\//)
   })
 
-  it('is declined on the phone, and started anew by one click', async (stage) => {
+  it('is declined on the phone, and started anew by one click', async (stage, service) => {
     const computer = await stage.computer(service.url)
     const phone = await stage.phone(computer)
     await isAsked(phone)
@@ -92,7 +103,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'declined')
   })
 
-  it('is cancelled in the browser, and the phone hears of it', async (stage) => {
+  it('is cancelled in the browser, and the phone hears of it', async (stage, service) => {
     stage.tolerate(/status of 409/)
     const computer = await stage.computer(service.url)
     const phone = await stage.phone(computer)
@@ -107,7 +118,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
-  it('belongs to the phone that scanned first', async (stage) => {
+  it('belongs to the phone that scanned first', async (stage, service) => {
     stage.tolerate(/status of 409/)
     const computer = await stage.computer(service.url)
     const [first, second] = await Promise.all([stage.phone(computer), stage.phone(computer)])
@@ -121,7 +132,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(computer, '#openid', 'o-simulated-xiaoming')
   })
 
-  it('goes on after a reload, waiting or scanned', async (stage) => {
+  it('goes on after a reload, waiting or scanned', async (stage, service) => {
     const computer = await stage.computer(service.url)
     await reaches(computer, 'waiting')
     const scene = await sceneOf(computer)
@@ -139,7 +150,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'profile')
   })
 
-  it('that was confirmed while the page was away is finished when it comes back', async (stage) => {
+  it('that was confirmed while the page was away is finished when it comes back', async (stage, service) => {
     const computer = await stage.computer(service.url)
     const phone = await stage.phone(computer)
     await computer.goto('about:blank')
@@ -150,7 +161,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(computer, '#status-title', 'Hello, Back again')
   })
 
-  it('is a tab\'s own: two tabs have two scenes', async (stage) => {
+  it('is a tab\'s own: two tabs have two scenes', async (stage, service) => {
     const one = await stage.computer(service.url)
     await reaches(one, 'waiting')
     const two = await one.context().newPage()
@@ -170,7 +181,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(one, '#status-title', 'Hello, First tab')
   })
 
-  it('works without streams', async (stage) => {
+  it('works without streams', async (stage, service) => {
     stage.tolerate(/\/events\//)
     const context = await stage.person()
     await context.route('**/events/**', (route) => route.fulfill({ status: 502, body: 'a proxy without streams' }))
@@ -185,7 +196,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'profile')
   })
 
-  it('is done with the keyboard alone, on both pages', async (stage) => {
+  it('is done with the keyboard alone, on both pages', async (stage, service) => {
     const computer = await stage.computer(service.url)
     await reaches(computer, 'waiting')
     await tabTo(computer, 'cancel')
@@ -216,7 +227,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
-  it('speaks Chinese or English, at a click and from then on', async (stage) => {
+  it('speaks Chinese or English, at a click and from then on', async (stage, service) => {
     const computer = await stage.computer(service.url, CHINESE)
     await reaches(computer, 'waiting')
     assert.equal(await computer.locator('html').getAttribute('lang'), 'zh-CN')
@@ -238,7 +249,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(phone, '[data-testid=browser]', /^Chrome/)
   })
 
-  it('tells a visitor on a phone to use a computer, and shows the code if asked', async (stage) => {
+  it('tells a visitor on a phone to use a computer, and shows the code if asked', async (stage, service) => {
     const visitor = await stage.computer(service.url, MOBILE_PHONE)
     await reaches(visitor, 'phone-hint')
     assert.equal(await sceneOf(visitor), null, 'no code is made for nobody')

@@ -1,28 +1,15 @@
 // What a page must not let happen.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
-import { Chromium, reaches, shows } from './support/chromium.mjs'
+import { describe } from 'node:test'
+import { reaches, shows } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
-import { Service } from './support/service.mjs'
+import { withService } from './support/stage.mjs'
 
-let chromium
-let service
-
-before(async () => {
-  service = await Service.start()
-  chromium = await Chromium.launch()
-})
-
-after(async () => {
-  await chromium?.close()
-  await service?.stop()
-})
-
-const it = (name, play) => test(name, () => chromium.stage(name, play))
+const it = withService()
 
 describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
-  it('shows a nickname as text, whatever it is', async (stage) => {
+  it('shows a nickname as text, whatever it is', async (stage, service) => {
     const nickname = '<img src=x onerror="document.title=\'owned\'"><script>document.title=1</script>'
     const computer = await stage.computer(service.url)
     // Keeps the name on the screen until it has been looked at.
@@ -48,7 +35,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     assert.match(await computer.title(), /scanlogin/)
   })
 
-  it('runs no script but the service\'s own', async (stage) => {
+  it('runs no script but the service\'s own', async (stage, service) => {
     stage.tolerate(/security policy|Content Security Policy/i)
     const computer = await stage.computer(service.url)
     const phone = await stage.phone(computer)
@@ -64,7 +51,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     }
   })
 
-  it('holds no secret where a script could read it', async (stage) => {
+  it('holds no secret where a script could read it', async (stage, service) => {
     const context = await stage.person()
     const computer = await context.newPage()
     const started = computer.waitForResponse((response) => response.url().endsWith('/scenes'))
@@ -81,7 +68,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     assert.deepEqual(cookies.filter(({ httpOnly, sameSite }) => !httpOnly || sameSite !== 'Lax'), [])
   })
 
-  it('starts over when its code is refused', async (stage) => {
+  it('starts over when its code is refused', async (stage, service) => {
     stage.tolerate(/\/demo\/callback$/)
     const computer = await stage.computer(service.url)
     await computer.route('**/demo/callback', (route) => {
@@ -96,7 +83,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
-  it('takes no code that another browser was given (login CSRF)', async (stage) => {
+  it('takes no code that another browser was given (login CSRF)', async (stage, service) => {
     stage.tolerate(/\/demo\/callback$/)
     const attacker = await stage.computer(service.url)
     const victim = await stage.computer(service.url)

@@ -48,6 +48,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("oidc", &["crate::http", "crate::store", "axum", "fred"]),
     ("http", &["crate::config", "fred", "std::env"]),
+    ("web", &["crate::", "fred"]),
     ("telemetry", &["crate::", "axum", "fred"]),
 ];
 
@@ -56,7 +57,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("fred::", &["store/redis"]),
     ("redis_protocol", &["store/redis"]),
     ("prometheus", &["telemetry"]),
-    ("axum::", &["http", "wechat/simulator"]),
+    ("axum::", &["http", "web", "wechat/simulator"]),
     ("std::env", &["main"]),
 ];
 

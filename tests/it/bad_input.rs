@@ -190,6 +190,18 @@ async fn a_request_keeps_its_harmless_id_and_gets_one_otherwise() {
 }
 
 #[tokio::test]
+async fn the_operators_listener_names_its_answers_too_and_lets_none_be_kept() {
+    let service = Service::start().await;
+    for path in ["/livez", "/readyz", "/metrics", "/nothing"] {
+        let request = || service.http.get(format!("{}{path}", service.ops));
+        let reply = Reply::to(request().header("x-request-id", "mine")).await;
+        assert_eq!(reply.header("x-request-id"), "mine", "{path}");
+        assert_eq!(reply.header("cache-control"), "no-store", "{path}");
+        assert_eq!(Reply::to(request()).await.header("x-request-id").len(), 32, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_says_it_is_too_large_is_refused() {
     let service = Service::start().await;
     let (browser, alice) = scanned(&service).await;
@@ -203,4 +215,18 @@ async fn a_body_that_says_it_is_too_large_is_refused() {
     avatar(64 * 1024).await.ok();
 
     alice.confirm_with(&service, &browser.scene, fitting).await.ok();
+}
+
+#[tokio::test]
+async fn methods_that_callers_invent_make_no_new_series() {
+    let service = Service::start().await;
+    for invented in ["BREW", "brew", "X0", "X1"] {
+        let refused = service.call(invented.parse().unwrap(), "/scenes");
+        Reply::to(refused).await.problem(405, "method_not_allowed");
+    }
+    let counted = async |label: &str| service.metric("scanlogin_http_request_seconds_count", label).await > 0.0;
+    assert!(counted("method=\"other\"").await);
+    for invented in ["method=\"BREW\"", "method=\"brew\"", "method=\"X"] {
+        assert!(!counted(invented).await, "{invented}");
+    }
 }

@@ -54,6 +54,24 @@ async fn a_body_that_turns_out_too_large_is_refused() {
 }
 
 #[tokio::test]
+async fn a_caller_in_the_middle_of_a_body_that_is_too_large_still_sees_the_answer() {
+    let service = Service::start().await;
+    let mut stream = connect(&service).await;
+    let head = "POST /scenes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 102400\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for tenth in 0..10 {
+        let sent = stream.write_all(&[b' '; 10_240]).await;
+        assert!(sent.is_ok(), "cut off after {tenth} tenths: {sent:?}");
+        // As over a line that is not of the fastest.
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
 async fn what_is_hardly_http_is_refused_and_breaks_nothing() {
     let service = Service::start().await;
     let long = "a".repeat(20_000);

@@ -18,6 +18,7 @@ mod claims;
 mod conformance;
 mod connections;
 mod contract;
+mod demo_site;
 mod events;
 mod lifecycle;
 mod login_flow;

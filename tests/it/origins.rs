@@ -138,3 +138,77 @@ async fn a_preflight_is_answered_for_origins_that_a_client_lists_and_names_that_
         "a page can read problems"
     );
 }
+
+#[tokio::test]
+async fn a_listed_sites_page_can_read_every_answer_whatever_went_wrong() {
+    let service = Service::builder()
+        .with("CLIENT_SECRET", "s3cret")
+        .with("CLIENT_ORIGINS", "https://blog.example")
+        .start()
+        .await;
+    let large = json!({ "nonce": "x".repeat(17 * 1024) });
+    for (request, status, code) in [
+        (service.post("/scenes", &large), 413, "body_too_large"),
+        (service.get("/nothing"), 404, "not_found"),
+        (service.get("/scenes"), 405, "method_not_allowed"),
+    ] {
+        let refused = Reply::to(request.header("origin", "https://blog.example")).await;
+        refused.problem(status, code);
+        assert_eq!(refused.header("access-control-allow-origin"), "https://blog.example");
+        assert_eq!(refused.header("access-control-allow-credentials"), "true");
+    }
+    let from_elsewhere = service.post("/scenes", &large).header("origin", "https://evil.example");
+    let refused = Reply::to(from_elsewhere).await;
+    assert_eq!(refused.header("access-control-allow-origin"), "");
+}
+
+#[tokio::test]
+async fn a_cookie_from_a_page_of_another_client_opens_nothing() {
+    let service = Service::builder()
+        .config_toml(
+            r#"
+            [[client]]
+            client_id = "blog"
+            client_secret = "s3cret"
+            origins = ["https://blog.example"]
+            [[client]]
+            client_id = "shop"
+            client_secret = "secret-too"
+            origins = ["https://shop.example"]
+            "#,
+        )
+        .start()
+        .await;
+    let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
+    let never = "0".repeat(32);
+    for (method, path) in [
+        (Method::GET, "/scenes/S"),
+        (Method::GET, "/scenes/S?wait=0&after=x"),
+        (Method::GET, "/scenes/S?wait=1&after=x"),
+        (Method::GET, "/events/S"),
+        (Method::DELETE, "/scenes/S"),
+    ] {
+        let from = |origin: &str, scene: &str| {
+            let request = service.call(method.clone(), &path.replace('S', scene));
+            let request = request.header("cookie", format!("scanlogin_{scene}={}", browser.secret));
+            request.header("origin", origin).send()
+        };
+        for (origin, scene, status) in [
+            ("https://shop.example", browser.scene.as_str(), 403),
+            ("https://evil.example", &browser.scene, 403),
+            ("https://shop.example", &never, 404),
+            ("https://evil.example", &never, 404),
+        ] {
+            let refused = from(origin, scene).await.unwrap();
+            assert_eq!(refused.status(), status, "{method} {path} from {origin}");
+        }
+        if method != Method::DELETE {
+            // Only the head: a stream goes on.
+            let opened = from("https://blog.example", &browser.scene).await.unwrap();
+            assert_eq!(opened.status(), 200, "{method} {path} from its own site");
+        }
+    }
+    assert_eq!(browser.status().await["state"], "waiting");
+    let bearer = browser.status_request("").header("origin", "https://shop.example");
+    Reply::to(bearer).await.ok();
+}

@@ -67,6 +67,32 @@ async fn each_way_of_proving_a_client_works() {
 }
 
 #[tokio::test]
+async fn a_basic_secret_is_taken_form_encoded_or_as_it_is() {
+    const ODD: &str = "a+b/c==&d%41%zz e";
+    let service = Service::builder()
+        .config_toml(&format!("[[client]]\nclient_id = \"a+b&c\"\nclient_secret = \"{ODD}\""))
+        .start()
+        .await;
+    let percent_encoded = |text: &str| -> &'static str {
+        let each = text.bytes().map(|byte| format!("%{byte:02x}"));
+        each.collect::<String>().leak()
+    };
+    for (id, secret) in [
+        ("a+b&c", ODD),
+        (encoded("a+b&c").leak(), encoded(ODD).leak()),
+        (percent_encoded("a+b&c"), percent_encoded(ODD)),
+    ] {
+        let code = code_for("a+b&c", &service).await;
+        let named_again = [("client_id", "a+b&c"), ("code", &code), ("code_verifier", VERIFIER)];
+        Site::Basic(id, secret).token(&service, &named_again).await.ok();
+    }
+    for wrong in ["a b/c==&d%41%zz e", "a+b/c==&dA%zz e", "a+b/c", ""] {
+        let refused = Site::Basic("a+b&c", wrong).redeem(&service, "x").await;
+        refused.oauth_error(401, "invalid_client");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_prove_itself_gets_nothing_and_burns_nothing() {
     let service = three_sites().await;
     let code = code_for("shop", &service).await;

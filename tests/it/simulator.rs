@@ -747,11 +747,13 @@ async fn what_keeps_it_from_starting_is_said_in_one_line_that_names_the_setting(
 
 #[tokio::test]
 async fn it_serves_both_sides_on_one_listener_until_told_to_stop() {
+    let named = async |request: Request| request.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let service = Served::start(|_| Router::new().fallback(named)).await;
     let addr = free_addr();
     let shutdown = CancellationToken::new();
     let args = SimulateArgs {
         listen: addr.to_string(),
-        service_url: "http://127.0.0.1:8080".to_owned(),
+        service_url: service.url.to_string(),
         public_url: None,
         fault_rate: 0.0,
         seed: None,
@@ -770,6 +772,19 @@ async fn it_serves_both_sides_on_one_listener_until_told_to_stop() {
         })
         .await;
     }
+    for path in ["simulator/calls", "cgi-bin/token", "sns/jscode2session", "nothing"] {
+        let named = http.get(format!("http://{addr}/{path}")).header("x-request-id", "mine");
+        let answer = named.send().await.unwrap();
+        assert_eq!(
+            header_of(&answer, header::HeaderName::from_static("x-request-id")),
+            "mine"
+        );
+        assert_eq!(header_of(&answer, header::CACHE_CONTROL), "no-store", "{path}");
+    }
+    let forwarded = http.get(format!("http://{addr}/simulator/service/scenes/abc"));
+    let answer = forwarded.send().await.unwrap();
+    let own = header_of(&answer, header::HeaderName::from_static("x-request-id")).to_owned();
+    assert_eq!(answer.text().await.unwrap(), own, "the service hears the same name");
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }

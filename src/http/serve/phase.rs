@@ -1,16 +1,16 @@
-//! What a connection is doing, and since when: a caller that sends its headers drop by drop is cut soon, a proxy that keeps
-//! a connection for its next request is left in peace for longer than proxies do.
+//! What a connection is doing, and since when: a caller that sends its headers drop by drop is cut soon, one that does not
+//! read its answer a little later; a proxy that keeps a connection for its next request is left in peace for longer than
+//! proxies do.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -20,7 +20,11 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Longer than load balancers keep an idle connection (60 to 75 s usually), so that it is they who close it.
 const IDLE: Duration = Duration::from_secs(100);
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A caller that takes nothing of its answer for so long will not read the rest. An event stream that has nothing to say
+/// waits for nobody.
+const BLOCKED: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, Copy)]
 enum Phase {
     /// Nothing of a next request has come.
     Idle(Instant),
@@ -36,15 +40,37 @@ pub(super) struct Phases(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    phase: Mutex<Phase>,
+    moment: Mutex<Moment>,
     changed: Notify,
+}
+
+#[derive(Debug)]
+struct Moment {
+    phase: Phase,
+    /// Since when there is something to write that the caller has no room for.
+    blocked: Option<Instant>,
+}
+
+impl Moment {
+    /// Until when the caller has to move.
+    fn end(&self) -> Option<Instant> {
+        match (self.phase, self.blocked) {
+            (Phase::Head(since), _) => Some(since + HEAD),
+            (Phase::Idle(_) | Phase::Request, Some(since)) => Some(since + BLOCKED),
+            (Phase::Idle(since), None) => Some(since + IDLE),
+            (Phase::Request, None) => None,
+        }
+    }
 }
 
 impl Default for Phases {
     fn default() -> Self {
-        let phase = Mutex::new(Phase::Idle(Instant::now()));
+        let moment = Moment {
+            phase: Phase::Idle(Instant::now()),
+            blocked: None,
+        };
         Self(Arc::new(Shared {
-            phase,
+            moment: Mutex::new(moment),
             changed: Notify::new(),
         }))
     }
@@ -57,38 +83,47 @@ impl Phases {
         UnderWay(self.clone())
     }
 
-    /// Returns when the caller has taken too long for the phase it is in.
+    /// Returns when the caller has taken too long for what it has to do next.
     pub(super) async fn overdue(&self) {
         loop {
             let changed = self.0.changed.notified();
-            let until = match self.get() {
-                Phase::Idle(since) => since + IDLE,
-                Phase::Head(since) => since + HEAD,
-                Phase::Request => {
-                    changed.await;
-                    continue;
-                }
+            let Some(end) = self.lock().end() else {
+                changed.await;
+                continue;
             };
             tokio::select! {
-                () = sleep_until(until) => return,
+                () = sleep_until(end) => return,
                 () = changed => {}
             }
         }
     }
 
-    fn get(&self) -> Phase {
-        *self.0.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Moment> {
+        self.0.moment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, phase: Phase) {
-        *self.0.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.lock().phase = phase;
         self.0.changed.notify_one();
     }
 
     fn heard(&self) {
-        if let Phase::Idle(_) = self.get() {
+        let phase = self.lock().phase;
+        if let Phase::Idle(_) = phase {
             self.set(Phase::Head(Instant::now()));
         }
+    }
+
+    fn set_blocked(&self, blocked: bool) {
+        let now = Instant::now();
+        let mut moment = self.lock();
+        moment.blocked = blocked.then_some(now);
+        // The end of an answer may still have been on its way.
+        if let Phase::Idle(since) = &mut moment.phase {
+            *since = now;
+        }
+        drop(moment);
+        self.0.changed.notify_one();
     }
 }
 
@@ -133,20 +168,33 @@ impl hyper::body::Body for Sent {
     }
 }
 
-/// A socket that tells when a next request begins to come.
+/// A socket that tells when a next request begins to come, and when the caller has no room for more of an answer.
 #[derive(Debug)]
-pub(super) struct Watched {
-    stream: TcpStream,
+pub(super) struct Watched<S> {
+    stream: S,
     phases: Phases,
+    blocked: bool,
 }
 
-impl Watched {
-    pub(super) fn new(stream: TcpStream, phases: Phases) -> Self {
-        Self { stream, phases }
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S, phases: Phases) -> Self {
+        Self {
+            stream,
+            phases,
+            blocked: false,
+        }
+    }
+
+    fn tried_to_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_pending() != self.blocked {
+            self.blocked = written.is_pending();
+            self.phases.set_blocked(self.blocked);
+        }
+        written
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -157,9 +205,23 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.tried_to_write(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.tried_to_write(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -168,17 +230,5 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
-use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::calls::CallRecord;
 use super::faults::FaultOrder;
@@ -25,7 +24,6 @@ const BODY_MAX: usize = 64 * 1024;
 const NAME_MAX: usize = 128;
 
 pub(super) fn router(simulator: Simulator) -> Router {
-    let no_store = SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Router::new()
         .route("/simulator/login", post(login))
         .route("/simulator/faults", post(arm_fault).delete(forget_faults))
@@ -38,7 +36,6 @@ pub(super) fn router(simulator: Simulator) -> Router {
             let detail = "see the Allow header";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
         })
-        .layer(no_store)
         .with_state(simulator)
 }
 

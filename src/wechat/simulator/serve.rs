@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Simulator, SimulatorError, SimulatorSettings};
 use crate::entropy::os_rng;
+use crate::web;
 
 /// How long open connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
@@ -115,7 +116,7 @@ pub async fn run(args: SimulateArgs, shutdown: CancellationToken) -> Result<(), 
         seed,
     })?;
     tracing::info!(addr = %bound, %public_url, %service_url, fault_rate = args.fault_rate, seed, "simulating WeChat");
-    let router = simulator.wechat_router().merge(simulator.control_router());
+    let router = web::mark(simulator.wechat_router().merge(simulator.control_router()));
     serve(listener, router, shutdown).await.map_err(SimulateError::Serve)
 }
 

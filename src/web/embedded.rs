@@ -1,0 +1,52 @@
+//! The pages' files, carried in the binary.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rust_embed::{EmbeddedFile, RustEmbed};
+
+#[derive(RustEmbed)]
+#[folder = "assets/"]
+struct Assets;
+
+/// The file at `path` below `assets/`, or that the browser which asks so has it already. `None` if there is no such file.
+pub fn file(path: &str, asked: &HeaderMap) -> Option<Response> {
+    let file = path.split('/').all(is_plain).then(|| Assets::get(path))??;
+    let etag = etag(&file);
+    let known = asked.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let unchanged = known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == etag));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media_type(path))),
+        // Asked for again each time, answered 304: a new version is there at once.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::ETAG, etag),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    Some(if unchanged {
+        (StatusCode::NOT_MODIFIED, headers).into_response()
+    } else {
+        (headers, file.data).into_response()
+    })
+}
+
+/// A debug build reads the files from the disk, where `..` leads elsewhere.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !name.starts_with('.')
+}
+
+fn etag(file: &EmbeddedFile) -> HeaderValue {
+    let hash = URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash());
+    HeaderValue::try_from(format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+fn media_type(path: &str) -> &'static str {
+    match path.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "application/octet-stream",
+    }
+}

@@ -21,6 +21,7 @@ mod contract;
 mod events;
 mod lifecycle;
 mod login_flow;
+mod made_ahead;
 mod origins;
 mod profile;
 mod relying_party;

@@ -29,6 +29,8 @@ struct Link {
     cuts: watch::Sender<u64>,
     /// What a request holds whose reply is to be lost.
     lose: Mutex<Option<Vec<u8>>>,
+    /// What a request holds that is to be held back, with all that follows.
+    stall: Mutex<Option<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,7 @@ impl Proxy {
             mode: watch::Sender::new(Mode::Open),
             cuts: watch::Sender::new(0),
             lose: Mutex::default(),
+            stall: Mutex::default(),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&link)));
@@ -93,6 +96,22 @@ impl Proxy {
     pub(crate) fn has_lost(&self) -> bool {
         self.link.lose.lock().unwrap().is_none()
     }
+
+    /// As [`Self::stall`], from the next request on that holds `needle`.
+    pub(crate) fn stall_at(&self, needle: &str) {
+        *self.link.stall.lock().unwrap() = Some(needle.as_bytes().to_vec());
+    }
+
+    /// Whether the request asked for has been held back.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.link.stall.lock().unwrap().is_none()
+    }
+}
+
+/// Whether `chunk` holds what is waited for, which then is waited for no longer.
+fn takes(needle: &Mutex<Option<Vec<u8>>>, chunk: &[u8]) -> bool {
+    let holds = |needle: &mut Vec<u8>| chunk.windows(needle.len()).any(|window| window == needle);
+    needle.lock().unwrap().take_if(holds).is_some()
 }
 
 async fn accept(listener: TcpListener, link: Arc<Link>) {
@@ -115,13 +134,11 @@ async fn connect(mut client: TcpStream, link: Arc<Link>) {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let up = pass(from_client, to_server, &link, |chunk| {
-            let mut lose = link.lose.lock().unwrap();
-            if lose
-                .as_deref()
-                .is_some_and(|needle| chunk.windows(needle.len()).any(|window| window == needle))
-            {
-                *lose = None;
+            if takes(&link.lose, chunk) {
                 losing.store(true, Ordering::Relaxed);
+            }
+            if takes(&link.stall, chunk) {
+                link.mode.send_replace(Mode::Stalled);
             }
             true
         });

@@ -2,6 +2,7 @@
 //!
 //! Flag beats environment beats file beats default. `--help` is the reference: every setting is one field of [`Settings`].
 
+mod environment;
 mod file;
 
 use std::ffi::OsString;
@@ -140,12 +141,18 @@ pub struct Settings {
     /// A file that holds SCANLOGIN_WECHAT_SECRET.
     #[arg(long, env = "SCANLOGIN_WECHAT_SECRET_FILE", value_name = "FILE")]
     wechat_secret_file: Option<PathBuf>,
-    /// WeChat's API server. Default: https://api.weixin.qq.com, and api2 when that can't be reached.
+    /// WeChat's API server. Default: https://api.weixin.qq.com.
     #[arg(long, env = "SCANLOGIN_WECHAT_API_BASE", value_name = "ORIGIN", value_parser = origin)]
     wechat_api_base: Option<PublicUrl>,
+    /// WeChat's API server while the other can't be connected to. Default: https://api2.weixin.qq.com, or none with SCANLOGIN_WECHAT_API_BASE.
+    #[arg(long, env = "SCANLOGIN_WECHAT_API_FAIL_OVER", value_name = "ORIGIN", value_parser = origin)]
+    wechat_api_fail_over: Option<PublicUrl>,
     /// Which token call is used: stable_token, or token where another system of the same AppID needs that.
     #[arg(long, env = "SCANLOGIN_WECHAT_TOKEN_MODE", value_name = "CALL", default_value = "stable_token", value_parser = token_mode)]
     wechat_token_mode: TokenMode,
+    /// Accepts SCANLOGIN_WECHAT_TOKEN_MODE=token with Redis, where two replicas that fetch at the same time end each other's token.
+    #[arg(long, env = "SCANLOGIN_WECHAT_ALLOW_TOKEN_WITH_REDIS", value_name = "BOOL", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    wechat_allow_token_with_redis: bool,
     /// Says by name that what answers as WeChat is a simulator: anybody can log in as anybody.
     #[arg(long, env = "SCANLOGIN_SIMULATOR", value_name = "BOOL", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     simulator: bool,
@@ -302,6 +309,21 @@ fn wrong(text: impl Into<String>) -> ConfigError {
     ConfigError::Wrong(text.into())
 }
 
+/// A name that is none of `settings`, and the one of them that was most likely meant.
+fn no_setting(name: &str, settings: &[&str]) -> String {
+    // What all have in common tells nothing.
+    let own = |name: &str| name.trim_start_matches(environment::PREFIX).to_owned();
+    let likeness = |setting: &&str| strsim::jaro(&own(name), &own(setting));
+    let nearest = settings
+        .iter()
+        .copied()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest.filter(|nearest| likeness(nearest) > 0.7) {
+        Some(nearest) => format!("{name:?} is no setting; did you mean {nearest:?}?"),
+        None => format!("{name:?} is no setting; `scanlogin --help` lists them"),
+    }
+}
+
 impl Cli {
     /// Reads arguments, environment and file.
     ///
@@ -316,6 +338,8 @@ impl Cli {
             .ignore_errors(true)
             .try_get_matches_from(&args)
             .map_err(one_line)?;
+        // After --help, but before what is missing: it may be what is misspelt.
+        environment::check(&command, std::env::vars_os().map(|(name, _)| name))?;
         let (command, tables) = match first.get_one::<PathBuf>("config") {
             Some(path) => file::apply(command, path)?,
             None => (command, file::Tables::default()),
@@ -332,6 +356,12 @@ impl Settings {
     /// [`ConfigError`]
     pub fn check(self, tables: &file::Tables) -> Result<Config, ConfigError> {
         let redis = self.redis()?;
+        if redis.is_some() && self.wechat_token_mode == TokenMode::Classic && !self.wechat_allow_token_with_redis {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_TOKEN_MODE=token with Redis: replicas that fetch at the same time end each other's access_token. \
+                 Use stable_token, or accept that with SCANLOGIN_WECHAT_ALLOW_TOKEN_WITH_REDIS=true",
+            ));
+        }
         let mut mini_programs = self.mini_programs(tables)?;
         let wechat = self.wechat(mini_programs.is_empty(), redis.is_some())?;
         let simulated = !matches!(&wechat, WeChat::Server { simulator: false, .. });
@@ -420,57 +450,85 @@ impl Settings {
 
     /// Who answers as WeChat. A simulator, which lets anybody in as anybody, never by accident.
     fn wechat(&self, no_credentials: bool, redis: bool) -> Result<WeChat, ConfigError> {
-        let simulator = self.simulator;
-        if let Some(base) = self.wechat_api_base.clone() {
-            if !base.is_https() && !base.is_loopback() && !simulator {
-                return Err(wrong(
-                    "SCANLOGIN_WECHAT_API_BASE must be https, or http on loopback; for a simulator elsewhere say SCANLOGIN_SIMULATOR=true",
-                ));
-            }
-            if no_credentials && !simulator {
-                return Err(wrong(
-                    "SCANLOGIN_WECHAT_API_BASE is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
+        match &self.wechat_api_base {
+            Some(base) => self.wechat_at(base, no_credentials),
+            None if no_credentials => self.simulated(redis),
+            None => self.real_wechat(),
+        }
+    }
+
+    fn wechat_at(&self, base: &PublicUrl, no_credentials: bool) -> Result<WeChat, ConfigError> {
+        self.check_origin(base, "SCANLOGIN_WECHAT_API_BASE")?;
+        if no_credentials && !self.simulator {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_API_BASE is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
                  or, if a simulator answers there, SCANLOGIN_SIMULATOR=true",
-                ));
-            }
-            return Ok(WeChat::Server {
-                base,
-                fail_over: None,
-                simulator,
-            });
+            ));
         }
-        if !no_credentials {
-            if simulator {
-                return Err(wrong(
-                    "SCANLOGIN_SIMULATOR=true contradicts SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET: \
+        Ok(WeChat::Server {
+            base: base.clone(),
+            fail_over: self.fail_over()?,
+            simulator: self.simulator,
+        })
+    }
+
+    fn real_wechat(&self) -> Result<WeChat, ConfigError> {
+        if self.simulator {
+            return Err(wrong(
+                "SCANLOGIN_SIMULATOR=true contradicts SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET: \
                  leave them out, or name the simulator in SCANLOGIN_WECHAT_API_BASE",
-                ));
-            }
-            let real = |base| PublicUrl::parse(base).map_err(wrong);
-            return Ok(WeChat::Server {
-                base: real(API_BASE)?,
-                fail_over: Some(real(FAIL_OVER_BASE)?),
-                simulator: false,
-            });
+            ));
         }
+        let real = |base| PublicUrl::parse(base).map_err(wrong);
+        Ok(WeChat::Server {
+            base: real(API_BASE)?,
+            fail_over: Some(self.fail_over()?.map_or_else(|| real(FAIL_OVER_BASE), Ok)?),
+            simulator: false,
+        })
+    }
+
+    fn simulated(&self, redis: bool) -> Result<WeChat, ConfigError> {
         if redis {
             return Err(wrong(
                 "SCANLOGIN_REDIS_URL is set, but no Mini Program, and replicas can't each simulate a WeChat of their own: \
-             set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, or run `scanlogin simulate` once \
-             and name it in SCANLOGIN_WECHAT_API_BASE with SCANLOGIN_SIMULATOR=true",
+                 set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, or run `scanlogin simulate` once \
+                 and name it in SCANLOGIN_WECHAT_API_BASE with SCANLOGIN_SIMULATOR=true",
+            ));
+        }
+        if self.wechat_api_fail_over.is_some() {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_API_FAIL_OVER is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
+                 or leave it out",
             ));
         }
         let loopback_http = self
             .public_url
             .as_ref()
             .is_none_or(|url| url.is_loopback() && !url.is_https());
-        if !simulator && !loopback_http {
+        if !self.simulator && !loopback_http {
             return Err(wrong(
                 "no Mini Program is configured, and SCANLOGIN_PUBLIC_URL is not http on loopback: set SCANLOGIN_WECHAT_APPID \
-             and SCANLOGIN_WECHAT_SECRET, or say SCANLOGIN_SIMULATOR=true to let anybody log in as anybody",
+                 and SCANLOGIN_WECHAT_SECRET, or say SCANLOGIN_SIMULATOR=true to let anybody log in as anybody",
             ));
         }
         Ok(WeChat::Simulated)
+    }
+
+    fn fail_over(&self) -> Result<Option<PublicUrl>, ConfigError> {
+        if let Some(url) = &self.wechat_api_fail_over {
+            self.check_origin(url, "SCANLOGIN_WECHAT_API_FAIL_OVER")?;
+        }
+        Ok(self.wechat_api_fail_over.clone())
+    }
+
+    /// Secrets go there, so nobody may listen on the way.
+    fn check_origin(&self, url: &PublicUrl, setting: &str) -> Result<(), ConfigError> {
+        if url.is_https() || url.is_loopback() || self.simulator {
+            return Ok(());
+        }
+        Err(wrong(format!(
+            "{setting} must be https, or http on loopback; for a simulator elsewhere say SCANLOGIN_SIMULATOR=true"
+        )))
     }
 
     /// The sites, and whether the demo site is the only one.

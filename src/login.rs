@@ -221,8 +221,12 @@ impl Login {
             let scene = self.new_scene(id, &browser_secret, &start);
             // An id made ahead that exists all the same was taken before: never used twice.
             if self.store.create(&scene, Life::of_new(self.scene_ttl)).await? == Created::New {
-                if made_ahead.is_some() {
-                    self.store.keep_picture(&id, self.scene_ttl + PICTURE_SLACK).await?;
+                let life = self.scene_ttl + PICTURE_SLACK;
+                if made_ahead.is_some()
+                    && let Err(error) = self.store.keep_picture(&id, life).await
+                {
+                    // If it ends before its scene does, it is made again.
+                    tracing::warn!(scene = ?id, %error, "a picture made ahead may end early");
                 }
                 self.metrics.scenes_created_total.inc();
                 return Ok(Started {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
-use super::{ConfigError, only, read_file, secret_of, wrong};
+use super::{ConfigError, no_setting, only, read_file, secret_of, wrong};
 use crate::login::Client;
 use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, MiniProgram};
@@ -65,11 +65,10 @@ pub(super) fn apply(mut command: clap::Command, path: &Path) -> Result<(clap::Co
         .try_into()
         .map_err(|error: toml::de::Error| in_file(error.message()))?;
     for (name, value) in table {
-        let known = name != "config" && command.get_arguments().any(|arg| arg.get_id().as_str() == name);
-        if !known {
-            return Err(in_file(&format!(
-                "{name:?} is no setting; `scanlogin --help` lists them"
-            )));
+        let settings = command.get_arguments().map(|arg| arg.get_id().as_str());
+        let settings: Vec<&str> = settings.filter(|setting| *setting != "config").collect();
+        if !settings.contains(&name.as_str()) {
+            return Err(in_file(&no_setting(&name, &settings)));
         }
         let value =
             scalar(&value).ok_or_else(|| in_file(&format!("{name:?} must be a single value or a list of strings")))?;

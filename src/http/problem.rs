@@ -256,6 +256,11 @@ impl From<wechat::Error> for Problem {
                 "WeChat can't be reached just now. Try again shortly.",
             )
             .after(Duration::from_secs(5)),
+            wechat::Error::CutShort => Self::new(
+                Code::WechatUnavailable,
+                "WeChat's picture arrived without its end. Try again shortly.",
+            )
+            .after(Duration::from_secs(2)),
             wechat::Error::Invalid(_) => Self::new(
                 Code::WechatError,
                 "WeChat's answer is not what its documentation says. Try again; if it stays so, look at the service's log.",

@@ -16,6 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use self::fetch::{Failure, Fetcher, Known};
 use super::MiniProgram;
@@ -103,7 +104,7 @@ impl AccessTokens {
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
-            fetcher: Fetcher::new(mini_program, mode, client, store),
+            fetcher: Fetcher::new(mini_program, mode, client, store, tasks.clone(), shutdown.clone()),
             metrics,
             tasks,
             shutdown,
@@ -197,7 +198,9 @@ impl AccessTokens {
             return flight.clone();
         }
         let inner = Arc::clone(&self.0);
-        let task = self.0.tasks.spawn(async move { inner.fetch().await });
+        // It outlives the request that begins it, and its log lines are of that request all the same.
+        let fetch = async move { inner.fetch().await }.in_current_span();
+        let task = self.0.tasks.spawn(fetch);
         let flight = async move { task.await.unwrap_or_else(|_| Err(shutting_down())) }
             .boxed()
             .shared();

@@ -45,6 +45,9 @@ pub enum Error {
     /// WeChat can't be reached, broke off or is out of order.
     #[error("WeChat is unavailable: {0}")]
     Unavailable(String),
+    /// A picture without its end.
+    #[error("WeChat's answer was cut short")]
+    CutShort,
     /// An answer, but not one that this call can have.
     #[error("WeChat's answer is not understood: {0}")]
     Invalid(String),
@@ -56,7 +59,7 @@ impl Error {
     pub fn errcode(&self) -> Option<Errcode> {
         match self {
             Self::Errcode { errcode, .. } => Some(*errcode),
-            Self::Timeout | Self::Unavailable(_) | Self::Invalid(_) => None,
+            Self::Timeout | Self::Unavailable(_) | Self::CutShort | Self::Invalid(_) => None,
         }
     }
 

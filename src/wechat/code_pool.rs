@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use self::budget::Budget;
 use super::access_token::AccessTokens;
@@ -157,12 +158,12 @@ impl CodePool {
             match self.0.store.picture(&id, CLAIM).await? {
                 Picture::Ready(bytes) => {
                     return CodePicture::parse(bytes)
-                        .ok_or_else(|| StoreError::Corrupt("a picture that is none".to_owned()).into());
+                        .map_err(|_| StoreError::Corrupt("a picture that is none".to_owned()).into());
                 }
                 Picture::Yours => {
                     let inner = Arc::clone(&self.0);
                     let making = async move { inner.make_claimed(id, env_version, life, claimed_at).await };
-                    let task = self.0.tasks.spawn(making);
+                    let task = self.0.tasks.spawn(making.in_current_span());
                     return match timeout_at(wait_until, task).await {
                         Ok(Ok(result)) => result,
                         Ok(Err(_)) => Err(PictureError::ShuttingDown),

@@ -12,19 +12,32 @@ pub struct CodePicture {
     media_type: MediaType,
 }
 
+/// Why bytes are not a [`CodePicture`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPicture {
+    /// They begin as one does, and do not end so.
+    CutShort,
+    /// They begin as something else.
+    Foreign,
+}
+
 impl CodePicture {
-    /// Takes bytes for a picture; `None` unless they begin and end as a JPEG or a PNG does.
-    #[must_use]
-    pub fn parse(bytes: Bytes) -> Option<Self> {
-        let media_type = [MediaType::Jpeg, MediaType::Png]
-            .into_iter()
-            .find(|media_type| bytes.starts_with(media_type.start()))?;
-        let body = bytes.get(media_type.start().len()..)?;
-        let tail = body.get(body.len().saturating_sub(TAIL_BYTES)..)?;
+    /// Takes bytes for a picture if they begin and end as a JPEG or a PNG does.
+    ///
+    /// # Errors
+    /// [`NoPicture`]
+    pub fn parse(bytes: Bytes) -> Result<Self, NoPicture> {
+        let mut kinds = [MediaType::Jpeg, MediaType::Png].into_iter();
+        let (media_type, body) = kinds
+            .find_map(|kind| Some((kind, bytes.strip_prefix(kind.start())?)))
+            .ok_or(NoPicture::Foreign)?;
+        let (_, tail) = body.split_at(body.len().saturating_sub(TAIL_BYTES));
         let end = media_type.end();
-        tail.windows(end.len())
-            .any(|window| window == end)
-            .then_some(Self { bytes, media_type })
+        if tail.windows(end.len()).any(|window| window == end) {
+            Ok(Self { bytes, media_type })
+        } else {
+            Err(NoPicture::CutShort)
+        }
     }
 
     /// The bytes.
@@ -82,31 +95,35 @@ mod tests {
     const JPEG: &[u8] = b"\xff\xd8\xff\xe0 data \xff\xd9";
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n data \0\0\0\0IEND\xae\x42\x60\x82";
 
-    fn media_type(bytes: &[u8]) -> Option<MediaType> {
+    fn media_type(bytes: &[u8]) -> Result<MediaType, NoPicture> {
         CodePicture::parse(Bytes::copy_from_slice(bytes)).map(|picture| picture.media_type())
     }
 
     #[test]
     fn a_picture_is_known_by_its_bytes() {
-        assert_eq!(media_type(JPEG), Some(MediaType::Jpeg));
-        assert_eq!(media_type(PNG), Some(MediaType::Png));
-        assert_eq!(media_type(&[JPEG, b"\n"].concat()), Some(MediaType::Jpeg));
+        assert_eq!(media_type(JPEG), Ok(MediaType::Jpeg));
+        assert_eq!(media_type(PNG), Ok(MediaType::Png));
+        assert_eq!(media_type(&[JPEG, b"\n"].concat()), Ok(MediaType::Jpeg));
     }
 
     #[test]
     fn nothing_incomplete_or_foreign_is_a_picture() {
-        for length in 0..JPEG.len() {
-            assert_eq!(media_type(&JPEG[..length]), None, "{length} bytes of a JPEG");
-        }
-        for length in 0..PNG.len() {
-            assert_eq!(media_type(&PNG[..length]), None, "{length} bytes of a PNG");
+        for (whole, start) in [(JPEG, 3), (PNG, 8)] {
+            for length in 0..whole.len() {
+                let fault = if length < start {
+                    NoPicture::Foreign
+                } else {
+                    NoPicture::CutShort
+                };
+                assert_eq!(media_type(&whole[..length]), Err(fault), "{length} of {whole:?}");
+            }
         }
         for other in [&b"{\"errcode\":40001}"[..], b"<html>", b"GIF89a", b"\x1f\x8b\x08"] {
-            assert_eq!(media_type(other), None);
+            assert_eq!(media_type(other), Err(NoPicture::Foreign));
         }
         assert_eq!(
             media_type(&[&JPEG[..6], &PNG[8..]].concat()),
-            None,
+            Err(NoPicture::CutShort),
             "the end of the other kind"
         );
     }

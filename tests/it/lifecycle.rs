@@ -99,6 +99,18 @@ async fn serves_with_connection_close(service: &Service) {
 }
 
 #[tokio::test]
+async fn a_start_on_a_redis_that_is_there_warns_of_nothing_but_the_simulator() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    service.log().line_with(&["redis is reached"]).await;
+    let lines = service.log().lines();
+    let warnings = lines
+        .iter()
+        .filter(|line| line.contains("WARN") && !line.contains("WeChat is simulated"));
+    assert_eq!(warnings.collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
     let mut service = Service::builder().with("DRAIN_DELAY", 60).start().await;
     service.terminate();

@@ -1,5 +1,7 @@
 //! What the operator sets, and what a wrong setting is answered: one line that says which, why, and what to write instead.
 
+mod environment;
+
 use std::collections::HashSet;
 use std::fs;
 use std::net::TcpListener;
@@ -28,6 +30,7 @@ struct Case(
 
 const ADDRESS: &str = "it must be an IP address and a port, such as 127.0.0.1:8080";
 const REDIS: (&str, &str) = ("SCANLOGIN_REDIS_URL", "redis://127.0.0.1:1");
+const CLASSIC: (&str, &str) = ("SCANLOGIN_WECHAT_TOKEN_MODE", "token");
 const SIMULATED: (&str, &str) = ("SCANLOGIN_SIMULATOR", "true");
 const API_BASE: (&str, &str) = ("SCANLOGIN_WECHAT_API_BASE", "http://127.0.0.1:1");
 
@@ -208,6 +211,39 @@ const TOGETHER: &[Case] = &[
     ),
     Case(
         &[],
+        &[REDIS, SIMULATED, API_BASE, CLASSIC],
+        "",
+        &[
+            "SCANLOGIN_WECHAT_TOKEN_MODE=token",
+            "stable_token",
+            "SCANLOGIN_WECHAT_ALLOW_TOKEN_WITH_REDIS=true",
+        ],
+    ),
+    // Acknowledged, it stops the start no longer; what does is the next thing missing.
+    Case(
+        &["--wechat-allow-token-with-redis"],
+        &[REDIS, SIMULATED, API_BASE, CLASSIC],
+        "",
+        &["SCANLOGIN_SIGNING_KEYS_FILE is missing"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_WECHAT_API_FAIL_OVER", "https://wechat.example")],
+        "",
+        &["SCANLOGIN_WECHAT_API_FAIL_OVER", "SCANLOGIN_WECHAT_APPID"],
+    ),
+    Case(
+        &[],
+        &[
+            ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef"),
+            ("SCANLOGIN_WECHAT_SECRET", CANARY),
+            ("SCANLOGIN_WECHAT_API_FAIL_OVER", "http://192.0.2.1"),
+        ],
+        "",
+        &["SCANLOGIN_WECHAT_API_FAIL_OVER", "https, or http on loopback"],
+    ),
+    Case(
+        &[],
         &[("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef")],
         "",
         &["SCANLOGIN_WECHAT_APPID", "SCANLOGIN_WECHAT_SECRET"],
@@ -297,7 +333,11 @@ const FILES: &[Case] = &[
         &[],
         &[],
         "scene_tll = 3",
-        &["SCANLOGIN_CONFIG", "scanlogin.toml", "\"scene_tll\" is no setting"],
+        &[
+            "SCANLOGIN_CONFIG",
+            "scanlogin.toml",
+            "\"scene_tll\" is no setting; did you mean \"scene_ttl\"?",
+        ],
     ),
     Case(
         &[],

@@ -11,12 +11,10 @@ use scanlogin::store::{News, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::link::Link;
-use self::listener::{
-    Frozen, Listener, channel, client, listen, publish, publish_all, scene, scenes, state_of_version,
-};
+use self::listener::{Listener, channel, client, listen, publish, publish_all, scene, scenes, state_of_version};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
-use crate::support::redis::{RedisServer, free_addr};
+use crate::support::redis::{Frozen, RedisServer, free_addr};
 
 #[tokio::test]
 async fn what_is_published_after_watch_returned_is_never_missed() {
@@ -131,7 +129,7 @@ async fn a_frozen_server_is_noticed_within_two_seconds() {
     let mut listener = Listener::start(&server.url());
     let ids = scenes(100);
     listener.watch_all(&ids).await;
-    let frozen = Frozen::process(server.pid());
+    let frozen = Frozen::new(server.pid());
     let began = Instant::now();
     while listener.losses("timeout") == 0 {
         assert!(began.elapsed() < Duration::from_secs(2), "not noticed");

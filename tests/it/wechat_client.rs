@@ -3,6 +3,7 @@
 mod access_token;
 mod calls;
 mod code_pool;
+mod lease;
 mod store;
 mod upstream;
 

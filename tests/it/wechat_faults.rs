@@ -1,10 +1,11 @@
 //! WeChat down, slow or lying: what the phone and the browser are told, and that the next try works.
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisServer, free_addr};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone};
 use crate::support::service::Service;
@@ -13,7 +14,7 @@ use crate::support::service::Service;
 const ALWAYS: u32 = 100;
 
 async fn forgets_its_faults(service: &Service) {
-    let reply = Reply::to(service.simulator(reqwest::Method::DELETE, "faults")).await;
+    let reply = Reply::to(service.simulator(Method::DELETE, "faults")).await;
     assert_eq!(reply.status, 204);
 }
 
@@ -121,7 +122,7 @@ async fn an_error_is_never_served_as_a_picture() {
         (json!({"errcode": -1}), 503, "wechat_unavailable", json!(-1)),
         (json!({"status": 502}), 503, "wechat_unavailable", Value::Null),
         (json!({"reset": true}), 503, "wechat_unavailable", Value::Null),
-        (json!({"truncate": true}), 502, "wechat_error", Value::Null),
+        (json!({"truncate": true}), 503, "wechat_unavailable", Value::Null),
         (json!({"body": "{\"errcode\":0}"}), 502, "wechat_error", Value::Null),
         (json!({"body": ""}), 502, "wechat_error", Value::Null),
         (json!({"body": "<html>a page</html>"}), 502, "wechat_error", Value::Null),
@@ -150,6 +151,7 @@ async fn a_picture_survives_what_passes_by_itself() {
     for fault in [
         json!({"call": "getwxacodeunlimit", "errcode": -1}),
         json!({"call": "getwxacodeunlimit", "errcode": 40001}),
+        json!({"call": "getwxacodeunlimit", "truncate": true}),
         json!({"call": "stable_token", "errcode": -1}),
         json!({"call": "getwxacodeunlimit", "delay_ms": 1500}),
     ] {
@@ -157,6 +159,20 @@ async fn a_picture_survives_what_passes_by_itself() {
         let image = Browser::start(&service).await.code_image().await;
         assert_eq!(image.status, 200, "{fault}: {}", image.text());
     }
+}
+
+#[tokio::test]
+async fn while_wechat_can_not_be_reached_at_one_address_it_is_at_the_other() {
+    let redis = RedisServer::start();
+    let first = Service::builder().redis(&redis).start().await;
+    let wechat = first.simulator(Method::GET, "calls").build().unwrap();
+    let service = first
+        .replica()
+        .with("WECHAT_API_BASE", format!("http://{}", free_addr()))
+        .with("WECHAT_API_FAIL_OVER", wechat.url().origin().ascii_serialization());
+    let service = service.start().await;
+    let image = Browser::start(&service).await.code_image().await;
+    assert_eq!(image.status, 200, "{}", image.text());
 }
 
 #[tokio::test]
@@ -201,7 +217,7 @@ async fn a_person_whose_unionid_appears_between_two_scans_is_the_same_person() {
     let browser = Browser::start(&service).await;
     Phone::that_scanned("alice", &service, &browser.scene).await;
     let login = json!({"openid": "alice", "unionid": "alice-everywhere"});
-    let given = Reply::to(service.simulator(reqwest::Method::POST, "login").json(&login))
+    let given = Reply::to(service.simulator(Method::POST, "login").json(&login))
         .await
         .ok();
     let again = Phone::scan_with(&service, &browser.scene, given["code"].as_str().unwrap()).await;

@@ -137,10 +137,12 @@ fn has_replica(info: &str) -> bool {
             let mut fields = fields.trim_end().split(',');
             fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
         };
-        let lag = field("lag").and_then(|lag| lag.parse::<u64>().ok());
+        let read = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
         number.parse::<u32>().is_ok()
             && field("state") == Some("online")
-            && lag.is_some_and(|lag| lag <= LAG_MAX_SECONDS)
+            && read("lag").is_some_and(|lag| lag <= LAG_MAX_SECONDS)
+            // One that just joined is told nothing until its first word, which takes up to a second.
+            && read("offset").is_some_and(|offset| offset > 0)
     })
 }
 
@@ -161,7 +163,8 @@ mod tests {
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-1",
             "slave0:ip=127.0.0.1,port=1,state=wait_bgsave,offset=0,lag=0",
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=0",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=0,lag=1",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
             "",
         ] {
             assert!(!has_replica(&info(not)), "{not}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::commands::Commands;
@@ -12,6 +12,9 @@ use super::fault::Unfit;
 use super::replication::Replication;
 use super::script::Scripts;
 use super::settings::FatalError;
+
+/// For how long a server that can't be used yet is nothing to tell: connecting takes a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How far it has come.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ pub(super) struct Trial {
 impl Trial {
     /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas.
     pub(super) async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
-        let mut told = String::new();
+        let (begun, mut told) = (Instant::now(), String::new());
         while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
             match self.once().await {
                 Ok(()) => {
@@ -41,7 +44,7 @@ impl Trial {
                     start.send_replace(Start::Done);
                 }
                 Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
-                Err(Unfit::Yet(why)) if why != told => {
+                Err(Unfit::Yet(why)) if why != told && begun.elapsed() >= PATIENCE => {
                     tracing::warn!(why, "redis is not usable yet");
                     told = why;
                 }

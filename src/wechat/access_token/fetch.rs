@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{AccessToken, TokenMode};
 use crate::entropy::{between, os_rng};
@@ -22,6 +24,9 @@ use crate::wechat::seal::Sealer;
 
 /// How long the lease lasts if its holder falls silent; others wait as long for the holder.
 const LEASE: Duration = Duration::from_secs(10);
+
+/// For how long it is tried to give a lease back whose holder does not know whether it has it.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(30);
 
 /// A call to WeChat ends this long before the lease does, by the clock from before the lease was asked for.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
@@ -48,6 +53,8 @@ pub(super) struct Fetcher {
     client: Client,
     store: Arc<dyn TokenStore>,
     sealer: Sealer,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
     /// When this replica last asked WeChat without the store.
     alone_at: Mutex<Option<Instant>>,
 }
@@ -98,13 +105,22 @@ impl From<StoreError> for Setback {
 }
 
 impl Fetcher {
-    pub(super) fn new(mini_program: MiniProgram, mode: TokenMode, client: Client, store: Arc<dyn TokenStore>) -> Self {
+    pub(super) fn new(
+        mini_program: MiniProgram,
+        mode: TokenMode,
+        client: Client,
+        store: Arc<dyn TokenStore>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             sealer: Sealer::new(&mini_program.appid, &mini_program.secret),
             mini_program,
             mode,
             client,
             store,
+            tasks,
+            shutdown,
             alone_at: Mutex::new(None),
         }
     }
@@ -125,9 +141,13 @@ impl Fetcher {
 
     /// The store's token if it will do, else a new one from WeChat; bounded by twice the lease's length.
     pub(super) async fn fetch(&self, known: &Known) -> Result<AccessToken, Failure> {
-        match self.fetch_shared(known).await {
+        let owner = WriteId::random(&mut os_rng());
+        match self.fetch_shared(known, owner).await {
             Ok(token) => Ok(token),
-            Err(Setback::Store(error)) => self.fetch_alone(known, error).await,
+            Err(Setback::Store(error)) => {
+                self.give_back(owner);
+                self.fetch_alone(known, error).await
+            }
             Err(Setback::WeChat(error)) => Err(failed(error, known)),
             Err(Setback::Denied) => Err(Failure {
                 error: known.trouble.clone().unwrap_or_else(|| {
@@ -138,8 +158,7 @@ impl Fetcher {
         }
     }
 
-    async fn fetch_shared(&self, known: &Known) -> Result<AccessToken, Setback> {
-        let owner = WriteId::random(&mut os_rng());
+    async fn fetch_shared(&self, known: &Known, owner: WriteId) -> Result<AccessToken, Setback> {
         let wait_until = Instant::now() + LEASE;
         loop {
             let due = match self.find(known).await? {
@@ -226,6 +245,24 @@ impl Fetcher {
         );
         let forced = self.client.stable_token(&self.mini_program, true).await;
         Ok(forced.unwrap_or(granted))
+    }
+
+    /// Gives back, behind everybody's back, what the store may have granted to `owner` after nobody waited for its answer any
+    /// more: until such a lease ended, no replica would ask WeChat.
+    fn give_back(&self, owner: WriteId) {
+        let (store, shutdown) = (Arc::clone(&self.store), self.shutdown.clone());
+        let leases = [self.appid().to_owned(), self.lease("pause")];
+        let giving = async move {
+            let until = Instant::now() + GIVE_BACK_MAX;
+            for lease in &leases {
+                while store.release_lease(lease, owner).await.is_err() && Instant::now() < until {
+                    sleep(between(Duration::from_millis(500), Duration::from_secs(1))).await;
+                }
+            }
+        };
+        self.tasks.spawn(async move {
+            shutdown.run_until_cancelled(giving).await;
+        });
     }
 
     async fn count_fetch(&self, owner: WriteId) -> Result<Option<String>, StoreError> {

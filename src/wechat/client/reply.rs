@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Error, Granted, TOKEN_LIFE_MAX};
 use crate::wechat::errcode::Errcode;
-use crate::wechat::picture::CodePicture;
+use crate::wechat::picture::{CodePicture, NoPicture};
 
 /// The longest message of WeChat that is passed on, in characters.
 const ERRMSG_MAX: usize = 300;
@@ -71,9 +71,10 @@ pub(super) fn picture(body: &Bytes) -> Result<CodePicture, Error> {
             "JSON without an error code in place of a picture".to_owned(),
         ));
     }
-    let length = body.len();
-    CodePicture::parse(body.clone())
-        .ok_or_else(|| Error::Invalid(format!("{length} bytes that are no complete JPEG or PNG")))
+    CodePicture::parse(body.clone()).map_err(|fault| match fault {
+        NoPicture::CutShort => Error::CutShort,
+        NoPicture::Foreign => Error::Invalid(format!("{} bytes that are neither JPEG nor PNG", body.len())),
+    })
 }
 
 /// Takes out of WeChat's words whatever is, or looks like, one of ours; its own `rid` stays.

@@ -108,8 +108,8 @@ impl Transport {
             .with_max_times(2)
             .with_jitter();
         let again = |failure: &Failure| {
-            let is_busy = failure.error.class() == Some(Class::Busy);
-            failure.is_unsent || (is_busy && request.call.is_repeatable())
+            let is_passing = failure.error == Error::CutShort || failure.error.class() == Some(Class::Busy);
+            failure.is_unsent || (is_passing && request.call.is_repeatable())
         };
         (|| async { self.send(request, read).await })
             .retry(delays)
@@ -157,7 +157,7 @@ impl Transport {
                 "errcode"
             }
             Some(Error::Timeout) => "timeout",
-            Some(Error::Unavailable(_)) => "unavailable",
+            Some(Error::Unavailable(_) | Error::CutShort) => "unavailable",
             Some(Error::Invalid(_)) => "invalid",
         };
         self.metrics

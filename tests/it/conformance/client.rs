@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Pid, Signal, kill_process};
 use scanlogin::scene::{AvatarId, Life};
 use scanlogin::store::redis::{RedisSettings, RedisStore};
 use scanlogin::store::{BlobStore, Generation, News, SceneStore, StoreError, Stored, TokenStore, find_one};
@@ -61,23 +60,6 @@ impl Deref for Client {
 
     fn deref(&self) -> &RedisStore {
         &self.store
-    }
-}
-
-/// A process stopped by SIGSTOP until this is dropped.
-pub(super) struct Frozen(Pid);
-
-impl Frozen {
-    pub(super) fn new(pid: u32) -> Self {
-        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
-        Self(pid)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 

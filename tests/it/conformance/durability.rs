@@ -9,17 +9,17 @@ use scanlogin::store::{BlobStore, Created, Picture, Replaced, SceneStore, TokenS
 use tokio::time::{Instant, sleep};
 
 use super::backend::{Login, TTL, changed, put, rewritten, settings};
-use super::client::{Client, Frozen};
+use super::client::Client;
 use super::{CLAIM, LEASE, owner};
-use crate::support::cli::{cli, cli_ok};
+use crate::support::cli::cli;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{Frozen, RedisServer};
 
 #[tokio::test]
 async fn a_lost_reply_to_a_write_is_known_again_and_counts() {
     let server = RedisServer::start();
-    let _replica = in_step(&server).await;
+    let _replica = server.replica().await;
     let proxy = Proxy::start(server.addr(), Duration::from_millis(1)).await;
     for wait in [Wait::Never, Wait::Always] {
         let store = Client::started(&waiting(&proxy.url(), wait)).await;
@@ -116,7 +116,7 @@ async fn a_lost_reply_never_takes_from_a_caller_what_it_got() {
 #[tokio::test]
 async fn a_durable_write_waits_for_its_replica_and_goes_on_when_it_stays_away() {
     let server = RedisServer::start();
-    let replica = in_step(&server).await;
+    let replica = server.replica().await;
     let store = Client::started(&settings(&server.url())).await;
     let login = Login::created(&*store, Life::of_new(TTL)).await;
     eventually("a write is replicated", || async {
@@ -155,7 +155,7 @@ async fn a_durable_write_waits_for_its_replica_and_goes_on_when_it_stays_away() 
 #[tokio::test]
 async fn a_write_that_was_not_replicated_counts_when_it_is_repeated_and_is() {
     let server = RedisServer::start();
-    let replica = in_step(&server).await;
+    let replica = server.replica().await;
     let store = Client::started(&settings(&server.url())).await;
     let login = Login::created(&*store, Life::of_new(TTL)).await;
     let (seen, next) = (login.stored(&*store).await, changed(&login.scene));
@@ -184,7 +184,7 @@ async fn who_wants_to_wait_always_or_never_does() {
     assert_eq!(auto.waits("not_asked"), 1);
     assert_eq!(write_once(&always, &login).await, Replaced::Unreplicated);
 
-    let replica = in_step(&server).await;
+    let replica = server.replica().await;
     let _frozen = Frozen::new(replica.pid());
     let never = Client::started(&waiting(&server.url(), Wait::Never)).await;
     assert_eq!(write_once(&never, &login).await, Replaced::Written);
@@ -209,20 +209,6 @@ async fn waiting_for_a_replica_holds_up_nobody_else() {
 
 fn waiting(url: &str, wait: Wait) -> RedisSettings {
     RedisSettings { wait, ..settings(url) }
-}
-
-/// A replica of `server` that has all its data.
-async fn in_step(server: &RedisServer) -> RedisServer {
-    cli_ok(server.addr(), &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-    let primary = format!("{} {}", server.addr().ip(), server.addr().port());
-    let replica = RedisServer::start_with(&["--replicaof", &primary]);
-    eventually("the replica is in step", || async {
-        let keeps_up = cli(server.addr(), &["INFO", "replication"]).contains("state=online");
-        let has_all = cli(replica.addr(), &["INFO", "replication"]).contains("master_link_status:up");
-        (keeps_up && has_all).then_some(())
-    })
-    .await;
-    replica
 }
 
 /// A durable write that changes nothing.

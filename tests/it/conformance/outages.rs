@@ -11,12 +11,12 @@ use scanlogin::store::{Created, Replaced, SceneStore, StoreError, Stored, find_o
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backend::{Login, TTL, changed, put, settings};
-use super::client::{Client, EVERY_REQUEST, Frozen, every_request, in_time};
+use super::client::{Client, EVERY_REQUEST, every_request, in_time};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{Frozen, RedisServer};
 use crate::support::sentinel::Sentinels;
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use fred::interfaces::{ClientLike, LuaInterface};
 use fred::types::Builder;
 use fred::types::config::{ClusterDiscoveryPolicy, Config, ReconnectPolicy, ServerConfig};
 use futures_util::future::join_all;
-use rustix::process::{Pid, Signal, kill_process};
 use scanlogin::entropy::os_rng;
 use scanlogin::scene::{EventId, Profile, PublicState, SceneId, StateName};
 use scanlogin::store::News;
@@ -168,21 +167,4 @@ pub(super) async fn publish(client: &Client, id: &SceneId) {
 
 pub(super) async fn publish_all(client: &Client, ids: &[SceneId]) {
     join_all(ids.iter().map(|id| publish(client, id))).await;
-}
-
-/// Stopped until dropped.
-pub(super) struct Frozen(Pid);
-
-impl Frozen {
-    pub(super) fn process(pid: u32) -> Self {
-        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
-        Self(pid)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
-    }
 }

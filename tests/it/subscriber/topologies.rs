@@ -13,10 +13,10 @@ use rustls::pki_types::pem::PemObject;
 use scanlogin::scene::SceneId;
 use tokio::time::sleep;
 
-use super::listener::{Frozen, Listener, channel, client, listen, publish_all, scenes, state_of_version};
+use super::listener::{Listener, channel, client, listen, publish_all, scenes, state_of_version};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::cluster::Cluster;
-use crate::support::redis::{RedisServer, free_addr};
+use crate::support::redis::{Frozen, RedisServer, free_addr};
 use crate::support::sentinel::Sentinels;
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_frozen_master_under_sentinel_is_left_for_its_successor_and_stays_left
     let mut listener = Listener::start_with(listen(&sentinels.url()), 8_192, vec![commands.clone()]);
     let ids = scenes(100);
     listener.watch_all(&ids).await;
-    let frozen = Frozen::process(sentinels.primary().pid());
+    let frozen = Frozen::new(sentinels.primary().pid());
     listener.lost(&ids).await;
     publish_all(&commands, &ids).await;
     listener.changed(&ids).await;

@@ -33,6 +33,8 @@ struct Link {
     hold: Mutex<Option<Vec<u8>>>,
     /// The same, with everything thrown away from then on.
     swallow: Mutex<Option<Vec<u8>>>,
+    /// What a request holds that is to be held back, with all that follows.
+    stall: Mutex<Option<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,7 @@ impl Proxy {
             lose: Mutex::default(),
             hold: Mutex::default(),
             swallow: Mutex::default(),
+            stall: Mutex::default(),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&link)));
@@ -116,6 +119,16 @@ impl Proxy {
     pub(crate) fn has_lost(&self) -> bool {
         self.link.lose.lock().unwrap().is_none()
     }
+
+    /// As [`Self::stall`], from the next request on that holds `needle`.
+    pub(crate) fn stall_at(&self, needle: &str) {
+        *self.link.stall.lock().unwrap() = Some(needle.as_bytes().to_vec());
+    }
+
+    /// Whether the request asked for has been held back.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.link.stall.lock().unwrap().is_none()
+    }
 }
 
 async fn accept(listener: TcpListener, link: Arc<Link>) {
@@ -140,6 +153,9 @@ async fn connect(mut client: TcpStream, link: Arc<Link>) {
         let up = pass(from_client, to_server, &link, |chunk| {
             if taken(&link.lose, chunk).is_some() {
                 losing.store(true, Ordering::Relaxed);
+            }
+            if taken(&link.stall, chunk).is_some() {
+                link.mode.send_replace(Mode::Stalled);
             }
             true
         });

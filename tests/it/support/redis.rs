@@ -4,8 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::Instant;
+
+use super::cli::{cli, cli_ok};
+use super::eventually;
 
 /// Dies with the test.
 #[derive(Debug)]
@@ -29,6 +33,21 @@ impl RedisServer {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let child = spawn(addr, &args, &dir);
         Self { child, addr, args, dir }
+    }
+
+    /// Another server that replicates this one, and has all its data.
+    pub async fn replica(&self) -> Self {
+        cli_ok(self.addr, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        let primary = format!("{} {}", self.addr.ip(), self.addr.port());
+        let replica = Self::start_with(&["--replicaof", &primary]);
+        eventually("the replica is in step", || async {
+            cli_ok(self.addr, &["SET", "something to replicate", "", "PX", "1"]);
+            let seen = cli(self.addr, &["INFO", "replication"]);
+            let acknowledges = seen.contains("state=online") && !seen.contains(",offset=0,");
+            acknowledges.then_some(())
+        })
+        .await;
+        replica
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -60,6 +79,23 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process stopped by SIGSTOP until this is dropped.
+pub struct Frozen(Pid);
+
+impl Frozen {
+    pub fn new(pid: u32) -> Self {
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 

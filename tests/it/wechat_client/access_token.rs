@@ -16,7 +16,7 @@ use crate::support::eventually;
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// Uses the token for a call that WeChat checks it in.
-async fn use_token(replica: &Replica) -> Result<(), Error> {
+pub(super) async fn use_token(replica: &Replica) -> Result<(), Error> {
     let settings = &scanlogin::wechat::client::CodeSettings::new("page", scanlogin::wechat::EnvVersion::Release);
     let scene = &"0123456789abcdef0123456789abcdef".parse().unwrap();
     let using = replica

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
-use super::{ConfigError, no_setting, only, read_file, secret_of, wrong};
+use super::check::{only, read_file, secret_of};
+use super::{ConfigError, no_setting, wrong};
 use crate::login::Client;
 use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, MiniProgram};

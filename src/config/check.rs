@@ -1,0 +1,315 @@
+//! What no setting shows by itself: files, and settings that must fit each other.
+
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use super::file::Tables;
+use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
+use crate::http::PublicUrl;
+use crate::hub::StreamLimits;
+use crate::login::{Client, Clients};
+use crate::oidc::SigningKeys;
+use crate::store::redis::RedisSettings;
+use crate::wechat::MiniProgram;
+use crate::wechat::access_token::TokenMode;
+use crate::wechat::client::{API_BASE, CodeSettings, FAIL_OVER_BASE};
+
+impl Settings {
+    /// Checks everything together.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn check(self, tables: &Tables) -> Result<Config, ConfigError> {
+        let redis = self.redis()?;
+        if redis.is_some() && self.wechat_token_mode == TokenMode::Classic && !self.wechat_allow_token_with_redis {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_TOKEN_MODE=token with Redis: replicas that fetch at the same time end each other's access_token. \
+                 Use stable_token, or accept that with SCANLOGIN_WECHAT_ALLOW_TOKEN_WITH_REDIS=true",
+            ));
+        }
+        let mut mini_programs = self.mini_programs(tables)?;
+        let wechat = self.wechat(mini_programs.is_empty(), redis.is_some())?;
+        let simulated = !matches!(&wechat, WeChat::Server { simulator: false, .. });
+        if mini_programs.is_empty() {
+            mini_programs.push(MiniProgram {
+                appid: SIMULATED.to_owned(),
+                secret: SIMULATED.into(),
+                code: self.code(),
+            });
+        }
+        let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
+        let (clients, demo) = self.clients(tables, &mini_programs)?;
+        Ok(Config {
+            listen: self.listen,
+            ops_listen: self.ops_listen,
+            public_url: self.public_url,
+            trusted_proxies: self.trusted_proxies,
+            redis,
+            scenes_max: count(self.limit_scenes),
+            wechat,
+            token_mode: self.wechat_token_mode,
+            mini_programs,
+            code_pool: self.code_pool.map_or(if simulated { 0 } else { 20 }, usize::from),
+            signing_keys,
+            clients,
+            demo,
+            scene_ttl: Duration::from_secs(self.scene_ttl),
+            heartbeat: Duration::from_secs(self.heartbeat),
+            drain_delay: Duration::from_secs(self.drain_delay),
+            streams: StreamLimits {
+                total: count(self.limit_streams),
+                per_address: count(self.limit_streams_per_address),
+                per_scene: count(self.limit_streams_per_scene),
+            },
+            log_json: self.log == "json",
+        })
+    }
+
+    fn redis(&self) -> Result<Option<RedisSettings>, ConfigError> {
+        let url = secret(
+            self.redis_url.as_ref(),
+            self.redis_url_file.as_deref(),
+            "SCANLOGIN_REDIS_URL",
+        )?;
+        let password = &self.redis_sentinel_password;
+        let password_file = self.redis_sentinel_password_file.as_deref();
+        let sentinel_password = secret(password.as_ref(), password_file, "SCANLOGIN_REDIS_SENTINEL_PASSWORD")?;
+        Ok(url.map(|url| RedisSettings {
+            url,
+            prefix: self.redis_prefix.clone(),
+            wait: self.redis_wait,
+            ca_file: self.redis_ca_file.clone(),
+            sentinel_password,
+        }))
+    }
+
+    /// How codes look and what they open.
+    fn code(&self) -> CodeSettings {
+        let code = CodeSettings::new(&self.code_page, self.code_env_version);
+        CodeSettings {
+            check_path: self.code_check_path.unwrap_or(code.check_path),
+            width: self.code_width,
+            line_color: self.code_line_color,
+            is_hyaline: self.code_is_hyaline,
+            ..code
+        }
+    }
+
+    fn mini_programs(&self, tables: &Tables) -> Result<Vec<MiniProgram>, ConfigError> {
+        let code = self.code();
+        let mut all = tables.mini_programs(&code)?;
+        let (setting, twin) = ("SCANLOGIN_WECHAT_SECRET", "SCANLOGIN_WECHAT_APPID");
+        let appsecret = secret(self.wechat_secret.as_ref(), self.wechat_secret_file.as_deref(), setting)?;
+        match (self.wechat_appid.clone(), appsecret) {
+            (Some(appid), Some(secret)) => all.push(MiniProgram { appid, secret, code }),
+            (Some(_), None) => return Err(wrong(format!("{twin} is set, but not {setting} (or {setting}_FILE)"))),
+            (None, Some(_)) => {
+                return Err(wrong(format!(
+                    "{setting} is set, but not {twin}, such as wx0123456789abcdef"
+                )));
+            }
+            (None, None) => {}
+        }
+        Ok(all)
+    }
+
+    /// Who answers as WeChat. A simulator, which lets anybody in as anybody, never by accident.
+    fn wechat(&self, no_credentials: bool, redis: bool) -> Result<WeChat, ConfigError> {
+        match &self.wechat_api_base {
+            Some(base) => self.wechat_at(base, no_credentials),
+            None if no_credentials => self.simulated(redis),
+            None => self.real_wechat(),
+        }
+    }
+
+    fn wechat_at(&self, base: &PublicUrl, no_credentials: bool) -> Result<WeChat, ConfigError> {
+        self.check_origin(base, "SCANLOGIN_WECHAT_API_BASE")?;
+        if no_credentials && !self.simulator {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_API_BASE is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
+                 or, if a simulator answers there, SCANLOGIN_SIMULATOR=true",
+            ));
+        }
+        Ok(WeChat::Server {
+            base: base.clone(),
+            fail_over: self.fail_over()?,
+            simulator: self.simulator,
+        })
+    }
+
+    fn real_wechat(&self) -> Result<WeChat, ConfigError> {
+        if self.simulator {
+            return Err(wrong(
+                "SCANLOGIN_SIMULATOR=true contradicts SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET: \
+                 leave them out, or name the simulator in SCANLOGIN_WECHAT_API_BASE",
+            ));
+        }
+        let real = |base| PublicUrl::parse(base).map_err(wrong);
+        Ok(WeChat::Server {
+            base: real(API_BASE)?,
+            fail_over: Some(self.fail_over()?.map_or_else(|| real(FAIL_OVER_BASE), Ok)?),
+            simulator: false,
+        })
+    }
+
+    fn simulated(&self, redis: bool) -> Result<WeChat, ConfigError> {
+        if redis {
+            return Err(wrong(
+                "SCANLOGIN_REDIS_URL is set, but no Mini Program, and replicas can't each simulate a WeChat of their own: \
+                 set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, or run `scanlogin simulate` once \
+                 and name it in SCANLOGIN_WECHAT_API_BASE with SCANLOGIN_SIMULATOR=true",
+            ));
+        }
+        if self.wechat_api_fail_over.is_some() {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_API_FAIL_OVER is set, but no Mini Program: set SCANLOGIN_WECHAT_APPID and SCANLOGIN_WECHAT_SECRET, \
+                 or leave it out",
+            ));
+        }
+        let loopback_http = self
+            .public_url
+            .as_ref()
+            .is_none_or(|url| url.is_loopback() && !url.is_https());
+        if !self.simulator && !loopback_http {
+            return Err(wrong(
+                "no Mini Program is configured, and SCANLOGIN_PUBLIC_URL is not http on loopback: set SCANLOGIN_WECHAT_APPID \
+                 and SCANLOGIN_WECHAT_SECRET, or say SCANLOGIN_SIMULATOR=true to let anybody log in as anybody",
+            ));
+        }
+        Ok(WeChat::Simulated)
+    }
+
+    fn fail_over(&self) -> Result<Option<PublicUrl>, ConfigError> {
+        if let Some(url) = &self.wechat_api_fail_over {
+            self.check_origin(url, "SCANLOGIN_WECHAT_API_FAIL_OVER")?;
+        }
+        Ok(self.wechat_api_fail_over.clone())
+    }
+
+    /// Secrets go there, so nobody may listen on the way.
+    fn check_origin(&self, url: &PublicUrl, setting: &str) -> Result<(), ConfigError> {
+        if url.is_https() || url.is_loopback() || self.simulator {
+            return Ok(());
+        }
+        Err(wrong(format!(
+            "{setting} must be https, or http on loopback; for a simulator elsewhere say SCANLOGIN_SIMULATOR=true"
+        )))
+    }
+
+    /// The sites, and whether the demo site is the only one.
+    fn clients(&self, tables: &Tables, programs: &[MiniProgram]) -> Result<(Clients, bool), ConfigError> {
+        let mut clients = tables.clients(programs)?;
+        let own = self.own_client(programs, clients.is_empty())?;
+        let demo = own.as_ref().is_some_and(|(_, demo)| *demo);
+        clients.extend(own.map(|(client, _)| client));
+        let mut ids: Vec<&str> = clients.iter().map(|client| client.client_id.as_str()).collect();
+        ids.sort_unstable();
+        if let Some(twice) = ids
+            .windows(2)
+            .find(|pair| pair.first() == pair.last())
+            .and_then(|pair| pair.first())
+        {
+            return Err(wrong(format!(
+                "two clients have the client_id {twice:?}; give each its own"
+            )));
+        }
+        Ok((Clients::new(clients), demo))
+    }
+
+    /// The one client that settings alone describe; or, where there is no other, the demo site.
+    fn own_client(&self, programs: &[MiniProgram], alone: bool) -> Result<Option<(Client, bool)>, ConfigError> {
+        let setting = "SCANLOGIN_CLIENT_SECRET";
+        let client_secret = secret(self.client_secret.as_ref(), self.client_secret_file.as_deref(), setting)?;
+        let named = client_secret.is_some() || self.client_name.is_some();
+        let described = named || !self.client_redirect_uris.is_empty() || !self.client_origins.is_empty();
+        if !described && !alone {
+            return Ok(None);
+        }
+        let mini_program = only(programs).ok_or_else(|| {
+            wrong("several Mini Programs are configured: clients must be [[client]] tables that name theirs in mini_program")
+        })?;
+        let (id, name) = if described {
+            (&*self.client_id, &*self.client_id)
+        } else {
+            ("demo", "scanlogin demo")
+        };
+        let client = Client {
+            client_id: id.to_owned(),
+            name: self.client_name.clone().unwrap_or_else(|| name.to_owned()),
+            client_secret,
+            logo_url: None,
+            redirect_uris: self.client_redirect_uris.clone(),
+            origins: self
+                .client_origins
+                .iter()
+                .map(|origin| origin.as_str().to_owned())
+                .collect(),
+            mini_program: mini_program.appid.clone(),
+            avatar_hosts: super::file::avatar_hosts(),
+        };
+        Ok(Some((client, !described)))
+    }
+}
+
+fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigError> {
+    let setting = "SCANLOGIN_SIGNING_KEYS_FILE";
+    match file {
+        Some(path) => {
+            let text = Zeroizing::new(read_file(path, setting)?);
+            SigningKeys::parse(&text).map_err(|error| {
+                wrong(format!(
+                    "{setting}: {} can't be used: {error}; `scanlogin keys new` makes one",
+                    path.display()
+                ))
+            })
+        }
+        None if redis => Err(wrong(format!(
+            "{setting} is missing: replicas on one Redis must sign alike. Make it once with `scanlogin keys new --out keys.json` \
+             and give the same file to every replica"
+        ))),
+        None => SigningKeys::ephemeral().map_err(|error| wrong(error.to_string())),
+    }
+}
+
+pub(super) fn only<T>(all: &[T]) -> Option<&T> {
+    all.first().filter(|_| all.len() == 1)
+}
+
+/// A secret given itself or in a file, but not both.
+fn secret(
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+    setting: &str,
+) -> Result<Option<SecretString>, ConfigError> {
+    secret_of(value, file, setting, &format!("{setting}_FILE"))
+}
+
+pub(super) fn secret_of(
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+    setting: &str,
+    in_file: &str,
+) -> Result<Option<SecretString>, ConfigError> {
+    let secret: SecretString = match (value, file) {
+        (Some(_), Some(_)) => return Err(wrong(format!("{setting} and {in_file} are both set; keep one"))),
+        (Some(value), None) => value.clone(),
+        (None, Some(path)) => read_file(path, in_file)?.trim().into(),
+        (None, None) => return Ok(None),
+    };
+    if secret.expose_secret().is_empty() {
+        return Err(wrong(format!("{setting} is empty; leave it out or give it a value")));
+    }
+    Ok(Some(secret))
+}
+
+pub(super) fn read_file(path: &Path, setting: &str) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| wrong(format!("{setting}: {} can't be read: {error}", path.display())))
+}
+
+fn count(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,71 @@
+//! How one value is read, and what it must be instead.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use crate::http::PublicUrl;
+use crate::wechat::EnvVersion;
+use crate::wechat::access_token::TokenMode;
+use crate::wechat::client::Rgb;
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "it must be an IP address and a port, such as 127.0.0.1:8080 or [::]:8080".to_owned())
+}
+
+pub(super) fn origin(text: &str) -> Result<PublicUrl, String> {
+    PublicUrl::parse(text).map_err(|problem| format!("{problem}; such as https://login.example"))
+}
+
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let single = |ip: std::net::IpAddr| IpNet::from(ip);
+    text.trim()
+        .parse()
+        .or_else(|_| text.trim().parse().map(single))
+        .map_err(|_| "it must be networks such as 10.0.0.0/8,fd00::/8".to_owned())
+}
+
+pub(super) fn edition(text: &str) -> Result<EnvVersion, String> {
+    match text {
+        "release" => Ok(EnvVersion::Release),
+        "trial" => Ok(EnvVersion::Trial),
+        "develop" => Ok(EnvVersion::Develop),
+        _ => Err("it must be release, trial or develop".to_owned()),
+    }
+}
+
+pub(super) fn token_mode(text: &str) -> Result<TokenMode, String> {
+    match text {
+        "stable_token" => Ok(TokenMode::Stable),
+        "token" => Ok(TokenMode::Classic),
+        _ => Err("it must be stable_token or token".to_owned()),
+    }
+}
+
+pub(super) fn colour(text: &str) -> Result<Rgb, String> {
+    let part = |at: usize| text.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+    match (text.len(), part(0), part(2), part(4)) {
+        (6, Some(r), Some(g), Some(b)) => Ok(Rgb { r, g, b }),
+        _ => Err("it must be six hex digits, such as 07c160".to_owned()),
+    }
+}
+
+/// A whole number within bounds, of which `such_as` is one.
+pub(super) fn whole<T>(
+    least: T,
+    most: T,
+    such_as: T,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
+    move |text| {
+        text.parse()
+            .ok()
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| format!("it must be a whole number from {least} to {most}, such as {such_as}"))
+    }
+}

@@ -148,7 +148,7 @@ impl Problem {
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self.code,
-            Code::StoreUnavailable | Code::RateLimited | Code::ShuttingDown | Code::Internal
+            Code::StoreUnavailable | Code::RateLimited | Code::ShuttingDown
         )
     }
 

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
+use crate::support::cli::cli_ok;
 use crate::support::events::EventStream;
 use crate::support::eventually;
+use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
@@ -249,4 +251,16 @@ async fn an_event_stream_hears_of_passing_trouble_and_any_other_caller_gets_the_
         (stream.event == "waiting").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_record_that_can_not_be_read_is_no_passing_trouble() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let browser = Browser::start(&service).await;
+    let key = format!("scanlogin:{{{}}}:{}", &browser.scene[..2], browser.scene);
+    cli_ok(redis.addr(), &["SET", &key, "nonsense", "KEEPTTL"]);
+    let refused = Reply::to(browser.events_request()).await;
+    refused.problem(500, "internal");
+    assert!(refused.text().contains("Start a new scene"), "{}", refused.text());
 }

@@ -73,7 +73,14 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
-        let probed = login.clone();
+        let ops = ops::router(OpsState {
+            store: kept.store,
+            login: login.clone(),
+            started: kept.started,
+            public_url: public_url.clone(),
+            lifecycle: lifecycle.clone(),
+            metrics: metrics.clone(),
+        });
         let state = AppState::new(Parts {
             login,
             hub: kept.hub,
@@ -84,18 +91,10 @@ impl App {
             lifecycle: lifecycle.clone(),
             demo: config.demo,
             simulated_phone: wechat.simulated_phone,
-            metrics: metrics.clone(),
+            metrics,
         });
         let router = http::router(state, wechat.simulator.as_ref().map(Simulator::control_router));
         serving.spawn(serve(listener, router, lifecycle.closing.clone(), serving.clone()));
-        let (store, started) = (kept.store, kept.started);
-        let ops = ops::router(OpsState {
-            store,
-            login: probed,
-            started,
-            lifecycle: lifecycle.clone(),
-            metrics,
-        });
         ground.spawn(serve(ops_listener, ops, ground.stop.clone(), ground.tasks.clone()));
         Ok(Self {
             lifecycle,
@@ -164,9 +163,10 @@ fn as_of_setting(error: FatalError) -> anyhow::Error {
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{setting}: {address} can't be listened on; give a free one, such as 127.0.0.1:8080"))
+    TcpListener::bind(address).await.with_context(|| {
+        let free = SocketAddr::new(address.ip(), address.port().checked_add(100).unwrap_or(8080));
+        format!("{setting}: {address} can't be listened on; give a free one, such as {free}")
+    })
 }
 
 /// Where a listener can be reached from this machine.

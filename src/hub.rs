@@ -6,6 +6,7 @@
 //! Nothing is lost between a snapshot and the news: a subscription first has the store acknowledge its watch, and only then
 //! reads. What pub/sub loses afterwards, the re-reads find ([`run`]).
 
+mod health;
 mod run;
 mod topic;
 
@@ -23,6 +24,7 @@ use crate::telemetry::Metrics;
 
 pub use topic::{Reason, Told, Watched};
 
+use health::Health;
 use topic::{Believed, Topic};
 
 /// How many streams this replica takes on.
@@ -58,6 +60,7 @@ struct Shared {
     wake: Notify,
     /// A topic has been left for good.
     left: Notify,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -102,6 +105,7 @@ impl Hub {
             state: Mutex::default(),
             wake: Notify::new(),
             left: Notify::new(),
+            health: Health::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -144,6 +148,11 @@ impl Hub {
             }
         }
         Err(StoreError::Unavailable("the scene changes faster than it can be read".to_owned()).into())
+    }
+
+    /// Returns why, once the store answers nobody: for callers that must not wait in vain. Known within two seconds.
+    pub async fn store_away(&self) -> StoreError {
+        self.shared.health.away().await
     }
 
     /// How many streams are open.

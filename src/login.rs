@@ -19,15 +19,15 @@ use crate::scene::{
 };
 use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one};
 use crate::telemetry::Metrics;
-use crate::wechat::MiniProgram;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::{CodePool, PictureError};
 use crate::wechat::picture::CodePicture;
+use crate::wechat::{EnvVersion, MiniProgram};
 
 pub use clients::{Client, Clients};
 pub use phone::{Scanned, UploadedAvatar, media_type_of_avatar};
-pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, RedeemError, Redeemed, UserinfoError};
+pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Presented, RedeemError, Redeemed, UserinfoError};
 
 /// A picture stays as long as a scene may wait, and a little.
 const PICTURE_SLACK: Duration = Duration::from_secs(10);
@@ -200,6 +200,13 @@ impl Login {
     #[must_use]
     pub fn is_simulated(&self) -> bool {
         self.simulated
+    }
+
+    /// Which edition of its Mini Program a client's codes open.
+    #[must_use]
+    pub fn edition(&self, client: &Client) -> EnvVersion {
+        let program = self.programs.get(&client.mini_program);
+        program.map_or(EnvVersion::Release, |program| program.mini_program.code.env_version)
     }
 
     /// Starts a scene.

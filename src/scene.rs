@@ -489,6 +489,12 @@ impl Scene {
         self.scan().map(|scan| &scan.person)
     }
 
+    /// The avatar that the phone uploaded, if it has.
+    #[must_use]
+    pub fn avatar(&self) -> Option<AvatarId> {
+        self.scan().and_then(|scan| scan.avatar)
+    }
+
     /// Decides what `action` makes of this scene while its record lives for `life`.
     ///
     /// # Errors

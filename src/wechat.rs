@@ -35,3 +35,15 @@ pub enum EnvVersion {
     /// What project members have.
     Develop,
 }
+
+impl EnvVersion {
+    /// As on WeChat's wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Trial => "trial",
+            Self::Develop => "develop",
+        }
+    }
+}

@@ -19,7 +19,13 @@ impl PublicUrl {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+        let url = match url::Url::parse(text) {
+            Ok(url) => url,
+            Err(url::ParseError::RelativeUrlWithoutBase) => {
+                return Err("it must begin with http:// or https://".to_owned());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         if !matches!(url.scheme(), "http" | "https") {
             return Err("it must begin with http:// or https://".to_owned());
         }

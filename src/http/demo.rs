@@ -18,9 +18,9 @@ use super::assets;
 use super::browser::check_own_origin;
 use super::extract::Json;
 use super::problem::{Code, Problem};
-use super::scenes::avatar_url;
+use super::scenes::avatar_urls;
 use crate::entropy::os_rng;
-use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, RedeemError, UserinfoError};
+use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, Presented, RedeemError, UserinfoError};
 use crate::scene::s256;
 
 /// The demo site's session: its access token, as long as that lives.
@@ -120,11 +120,12 @@ pub(super) async fn callback(
         Problem::invalid("This browser did not begin this login, or began it too long ago. Start again.")
     })?;
     let now = jiff::Timestamp::now().as_second();
-    let picture_url = |scene: &_, avatar: &_| avatar_url(&state, scene, avatar);
-    let redeemed = state
-        .login
-        .redeem(client, &request.code, None, Some(&verifier), &picture_url, now)
-        .await;
+    let presented = Presented {
+        code: &request.code,
+        redirect_uri: None,
+        code_verifier: Some(&verifier),
+    };
+    let redeemed = state.login.redeem(client, presented, avatar_urls(&state), now).await;
     let redeemed = redeemed.map_err(|error| match error {
         RedeemError::InvalidClient | RedeemError::InvalidGrant(_) => {
             Problem::invalid("The login's code is used or too old. Start again.")

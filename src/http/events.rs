@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::browser::browser_secret;
 use super::extract::SceneOf;
+use super::layers::Cause;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::scenes::View;
@@ -45,7 +46,11 @@ pub(super) async fn stream(
         Ok(Opened::Over) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) if problem.is_passing() && wants_events(&headers) => {
             // An EventSource never tries again after anything but a 200.
-            reply(&state, stream::iter([Ok(unavailable(&state, &problem, &id.0))]))
+            let events = stream::iter([Ok(unavailable(&state, &problem, &id.0))]);
+            let mut response = reply(&state, events);
+            // The status is that of a stream; the log knows better.
+            response.extensions_mut().insert(Cause::from(&problem));
+            response
         }
         Err(problem) => problem.into_response(),
     }

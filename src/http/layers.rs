@@ -17,9 +17,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::Instrument;
 
-use super::AppState;
+use super::oidc::OauthError;
 use super::phone::AVATAR_BYTES;
 use super::problem::{Code, Problem};
+use super::{AppState, PublicUrl};
 use crate::web::{self, RequestId, X_REQUEST_ID};
 
 /// The largest body any call but the avatar's takes.
@@ -37,6 +38,15 @@ const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELE
 pub(super) struct Cause {
     pub(super) code: &'static str,
     pub(super) cause: Option<String>,
+}
+
+impl From<&Problem> for Cause {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: problem.code().as_str(),
+            cause: problem.cause().map(ToOwned::to_owned),
+        }
+    }
 }
 
 /// Pages of listed sites may call, with credentials; nobody else's page learns anything.
@@ -90,10 +100,32 @@ fn guard(router: Router, cors: CorsLayer) -> Router {
         .layer(from_fn(limit_body))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cors)
+        .layer(from_fn(only_preflights))
+}
+
+/// The CORS layer answers each OPTIONS, whatever it is of. One that is no preflight (Fetch §3.2.2) goes on as a method that
+/// nothing here takes, so that it is told what there is.
+async fn only_preflights(mut request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_preflight =
+        headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && !is_preflight {
+        *request.method_mut() = Method::TRACE;
+    }
+    next.run(request).await
+}
+
+/// Gives a problem its words.
+pub(super) async fn word(State(public_url): State<PublicUrl>, id: RequestId, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        write_problem(&mut response, &problem, public_url.as_str(), &id.0);
+    }
+    response
 }
 
 /// The router adds what is allowed.
-async fn method_not_allowed() -> Problem {
+pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
 }
 
@@ -106,8 +138,13 @@ async fn limit_body(mut request: Request, next: Next) -> Response {
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > most) {
+        let is_oauth = matches!(request.uri().path(), "/token" | "/userinfo");
         discard(request.into_body()).await;
-        return too_large(most).into_response();
+        return if is_oauth {
+            OauthError::from(too_large(most)).into_response()
+        } else {
+            too_large(most).into_response()
+        };
     }
     // For what announces no length: the extractors stop reading there.
     DefaultBodyLimit::max(most).apply(&mut request);
@@ -169,12 +206,8 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
         .http_request_seconds
         .with_label_values(&labels)
         .observe(seconds);
-    let cause = response.extensions_mut().remove::<Cause>().or_else(|| {
-        problem.map(|problem| Cause {
-            code: problem.code().as_str(),
-            cause: problem.cause().map(ToOwned::to_owned),
-        })
-    });
+    let cause = response.extensions_mut().remove::<Cause>();
+    let cause = cause.or_else(|| problem.as_ref().map(Cause::from));
     log(&Line {
         id: &id.0,
         method: &method,

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use super::AppState;
 use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
-use super::problem::chain;
-use super::scenes::avatar_url;
-use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, RedeemError, Redeemed, UserinfoError};
+use super::problem::{Problem, chain};
+use super::scenes::avatar_urls;
+use crate::login::{
+    ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, Presented, RedeemError, Redeemed, UserinfoError,
+};
 use crate::oidc::IdToken;
 
 #[derive(Debug, Serialize)]
@@ -42,8 +44,9 @@ pub(super) struct OauthError {
 pub(super) async fn token(
     State(state): State<AppState>,
     headers: HeaderMap,
-    Whole(body): Whole,
+    body: Result<Whole, Problem>,
 ) -> Result<axum::Json<TokenReply>, OauthError> {
+    let Whole(body) = body?;
     let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
     let client = authenticate(&state.login, &headers, &form)?;
     match form.get("grant_type") {
@@ -66,12 +69,12 @@ pub(super) async fn token(
         .ok_or_else(|| OauthError::bad("invalid_request", "code is missing."))?;
 
     let now = jiff::Timestamp::now().as_second();
-    let picture_url = |scene: &_, avatar: &_| avatar_url(&state, scene, avatar);
-    let (redirect_uri, verifier) = (form.get("redirect_uri"), form.get("code_verifier"));
-    let redeemed = state
-        .login
-        .redeem(client, code, redirect_uri, verifier, &picture_url, now)
-        .await?;
+    let presented = Presented {
+        code,
+        redirect_uri: form.get("redirect_uri"),
+        code_verifier: form.get("code_verifier"),
+    };
+    let redeemed = state.login.redeem(client, presented, avatar_urls(&state), now).await?;
     let Redeemed {
         access_token,
         client,
@@ -251,6 +254,13 @@ impl OauthError {
     }
 }
 
+/// What is wrong with a request as such, in the form that OAuth clients read.
+impl From<Problem> for OauthError {
+    fn from(problem: Problem) -> Self {
+        Self::new(problem.status(), "invalid_request", problem.detail())
+    }
+}
+
 impl From<RedeemError> for OauthError {
     fn from(error: RedeemError) -> Self {
         match &error {
@@ -278,7 +288,10 @@ impl From<UserinfoError> for OauthError {
                     ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", words)
                 }
             }
-            UserinfoError::Unavailable(_) => Self::unavailable(&error),
+            UserinfoError::Unavailable(_) => Self {
+                description: "The service can't reach its store. Try again.".to_owned(),
+                ..Self::unavailable(&error)
+            },
         }
     }
 }

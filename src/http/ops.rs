@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 
-use super::Lifecycle;
-use super::problem::chain;
+use super::layers::{method_not_allowed, word};
+use super::problem::{Code, Problem, chain};
+use super::{Lifecycle, PublicUrl};
 use crate::login::Login;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -26,6 +28,8 @@ pub struct OpsState {
     pub login: Login,
     /// Whether everything needed at start was there once.
     pub started: Arc<AtomicBool>,
+    /// Where browsers reach us: problems are explained there.
+    pub public_url: PublicUrl,
     /// Whether this process is on its way out.
     pub lifecycle: Lifecycle,
     /// What is served at `/metrics`.
@@ -46,6 +50,9 @@ pub fn router(state: OpsState) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .fallback(async || Problem::new(Code::NotFound, "Here are /livez, /readyz and /metrics."))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.public_url.clone(), word))
         .with_state(state);
     web::mark(router)
 }

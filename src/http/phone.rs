@@ -18,6 +18,9 @@ pub(super) const AVATAR_BYTES: usize = 64 * 1024;
 #[derive(Debug, Deserialize)]
 pub(super) struct ScanRequest {
     code: String,
+    /// Read so that a wrong type is refused; no client asks for it.
+    #[serde(rename = "entry_scene")]
+    _entry_scene: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,6 +68,9 @@ pub(super) async fn scan(
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ConfirmRequest {
     profile: Option<ProfileRequest>,
+    /// Read so that a wrong type is refused; no client asks for it.
+    #[serde(rename = "match_number")]
+    _match_number: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,13 +103,7 @@ pub(super) async fn confirm(
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct DeclineRequest {
-    reason: Option<DeclineReason>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum DeclineReason {
-    NotMe,
+    reason: Option<String>,
 }
 
 /// `POST /scenes/{scene}/decline`
@@ -113,7 +113,11 @@ pub(super) async fn decline(
     headers: HeaderMap,
     Json(request): Json<DeclineRequest>,
 ) -> Result<axum::Json<AnswerReply>, Problem> {
-    let not_me = request.reason == Some(DeclineReason::NotMe);
+    let not_me = match request.reason.as_deref() {
+        None => false,
+        Some("not_me") => true,
+        Some(_) => return Err(Problem::invalid("reason can only be not_me.")),
+    };
     let scene = state
         .login
         .decline(&id, confirm_token(&headers).as_ref(), not_me)

@@ -29,6 +29,8 @@ pub(super) struct StartRequest {
     code_challenge: Option<String>,
     code_challenge_method: Option<String>,
     nonce: Option<String>,
+    env_version: Option<String>,
+    authorization_request: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +63,17 @@ pub(super) async fn start(
             .ok_or_else(|| Problem::invalid("Several clients are configured here: say which one in client_id."))?,
     };
     check_client_origin(&state, &headers, client)?;
+    if request.authorization_request.is_some() {
+        return Err(Problem::invalid(
+            "authorization_request belongs to /authorize, which is not here yet.",
+        ));
+    }
+    let edition = state.login.edition(client).as_str();
+    if request.env_version.as_deref().is_some_and(|asked| asked != edition) {
+        return Err(Problem::invalid(format!(
+            "env_version can only be {edition} for this client."
+        )));
+    }
     let start = Start {
         client,
         authorization: authorization_of(request)?,
@@ -178,6 +191,7 @@ pub(super) async fn status(
             changed = timeout_at(until, subscription.changed()) => {
                 if !matches!(changed, Ok(Change::Told)) { break }
             }
+            away = state.hub.store_away() => return Err(away.into()),
             () = state.lifecycle.ending.cancelled() => break,
         }
     }
@@ -244,7 +258,10 @@ impl View {
             id: told.id(),
             state: told.state(),
             version: told.version(),
-            expires_in: whole_seconds(scene.deadline.saturating_duration_since(Instant::now())),
+            expires_in: match told.state() {
+                StateName::Expired => 0,
+                _ => whole_seconds(scene.deadline.saturating_duration_since(Instant::now())),
+            },
             expires_at: rfc3339(scene.expires_at),
             reason: told.reason().map(crate::hub::Reason::as_str),
             profile: profile.map(|profile| ProfileView {
@@ -257,6 +274,12 @@ impl View {
             code: code.map(|secret| AuthorizationCode::derive(scene.id, told.event_id(), secret).expose()),
         }
     }
+}
+
+/// [`avatar_url`], for whoever outlives the request.
+pub(super) fn avatar_urls(state: &AppState) -> impl Fn(&SceneId, &Avatar) -> String + Send + Sync + 'static {
+    let state = state.clone();
+    move |scene, avatar| avatar_url(&state, scene, avatar)
 }
 
 /// Where a person's picture can be fetched.

@@ -13,8 +13,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -24,6 +25,10 @@ use super::peer::ConnectedTo;
 
 /// The longest request line and headers, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
+
+/// What a caller hears that sends its headers too slowly, and for how long it is said.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// When no connection can be accepted because descriptors are used up, existing ones need the processor more.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -75,17 +80,23 @@ where
             Ok::<_, Infallible>(response.map(|body| under_way.until_sent(body)))
         }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         // Without a timer of hyper's: that also runs while a connection is idle, and would cut it under the proxy that
         // keeps it.
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(Watched::new(stream, phases.clone())), service);
-    tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = phases.overdue() => return,
+        ended = &mut connection => ended,
+        sending_headers = phases.overdue() => {
+            if sending_headers {
+                // The one thing said outside of a reply: whoever still sends its headers has no request yet.
+                let mut stream = connection.into_parts().io.into_inner();
+                let _ = timeout(LAST_WORD, stream.write_all(TOO_SLOW)).await;
+            }
+            return;
+        }
         () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             connection.await
         }
     };

@@ -48,6 +48,8 @@ impl Hub {
         let mut pending = Pending::default();
         let mut reads = FuturesUnordered::new();
         let mut heard = Vec::with_capacity(NEWS);
+        let looking = shared.health.look(&*shared.store);
+        tokio::pin!(looking);
         loop {
             while reads.len() < BATCHES
                 && let Some(batch) = pending.batch(shared)
@@ -66,6 +68,7 @@ impl Hub {
                 () = sleep_until_some(due) => shared.look(&mut pending).await,
                 () = sleep_until_some(retry_at) => {}
                 () = shared.wake.notified() => {}
+                () = looking.as_mut() => {}
             }
         }
     }

@@ -306,13 +306,14 @@ async fn a_read_that_found_nothing_counts_only_if_no_hint_overtook_it() {
 #[tokio::test(start_paused = true)]
 async fn scenes_on_servers_that_are_away_hold_up_no_other() {
     let mut place = Place::with(ROOMY, NEVER);
-    let mut logins = place.start_many(900).await;
+    let mut logins = place.start_many(1_800).await;
     let mut streams = place.open_all(&logins).await;
     place.store.deaf.store(true, SeqCst);
     for login in &mut logins {
         place.scan(login).await;
     }
-    let away = |login: &Login| login.scene.id.hash_tag().starts_with(['0', '1', '2', '3', '4']);
+    *place.store.find_takes.lock().unwrap() = Duration::from_millis(5);
+    let away = |login: &Login| login.scene.id.hash_tag().as_str() < "80";
     let gone = logins.iter().filter(|login| away(login));
     let gone = gone.map(|login| (login.scene.id, StoreError::Unavailable("a shard is away".to_owned())));
     *place.store.unread.lock().unwrap() = gone.collect();
@@ -323,10 +324,10 @@ async fn scenes_on_servers_that_are_away_hold_up_no_other() {
     for (stream, login) in streams.iter_mut().zip(&logins).filter(|(_, login)| !away(login)) {
         assert_eq!(as_told(&next(stream).await), as_written(login));
     }
-    assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
     sleep(Duration::from_secs(10)).await;
     let tries = place.store.finds().len();
-    assert!((50..=250).contains(&tries), "{tries} reads in 10 s");
+    assert!((40..=250).contains(&tries), "{tries} reads in 10 s");
 
     place.store.unread.lock().unwrap().clear();
     let back = Instant::now();
@@ -334,6 +335,29 @@ async fn scenes_on_servers_that_are_away_hold_up_no_other() {
         assert_eq!(as_told(&next(stream).await), as_written(login));
     }
     assert!(back.elapsed() < Duration::from_millis(400), "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_those_who_are_being_asked_are_read_first() {
+    let mut place = Place::with(ROOMY, NEVER);
+    let mut logins = place.start_many(1_400).await;
+    for login in &mut logins[1_380..] {
+        place.scan(login).await;
+    }
+    let scanned: HashSet<SceneId> = logins[1_380..].iter().map(|login| login.scene.id).collect();
+    let _streams = place.open_all(&logins).await;
+    place.store.away.store(true, SeqCst);
+    place.tell_lost(&logins).await;
+    sleep(Duration::from_secs(30)).await;
+    place.store.forget_calls();
+    *place.store.find_takes.lock().unwrap() = Duration::from_millis(5);
+    place.store.away.store(false, SeqCst);
+    sleep(Duration::from_secs(1)).await;
+    let finds = place.store.finds();
+    // Two are under way at once before the store's answer to either is known.
+    let early = finds.iter().take(3).flat_map(|(_, ids)| ids);
+    let early: HashSet<SceneId> = early.filter(|id| scanned.contains(id)).copied().collect();
+    assert_eq!(early, scanned, "of {} reads", finds.len());
 }
 
 #[tokio::test(start_paused = true)]

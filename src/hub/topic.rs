@@ -338,7 +338,6 @@ impl Topic {
             return Believed::Overtaken;
         }
         if self.end_as_lost() {
-            self.heard += 1;
             Believed::New
         } else {
             Believed::Known

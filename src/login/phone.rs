@@ -10,7 +10,7 @@ use crate::entropy::os_rng;
 use crate::scene::{
     Action, Avatar, AvatarId, BrowserDescription, ConfirmToken, Life, Person, Profile, Scene, SceneId, StateName,
 };
-use crate::store::{Applied, Durability, Stored, apply};
+use crate::store::{Applied, ApplyError, Durability, Stored, apply};
 use crate::wechat::errcode::Class;
 
 /// How long an uploaded avatar is served.
@@ -93,13 +93,26 @@ impl Login {
         // Only who may is let in with bytes to keep.
         seen.scene
             .apply(Action::KeepAvatar { token, avatar }, seen.life(), &mut os_rng())
-            .map_err(crate::store::ApplyError::from)?;
+            .map_err(ApplyError::from)?;
         if media_type_of_avatar(&image).is_none() {
             return Err(Error::NotAnImage);
         }
         self.store.put_avatar(id, avatar, image, AVATAR_LIFE).await?;
         let keep = || Action::KeepAvatar { token, avatar };
-        apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), keep).await?;
+        let kept = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), keep).await;
+        let unwanted = match &kept {
+            // Whoever uploads again and again fills no memory.
+            Ok(applied) => applied.before.scene.avatar(),
+            Err(ApplyError::NotFound | ApplyError::Refused(_)) => Some(avatar),
+            // The scene may name it all the same.
+            Err(ApplyError::Unknown(..) | ApplyError::Unreplicated(_) | ApplyError::Store(_)) => None,
+        };
+        if let Some(unwanted) = unwanted
+            && let Err(error) = self.store.drop_avatar(id, unwanted).await
+        {
+            tracing::debug!(scene = ?id, %error, "an avatar that nobody needs stays until it ends by itself");
+        }
+        kept?;
         Ok(UploadedAvatar(avatar))
     }
 

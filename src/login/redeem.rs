@@ -1,16 +1,18 @@
 //! What the site's backend does: redeem an authorization code, once, and ask who the person is.
 
-use std::sync::Arc;
+use std::pin::pin;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
 use super::{Client, Login};
 use crate::entropy::os_rng;
 use crate::scene::{
-    Access, Action, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, Redemption, Refused,
-    Scene, SceneId, Secret, State, WriteId,
+    Access, Action, AuthorizationCode, Avatar, CODE_LIFE, Confirmation, Digest, GrantFault, Life, Profile, Redemption,
+    Refused, Scene, SceneId, Secret, State, WriteId,
 };
 use crate::store::{
     Applied, ApplyError, Durability, Grant, Replaced, Store, StoreError, Stored, Write, apply, find_one,
@@ -18,6 +20,9 @@ use crate::store::{
 
 /// How long an access token opens `/userinfo`.
 pub const ACCESS_TOKEN_LIFE: Duration = Duration::from_mins(10);
+
+/// How soon what the store could not do is tried again, and how long a caller is kept waiting for it.
+const SOON: Duration = Duration::from_millis(400);
 
 /// Looks at a scene whose grant is to be deleted while others write it.
 const REVOCATIONS: usize = 8;
@@ -60,6 +65,17 @@ impl From<StoreError> for RedeemError {
     fn from(error: StoreError) -> Self {
         Self::Unavailable(error)
     }
+}
+
+/// What a site's backend presents, once it is authenticated.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented<'a> {
+    /// The authorization code.
+    pub code: &'a str,
+    /// Repeated where the scene was started with one.
+    pub redirect_uri: Option<&'a str>,
+    /// PKCE (RFC 7636 §4.5).
+    pub code_verifier: Option<&'a str>,
 }
 
 /// What a redeemed code gives.
@@ -145,66 +161,35 @@ impl Login {
     pub async fn redeem<'a>(
         &self,
         client: &'a Client,
-        code: &str,
-        redirect_uri: Option<&str>,
-        code_verifier: Option<&str>,
-        picture_url: &(dyn Fn(&SceneId, &Avatar) -> String + Sync),
+        presented: Presented<'_>,
+        picture_url: impl Fn(&SceneId, &Avatar) -> String + Send + Sync + 'static,
         now: i64,
     ) -> Result<Redeemed<'a>, RedeemError> {
-        let code = AuthorizationCode::parse(code).ok_or(RedeemError::InvalidGrant(None))?;
-        let seen = find_one(&*self.store, &code.scene)
-            .await?
-            .ok_or(RedeemError::InvalidGrant(None))?;
-        let redemption = Redemption {
-            code: &code,
-            client_id: &client.client_id,
-            redirect_uri,
-            code_verifier,
+        let code = AuthorizationCode::parse(presented.code).ok_or(RedeemError::InvalidGrant(None))?;
+        let access_token = Secret::<Access>::random(&mut os_rng());
+        let attempt = Attempt {
+            login: self.clone(),
+            code,
+            client_id: client.client_id.clone(),
+            redirect_uri: presented.redirect_uri.map(ToOwned::to_owned),
+            code_verifier: presented.code_verifier.map(ToOwned::to_owned),
+            access_token: access_token.digest(),
+            picture_url,
+            now,
         };
-        let redeem = || Action::Redeem(redemption.clone());
-
-        let secret = Secret::<Access>::random(&mut os_rng());
-        // Of the scene that is written, which need not be the one that was read first.
-        let make_grant = |scene: &Scene, life| {
-            let State::Confirmed(confirmation) = &scene.state else {
-                return Err(StoreError::Corrupt("redeemed without a confirm".to_owned()));
-            };
-            let grant = AccessGrant {
-                token: secret.digest(),
-                claims: self.claims(&scene.id, confirmation, life, picture_url, now),
-            };
-            serde_json::to_vec(&grant).map_err(|error| StoreError::Corrupt(error.to_string()))
-        };
-        let durability = Durability::WithGrant(&make_grant, ACCESS_TOKEN_LIFE);
-
-        let Applied { scene, granted, .. } = match apply(&*self.store, seen, durability, &mut os_rng(), redeem).await {
-            Ok(applied) => applied,
-            Err(ApplyError::Refused(Refused::InvalidGrant(GrantFault::Used))) => {
-                let revoked = self.tasks.spawn(revoke(Arc::clone(&self.store), code.scene));
-                // Tried to its end even when the caller is gone.
-                let _ = revoked.await;
-                return Err(RedeemError::InvalidGrant(Some(GrantFault::Used)));
-            }
-            Err(ApplyError::Refused(Refused::InvalidGrant(fault))) => {
-                return Err(RedeemError::InvalidGrant(Some(fault)));
-            }
-            Err(ApplyError::NotFound | ApplyError::Refused(_)) => return Err(RedeemError::InvalidGrant(None)),
-            Err(ApplyError::Unreplicated(applied)) => {
-                // Before the answer, so that the retry it asks for finds the code as it was.
-                let _ = self.take_back(*applied).await;
-                return Err(RedeemError::Unreplicated);
-            }
-            Err(ApplyError::Unknown(applied, error)) => {
-                self.take_back(*applied);
-                return Err(error.into());
-            }
-            Err(ApplyError::Store(error)) => return Err(error.into()),
-        };
+        let (tell, told) = oneshot::channel();
+        // Goes to its end even when the caller is gone: given up half-way, it would leave a code spent for nothing.
+        self.tasks.spawn(attempt.run(tell).in_current_span());
+        let redeemed = told.await.unwrap_or_else(|_| {
+            let why = "this process is going away".to_owned();
+            Err(StoreError::Unavailable(why).into())
+        });
+        let Applied { scene, granted, .. } = redeemed?;
         let AccessGrant { claims, .. } = read_grant(&granted)?;
         self.step("redeemed");
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
-            access_token: format!("{}.{}", scene.id, *secret.expose()),
+            access_token: format!("{}.{}", scene.id, *access_token.expose()),
             client,
             claims,
             nonce: scene.authorization.nonce,
@@ -230,10 +215,9 @@ impl Login {
 
     fn claims(
         &self,
-        id: &SceneId,
         confirmation: &Confirmation,
         life: Life,
-        picture_url: &(dyn Fn(&SceneId, &Avatar) -> String + Sync),
+        picture_url: impl Fn(&Avatar) -> String,
         now: i64,
     ) -> Claims {
         let Profile { nickname, avatar } = confirmation.profile.clone();
@@ -251,22 +235,148 @@ impl Login {
             wechat_unionid: person.unionid,
             wechat_appid: person.appid,
             nickname,
-            picture: avatar.map(|avatar| picture_url(id, &avatar)),
+            picture: avatar.as_ref().map(picture_url),
         }
-    }
-
-    /// Tried to its end even when the caller does not wait for it.
-    fn take_back(&self, applied: Applied) -> JoinHandle<()> {
-        self.tasks.spawn(take_back(Arc::clone(&self.store), applied))
     }
 }
 
-/// Whoever presents a used code with everything right is either the client itself or its thief: what it gave ends.
-async fn revoke(store: Arc<dyn Store>, id: SceneId) {
+/// One use of a code.
+struct Attempt<P> {
+    login: Login,
+    code: AuthorizationCode,
+    client_id: String,
+    redirect_uri: Option<String>,
+    code_verifier: Option<String>,
+    access_token: Digest<Access>,
+    picture_url: P,
+    now: i64,
+}
+
+impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
+    async fn run(self, tell: oneshot::Sender<Result<Applied, RedeemError>>) {
+        match self.apply().await {
+            Ok(applied) => {
+                // Where nobody waits any more nothing was given.
+                if let Err(Ok(applied)) = tell.send(Ok(applied)) {
+                    self.take_back(applied).await;
+                }
+            }
+            Err(ApplyError::Unreplicated(applied)) => {
+                // Before the answer, so that the retry it asks for finds the code as it was.
+                tell_after(tell, RedeemError::Unreplicated, self.take_back(*applied)).await;
+            }
+            Err(ApplyError::Unknown(applied, error)) => {
+                let _ = tell.send(Err(error.into()));
+                self.take_back(*applied).await;
+            }
+            Err(ApplyError::Refused(Refused::InvalidGrant(GrantFault::Used))) => {
+                let used = RedeemError::InvalidGrant(Some(GrantFault::Used));
+                tell_after(tell, used, self.revoke()).await;
+            }
+            Err(ApplyError::Refused(Refused::InvalidGrant(fault))) => {
+                let _ = tell.send(Err(RedeemError::InvalidGrant(Some(fault))));
+            }
+            Err(ApplyError::NotFound | ApplyError::Refused(_)) => {
+                let _ = tell.send(Err(RedeemError::InvalidGrant(None)));
+            }
+            Err(ApplyError::Store(error)) => {
+                let _ = tell.send(Err(error.into()));
+            }
+        }
+    }
+
+    async fn apply(&self) -> Result<Applied, ApplyError> {
+        let store = &*self.login.store;
+        let seen = find_one(store, &self.code.scene).await?.ok_or(ApplyError::NotFound)?;
+        let redeem = || {
+            Action::Redeem(Redemption {
+                code: &self.code,
+                client_id: &self.client_id,
+                redirect_uri: self.redirect_uri.as_deref(),
+                code_verifier: self.code_verifier.as_deref(),
+            })
+        };
+        // Of the scene that is written, which need not be the one that was read first.
+        let make_grant = |scene: &Scene, life| {
+            let State::Confirmed(confirmation) = &scene.state else {
+                return Err(StoreError::Corrupt("redeemed without a confirm".to_owned()));
+            };
+            let picture_url = |avatar: &Avatar| (self.picture_url)(&scene.id, avatar);
+            let grant = AccessGrant {
+                token: self.access_token,
+                claims: self.login.claims(confirmation, life, picture_url, self.now),
+            };
+            serde_json::to_vec(&grant).map_err(|error| StoreError::Corrupt(error.to_string()))
+        };
+        let durability = Durability::WithGrant(&make_grant, ACCESS_TOKEN_LIFE);
+        apply(store, seen, durability, &mut os_rng(), redeem).await
+    }
+
+    /// Nothing was handed out, so the code may be redeemed again. If even this fails it is spent, and the person scans again.
+    async fn take_back(&self, applied: Applied) {
+        let written = Stored::now(applied.scene, applied.before.life());
+        let next = rewritten(applied.before.scene);
+        let write = Write {
+            next: &next,
+            durable: false,
+            grant: Grant::Delete,
+        };
+        let scene = &next.id;
+        match self.insist(|| self.login.store.replace(&written, write)).await {
+            Ok(Replaced::Written | Replaced::Unreplicated) => {
+                tracing::info!(?scene, "a redemption that gave nothing was taken back");
+            }
+            // It was never written, or somebody else has written since.
+            Ok(Replaced::Stale | Replaced::Late | Replaced::Absent) => {}
+            Err(error) => {
+                tracing::warn!(?scene, %error, "a redemption that gave nothing could not be taken back");
+            }
+        }
+    }
+
+    /// Whoever presents a used code with everything right is either the client itself or its thief: what it gave ends.
+    async fn revoke(&self) {
+        if let Err(error) = self.insist(|| revoke(&*self.login.store, &self.code.scene)).await {
+            let scene = &self.code.scene;
+            tracing::warn!(?scene, %error, "a code was used twice, and its access token could not be revoked");
+        }
+    }
+
+    /// Tries until the store answers, for as long as a code may live.
+    async fn insist<T, F>(&self, act: impl Fn() -> F + Send + Sync) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send,
+        T: Send,
+    {
+        let until = Instant::now() + CODE_LIFE;
+        loop {
+            match act().await {
+                Err(_) if Instant::now() < until && !self.login.tasks.is_closed() => sleep(SOON).await,
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Does what belongs before an answer, and gives the answer in time all the same.
+async fn tell_after(
+    tell: oneshot::Sender<Result<Applied, RedeemError>>,
+    error: RedeemError,
+    first: impl Future<Output = ()>,
+) {
+    let mut first = pin!(first);
+    let is_done = timeout(SOON, first.as_mut()).await.is_ok();
+    let _ = tell.send(Err(error));
+    if !is_done {
+        first.await;
+    }
+}
+
+async fn revoke(store: &dyn Store, id: &SceneId) -> Result<(), StoreError> {
     // The use before may be so near that its write overtakes ours; a second look settles it.
     for _ in 0..REVOCATIONS {
-        let Ok(Some(seen)) = find_one(&*store, &id).await else {
-            break;
+        let Some(seen) = find_one(store, id).await? else {
+            return Ok(());
         };
         let next = rewritten(seen.scene.clone());
         let write = Write {
@@ -274,34 +384,14 @@ async fn revoke(store: Arc<dyn Store>, id: SceneId) {
             durable: false,
             grant: Grant::Delete,
         };
-        match store.replace(&seen, write).await {
-            Ok(Replaced::Stale) => {}
-            Ok(Replaced::Written | Replaced::Unreplicated | Replaced::Late | Replaced::Absent) => return,
-            Err(_) => break,
+        match store.replace(&seen, write).await? {
+            Replaced::Stale => {}
+            Replaced::Written | Replaced::Unreplicated | Replaced::Late | Replaced::Absent => return Ok(()),
         }
     }
-    tracing::warn!(scene = ?id, "a code was used twice, and its access token could not be revoked");
-}
-
-/// Nothing was handed out, so the code may be redeemed again. If even this fails it is spent, and the person scans again.
-async fn take_back(store: Arc<dyn Store>, applied: Applied) {
-    let written = Stored::now(applied.scene, applied.before.life());
-    let next = rewritten(applied.before.scene);
-    let write = Write {
-        next: &next,
-        durable: false,
-        grant: Grant::Delete,
-    };
-    match store.replace(&written, write).await {
-        Ok(Replaced::Written | Replaced::Unreplicated) => {
-            tracing::info!(scene = ?next.id, "a redemption that gave nothing was taken back");
-        }
-        // It was never written, or somebody else has written since.
-        Ok(Replaced::Stale | Replaced::Late | Replaced::Absent) => {}
-        Err(error) => {
-            tracing::warn!(scene = ?next.id, %error, "a redemption that gave nothing could not be taken back");
-        }
-    }
+    Err(StoreError::Unavailable(
+        "the scene is being written by too many at once".to_owned(),
+    ))
 }
 
 /// The same scene, as another write.

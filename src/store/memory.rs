@@ -6,6 +6,7 @@
 mod expiring;
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,8 +47,7 @@ struct State {
     pictures: Expiring<SceneId, Bytes>,
     /// Who makes a picture; never makes room, or two would make it.
     claims: Expiring<SceneId, ()>,
-    /// A scene has one at most: whoever uploads again and again fills no memory.
-    avatars: Expiring<SceneId, (AvatarId, Bytes)>,
+    avatars: Expiring<(SceneId, AvatarId), Bytes>,
     tokens: HashMap<String, Token>,
     leases: HashMap<String, Lease>,
     watched: HashSet<SceneId>,
@@ -66,12 +66,6 @@ const ENTRY: usize = 256;
 impl Weight for Bytes {
     fn bytes(&self) -> usize {
         ENTRY + self.len()
-    }
-}
-
-impl Weight for (AvatarId, Bytes) {
-    fn bytes(&self) -> usize {
-        self.1.bytes()
     }
 }
 
@@ -283,24 +277,29 @@ impl BlobStore for MemoryStore {
     }
 
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
-        self.state().avatars.keep(*id, (avatar, image), life, AVATARS_BYTES_MAX)
+        self.state().avatars.keep((*id, avatar), image, life, AVATARS_BYTES_MAX)
     }
 
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
         let state = self.state();
-        let kept = state.avatars.get(id, Instant::now());
-        Ok(kept.and_then(|((name, image), _)| (*name == avatar).then(|| image.clone())))
+        let kept = state.avatars.get(&(*id, avatar), Instant::now());
+        Ok(kept.map(|(image, _)| image.clone()))
+    }
+
+    async fn drop_avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<(), StoreError> {
+        self.state().avatars.remove(&(*id, avatar));
+        Ok(())
     }
 }
 
-impl<V: Weight> Expiring<SceneId, V> {
-    /// Keeps a value for `life`; others make room for it.
-    fn keep(&mut self, id: SceneId, value: V, life: Duration, bytes_max: usize) -> Result<(), StoreError> {
-        if value.bytes() > bytes_max {
+impl<K: Copy + Eq + Hash> Expiring<K, Bytes> {
+    /// Keeps bytes for `life`; others make room for them.
+    fn keep(&mut self, key: K, bytes: Bytes, life: Duration, bytes_max: usize) -> Result<(), StoreError> {
+        if bytes.bytes() > bytes_max {
             return Err(StoreError::Full);
         }
-        self.insert(id, value, Instant::now() + life);
-        self.shrink(bytes_max, &id);
+        self.insert(key, bytes, Instant::now() + life);
+        self.shrink(bytes_max, &key);
         Ok(())
     }
 }

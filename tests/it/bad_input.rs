@@ -202,6 +202,45 @@ async fn the_operators_listener_names_its_answers_too_and_lets_none_be_kept() {
 }
 
 #[tokio::test]
+async fn the_operators_listener_has_words_for_what_it_does_not_serve() {
+    let service = Service::start().await;
+    let ops = |method, path| Reply::to(service.http.request(method, format!("{}{path}", service.ops)));
+    ops(Method::GET, "/nothing").await.problem(404, "not_found");
+    let refused = ops(Method::POST, "/livez").await;
+    refused.problem(405, "method_not_allowed");
+    assert!(refused.header("allow").contains("GET"));
+}
+
+#[tokio::test]
+async fn a_field_of_a_wrong_type_or_of_what_is_not_here_yet_is_refused_and_does_nothing() {
+    let service = Service::start().await;
+    for wrong in [
+        json!({"env_version": 5}),
+        json!({"env_version": "trial"}),
+        json!({"authorization_request": 5}),
+        json!({"authorization_request": "scope=openid"}),
+    ] {
+        let start = Reply::to(service.post("/scenes", &wrong)).await;
+        start.problem(400, "invalid_request");
+    }
+    let (browser, alice) = scanned(&service).await;
+    let scan = json!({"code": service.wx_code("alice").await, "entry_scene": "1047"});
+    let scan = Reply::to(service.post(&format!("/scenes/{}/scan", browser.scene), &scan)).await;
+    scan.problem(400, "invalid_request");
+    let confirm = alice
+        .confirm_with(&service, &browser.scene, json!({"match_number": 12}))
+        .await;
+    confirm.problem(400, "invalid_request");
+    for reason in [json!(5), json!("bored")] {
+        let decline = alice
+            .decline_with(&service, &browser.scene, json!({ "reason": reason }))
+            .await;
+        decline.problem(400, "invalid_request");
+    }
+    assert_eq!(browser.status().await["state"], "scanned");
+}
+
+#[tokio::test]
 async fn a_body_that_says_it_is_too_large_is_refused() {
     let service = Service::start().await;
     let (browser, alice) = scanned(&service).await;
@@ -215,6 +254,11 @@ async fn a_body_that_says_it_is_too_large_is_refused() {
     avatar(64 * 1024).await.ok();
 
     alice.confirm_with(&service, &browser.scene, fitting).await.ok();
+    // Where OAuth clients call they hear what they can read.
+    for path in ["/token", "/userinfo"] {
+        let large = service.call(Method::POST, path).body("x".repeat(20_000));
+        Reply::to(large).await.oauth_error(413, "invalid_request");
+    }
 }
 
 #[tokio::test]

@@ -212,3 +212,15 @@ async fn a_cookie_from_a_page_of_another_client_opens_nothing() {
     let bearer = browser.status_request("").header("origin", "https://shop.example");
     Reply::to(bearer).await.ok();
 }
+
+#[tokio::test]
+async fn an_options_that_is_no_preflight_is_told_what_there_is() {
+    let service = Service::start().await;
+    let options = async |path: &str| Reply::to(service.call(Method::OPTIONS, path)).await;
+    for path in ["/", "/scenes", "/demo/start"] {
+        let refused = options(path).await;
+        refused.problem(405, "method_not_allowed");
+        assert_ne!(refused.header("allow"), "", "{path}");
+    }
+    options("/nothing").await.problem(404, "not_found");
+}

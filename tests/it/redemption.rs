@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::support::cli::cli_ok;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
-use crate::support::roles::{Browser, Site};
+use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
 
 #[tokio::test]
@@ -42,8 +42,12 @@ async fn a_replica_of_redis_that_joins_refuses_nobody() {
         service.metric("scanlogin_store_waits_total", label).await
     };
     let logins = async {
-        while metric().await < 3.0 {
-            let code = Browser::start(&service).await.code_of("alice", &service).await;
+        for person in 0.. {
+            if metric().await >= 3.0 {
+                break;
+            }
+            let openid = format!("person-{person}");
+            let code = Browser::start(&service).await.code_of(&openid, &service).await;
             Site::demo().redeem(&service, &code).await.ok();
         }
     };
@@ -52,23 +56,63 @@ async fn a_replica_of_redis_that_joins_refuses_nobody() {
         .expect("it is waited for in the end");
 }
 
-#[tokio::test]
-async fn a_code_whose_redemption_may_have_happened_unseen_is_good_again_once_redis_is_back() {
+/// Redis is out of reach from the very write on, so whether it happened nobody knows.
+async fn unseen() -> (RedisServer, Proxy, Service, String) {
     let redis = RedisServer::start();
     let proxy = Proxy::start(redis.addr(), Duration::ZERO).await;
     let service = Service::builder().redis_url(&proxy.url()).start().await;
-    let browser = Browser::start(&service).await;
-    let code = browser.code_of("alice", &service).await;
+    let code = Browser::start(&service).await.code_of("alice", &service).await;
     proxy.blackhole_behind("\"redeemed\":true");
-    Site::demo()
-        .redeem(&service, &code)
-        .await
-        .oauth_error(503, "temporarily_unavailable");
-    proxy.heal();
+    (redis, proxy, service, code)
+}
+
+async fn is_taken_back(service: &Service) {
     eventually("it was taken back", || async {
         let log = service.log().lines();
         log.iter().any(|line| line.contains("was taken back")).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_code_whose_redemption_may_have_happened_unseen_is_good_again_once_redis_is_back() {
+    let (_redis, proxy, service, code) = unseen().await;
+    let refused = Site::demo().redeem(&service, &code).await;
+    refused.oauth_error(503, "temporarily_unavailable");
+    // Longer than any single request is tried.
+    sleep(Duration::from_secs(4)).await;
+    proxy.heal();
+    is_taken_back(&service).await;
     Site::demo().redeem(&service, &code).await.ok();
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_leaves_its_code_as_it_was() {
+    let (_redis, proxy, service, code) = unseen().await;
+    let given_up = timeout(Duration::from_secs(1), Site::demo().redeem(&service, &code)).await;
+    assert!(given_up.is_err(), "there was nothing to wait for");
+    proxy.heal();
+    is_taken_back(&service).await;
+    Site::demo().redeem(&service, &code).await.ok();
+}
+
+#[tokio::test]
+async fn a_confirm_that_no_replica_has_is_refused_however_often_and_succeeds_when_one_has_it() {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let service = Service::builder().redis(&redis).with("REDIS_WAIT", 1).start().await;
+    let browser = Browser::start(&service).await;
+    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
+    {
+        let _frozen = Frozen::new(replica.pid());
+        for _ in 0..2 {
+            let refused = alice.confirm(&service, &browser.scene).await;
+            refused.problem(503, "store_unavailable");
+        }
+    }
+    eventually("the replica has it", || async {
+        let confirmed = alice.confirm(&service, &browser.scene).await;
+        (confirmed.status == 200).then_some(())
+    })
+    .await;
 }

@@ -226,6 +226,7 @@ async fn a_redis_that_came_back_empty_costs_the_logins_under_way_and_no_later_on
     for (browser, mut events, phone) in logins {
         let told = events.next_is("expired").await;
         assert_eq!(told.data["reason"], "lost");
+        assert_eq!(told.data["expires_in"], 0, "nothing is left of it");
         events.ends().await;
         Reply::to(browser.status_request(""))
             .await
@@ -248,6 +249,10 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
     let pair = Pair::start().await;
     let mut logins = pair.scanned(3).await;
     let (idle, _, _) = logins.pop().unwrap();
+    let waits = idle.status().await["id"].as_str().unwrap().to_owned();
+    streams(&pair.a, 2.0).await;
+    let waiting = tokio::spawn(idle.status_request(&format!("?wait=30&after={waits}")).send());
+    streams(&pair.a, 3.0).await;
     let pid = Pid::from_raw(i32::try_from(pair.redis.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     let stopped = Instant::now();
@@ -265,6 +270,9 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
     ];
     let refused = refused.map(|request| async move { store_unavailable(request).await });
     let (_, ()) = futures_util::future::join(join_all(refused), event_unavailable(&idle)).await;
+    let waited = waiting.await.unwrap().unwrap();
+    assert!(stopped.elapsed() < Duration::from_secs(3), "{:?}", stopped.elapsed());
+    assert_eq!(waited.status(), 503, "a long-poll that waits is told as well");
     sleep(Duration::from_secs(2).saturating_sub(stopped.elapsed())).await;
 
     kill_process(pid, Signal::CONT).unwrap();
@@ -279,6 +287,15 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
         events.next_is("confirmed").await;
     }
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+}
+
+/// Waits until so many are open at a replica, long-polls included.
+async fn streams(replica: &Service, count: f64) {
+    eventually("so many streams are open", || async {
+        let open = replica.metric("scanlogin_streams_open", "").await;
+        (open.to_bits() == count.to_bits()).then_some(())
+    })
+    .await;
 }
 
 async fn store_unavailable(request: RequestBuilder) {

@@ -83,8 +83,8 @@ impl Phases {
         UnderWay(self.clone())
     }
 
-    /// Returns when the caller has taken too long for what it has to do next.
-    pub(super) async fn overdue(&self) {
+    /// Returns when the caller has taken too long for what it has to do next, and says whether that was sending its headers.
+    pub(super) async fn overdue(&self) -> bool {
         loop {
             let changed = self.0.changed.notified();
             let Some(end) = self.lock().end() else {
@@ -92,7 +92,7 @@ impl Phases {
                 continue;
             };
             tokio::select! {
-                () = sleep_until(end) => return,
+                () = sleep_until(end) => return matches!(self.lock().phase, Phase::Head(_)),
                 () = changed => {}
             }
         }

@@ -120,32 +120,18 @@ async fn pictures_make_room_for_newer_ones_when_they_weigh_too_much() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn uploads_take_room_from_other_avatars_alone_and_a_scene_keeps_its_last() {
+async fn avatars_take_room_from_other_avatars_alone() {
     let mut rng = StdRng::seed_from_u64(1);
     let (store, _news) = store(10, 10);
     let (picture, claim) = (Bytes::from_static(b"picture"), Duration::from_secs(20));
-    let [of_picture, of_claim, uploader] = [0; 3].map(|_| SceneId::random(&mut rng));
+    let [of_picture, of_claim] = [0; 2].map(|_| SceneId::random(&mut rng));
     store.put_picture(&of_picture, picture.clone(), TTL).await.unwrap();
     assert_eq!(store.picture(&of_claim, claim).await.unwrap(), Picture::Yours);
 
     let image = Bytes::from(vec![0; 64 << 10]);
-    let first = AvatarId::random(&mut rng);
     let others: Vec<(SceneId, AvatarId)> = (0..2_000)
         .map(|_| (SceneId::random(&mut rng), AvatarId::random(&mut rng)))
         .collect();
-    store
-        .put_avatar(&uploader, first, image.clone(), TTL * 5)
-        .await
-        .unwrap();
-    for _ in 0..2_000 {
-        let again = AvatarId::random(&mut rng);
-        store
-            .put_avatar(&uploader, again, image.clone(), TTL * 5)
-            .await
-            .unwrap();
-    }
-    assert!(lock(&store.state).avatars.len() == 1, "one scene, one avatar");
-    assert_eq!(store.avatar(&uploader, first).await.unwrap(), None);
     for (scene, avatar) in &others {
         store.put_avatar(scene, *avatar, image.clone(), TTL * 5).await.unwrap();
     }
@@ -178,4 +164,16 @@ async fn a_generation_never_falls_even_after_its_token_ended() {
         tokio::time::advance(TTL).await;
         assert!(store.token("wx1").await.unwrap().is_none());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_store_says_that_a_deadline_is_past() {
+    let scene = scene(&mut StdRng::seed_from_u64(1));
+    let open = Stored::now(scene.clone(), Life(GRACE + Duration::from_secs(1)));
+    let past = Stored::now(scene, Life(GRACE));
+    assert!(past.life().until_deadline().is_zero());
+    tokio::time::advance(Duration::from_millis(900)).await;
+    assert_eq!(open.life().until_deadline(), Duration::from_millis(100));
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(!open.life().until_deadline().is_zero());
 }

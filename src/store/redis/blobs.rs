@@ -1,7 +1,5 @@
 //! Pictures and avatars in Redis.
 //!
-//! A scene has one avatar at most, its name before its bytes: whoever uploads again and again fills no memory.
-//!
 //! A picture's key first holds the claim of whoever makes it, `making ` and a random mark, so that a maker whose claim got no
 //! reply knows it again.
 
@@ -59,21 +57,22 @@ impl BlobStore for RedisStore {
     }
 
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
-        let named = [avatar.to_string().as_bytes(), &image].concat();
-        self.put("put_avatar", &self.keys.avatar(id), &named.into(), life).await
+        self.put("put_avatar", &self.keys.avatar(id, avatar), &image, life)
+            .await
     }
 
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
-        let key = &self.keys.avatar(id);
-        let named: Option<Bytes> = self
-            .commands
+        let key = &self.keys.avatar(id, avatar);
+        self.commands
             .run("avatar", |client| async move { Ok(client.get(key).await?) })
-            .await?;
-        let image = |named: Bytes| {
-            let image = named.strip_prefix(avatar.to_string().as_bytes())?;
-            Some(named.slice_ref(image))
-        };
-        Ok(named.and_then(image))
+            .await
+    }
+
+    async fn drop_avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<(), StoreError> {
+        let key = &self.keys.avatar(id, avatar);
+        self.commands
+            .run("drop_avatar", |client| async move { Ok(client.del(key).await?) })
+            .await
     }
 }
 

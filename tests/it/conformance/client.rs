@@ -89,6 +89,7 @@ pub(super) fn every_request<'a>(store: &'a RedisStore, seen: &'a Stored) -> Vec<
         Box::pin(async move { store.keep_picture(id, TTL).await }),
         Box::pin(async move { store.put_avatar(id, AvatarId::NONE, image(), TTL).await }),
         Box::pin(async move { store.avatar(id, AvatarId::NONE).await.map(drop) }),
+        Box::pin(async move { store.drop_avatar(id, AvatarId::NONE).await }),
         Box::pin(async move { store.token("wx1").await.map(drop) }),
         Box::pin(async move { store.acquire_lease("wx2", owner(), LEASE).await.map(drop) }),
         Box::pin(async move { store.release_lease("wx2", owner()).await }),

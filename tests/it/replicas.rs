@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use reqwest::RequestBuilder;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::cli::{cli, cli_ok};
@@ -251,7 +252,8 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
     let (idle, _, _) = logins.pop().unwrap();
     let waits = idle.status().await["id"].as_str().unwrap().to_owned();
     streams(&pair.a, 2.0).await;
-    let waiting = tokio::spawn(idle.status_request(&format!("?wait=30&after={waits}")).send());
+    let mut waiting = JoinSet::new();
+    waiting.spawn(idle.status_request(&format!("?wait=30&after={waits}")).send());
     streams(&pair.a, 3.0).await;
     let pid = Pid::from_raw(i32::try_from(pair.redis.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
@@ -270,7 +272,7 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
     ];
     let refused = refused.map(|request| async move { store_unavailable(request).await });
     let (_, ()) = futures_util::future::join(join_all(refused), event_unavailable(&idle)).await;
-    let waited = waiting.await.unwrap().unwrap();
+    let waited = waiting.join_next().await.unwrap().unwrap().unwrap();
     assert!(stopped.elapsed() < Duration::from_secs(3), "{:?}", stopped.elapsed());
     assert_eq!(waited.status(), 503, "a long-poll that waits is told as well");
     sleep(Duration::from_secs(2).saturating_sub(stopped.elapsed())).await;

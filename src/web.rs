@@ -1,6 +1,7 @@
 //! What the replies of all listeners have in common, and the pages' files that more than one of them serves.
 
 pub mod embedded;
+pub mod json;
 mod request_id;
 
 use axum::Router;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::AppState;
 use super::problem::{Code, Problem};
 use crate::scene::SceneId;
+use crate::web::json;
 
 /// A body that is not here by then was sent by a stalled caller.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,26 +59,13 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let is_json = media_type_is(request.headers(), "application/json");
         let Whole(body) = Whole::from_request(request, state).await?;
-        let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-        if !is_json && body != b"{}" {
+        if !is_json && !body.is_empty() && *body != *b"{}" {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
                 "Send JSON, as Content-Type: application/json.",
             ));
         }
-        // To serde an array of a struct's fields in their order would do as well.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(Problem::invalid("The JSON body must be an object."));
-        }
-        // Checked here, because serde reads over what it need not keep.
-        let text = std::str::from_utf8(body).map_err(|_| Problem::invalid("The JSON body is not UTF-8."))?;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let value = serde_path_to_error::deserialize(&mut deserializer)
-            .map_err(|error| Problem::invalid(format!("The JSON body is not as expected: {error}.")))?;
-        deserializer
-            .end()
-            .map_err(|error| Problem::invalid(format!("More than one JSON value is in the body: {error}.")))?;
-        Ok(Self(value))
+        json::object(&body).map(Self).map_err(Problem::invalid)
     }
 }
 

@@ -537,6 +537,7 @@ async fn a_bad_order_is_told_what_is_wrong_with_it() {
         ),
         ("/simulator/faults", json!({"call": "token", "status": 700}), "status"),
         ("/simulator/login", json!({"openid": 1}), "openid"),
+        ("/simulator/login", json!([1]), "object"),
         ("/simulator/login", json!({"openid": "小明"}), "openid"),
         ("/simulator/login", json!({"unionid": ""}), "unionid"),
     ] {

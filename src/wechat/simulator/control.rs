@@ -19,6 +19,7 @@ use super::faults::FaultOrder;
 use super::logins::Person;
 use super::{Simulator, forward, phone};
 use crate::entropy::os_rng;
+use crate::web;
 
 const BODY_MAX: usize = 64 * 1024;
 const NAME_MAX: usize = 128;
@@ -159,10 +160,6 @@ impl<T: DeserializeOwned> FromRequest<Simulator> for Input<T> {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Problem::new(status, "unsupported_media_type", detail));
         }
-        let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
-        match Json::from_bytes(json) {
-            Ok(Json(input)) => Ok(Self(input)),
-            Err(rejection) => Err(Problem::invalid(rejection.body_text())),
-        }
+        web::json::object(&body).map(Self).map_err(Problem::invalid)
     }
 }

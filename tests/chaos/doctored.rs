@@ -328,6 +328,58 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         )
     };
     let variants = [
+        (
+            "a stranger's scene",
+            I1,
+            with([entry(
+                ClientName::Browser(2),
+                1_330,
+                What::Told {
+                    scene: scene(1),
+                    stream: 9,
+                    view: view(StateName::Scanned, 2, 1),
+                },
+            )]),
+        ),
+        (
+            "an event after the final one",
+            I5,
+            with([told(
+                1,
+                1_430,
+                View {
+                    id: "later".to_owned(),
+                    ..view(StateName::Confirmed, 3, 1)
+                },
+            )]),
+        ),
+        (
+            "two token calls at once",
+            I7,
+            with([
+                slow(upstream(8_000_000, Api::StableToken, None)),
+                entry(
+                    ClientName::Simulator,
+                    8_000_100,
+                    What::UpstreamCall {
+                        api: Api::StableToken,
+                        js_code: None,
+                        force: false,
+                        outcome: Outcome::Unknown,
+                    },
+                ),
+            ]),
+        ),
+        (
+            "no Retry-After",
+            I9,
+            with([refuse(Outcome::Refused(Refusal {
+                status: 503,
+                code: Some("store_unavailable".to_owned()),
+                retry_after: None,
+                state: None,
+            }))]),
+        ),
         ("a code in two browsers", I1, with([second(two_codes)])),
         (
             "another scene's picture",

@@ -231,7 +231,8 @@ impl Inner {
 
     async fn make_ahead(&self) -> Result<(), PictureError> {
         let id = SceneId::random(&mut os_rng());
-        let picture = self.make(&id, self.mini_program.code.env_version).await?;
+        // Its share of the budget was spent by whoever decided that it be made.
+        let picture = self.make(&id, self.mini_program.code.env_version, |_| true).await?;
         let made_at = Instant::now();
         self.store.put_picture(&id, picture.bytes().clone(), AHEAD_LIFE).await?;
         self.ready(|codes| codes.push_back(Ready { id, made_at }));
@@ -246,13 +247,7 @@ impl Inner {
         life: Duration,
         claimed_at: Instant,
     ) -> Result<CodePicture, PictureError> {
-        let making = async {
-            if !self.budget.spend() {
-                return Err(PictureError::Quota);
-            }
-            self.make(&id, env_version).await
-        };
-        let making = timeout_at(claimed_at + MAKING_MAX, making);
+        let making = timeout_at(claimed_at + MAKING_MAX, self.make(&id, env_version, Budget::spend));
         let made = match self.shutdown.run_until_cancelled(making).await {
             Some(Ok(made)) => made,
             Some(Err(_)) => Err(PictureError::WeChat(client::Error::Timeout)),
@@ -269,13 +264,22 @@ impl Inner {
         made
     }
 
-    async fn make(&self, id: &SceneId, env_version: EnvVersion) -> Result<CodePicture, PictureError> {
+    async fn make(
+        &self,
+        id: &SceneId,
+        env_version: EnvVersion,
+        spend: fn(&Budget) -> bool,
+    ) -> Result<CodePicture, PictureError> {
         let settings = &self.mini_program.code.of_edition(env_version);
-        let picture = self
-            .tokens
-            .with_token(|token| async move { self.client.getwxacodeunlimit(&token, id, settings).await })
-            .await?;
-        Ok(picture)
+        let picture = self.tokens.with_token(|token| async move {
+            // Not before there is a token: while WeChat gives none, no code is asked for, however many wait for one.
+            if !spend(&self.budget) {
+                return Ok(None);
+            }
+            let made = self.client.getwxacodeunlimit(&token, id, settings).await;
+            made.map(Some)
+        });
+        picture.await?.ok_or(PictureError::Quota)
     }
 
     /// The codes that are ready now; none of them too old.

@@ -58,7 +58,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("redis_protocol", &["store/redis"]),
     ("prometheus", &["telemetry"]),
     ("axum::", &["http", "web", "wechat/simulator"]),
-    ("std::env", &["main"]),
+    ("std::env", &["main", "config"]),
 ];
 
 #[test]

@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::support::eventually;
+
 /// A subscriber and what it tells.
 pub(super) struct Listener {
     pub(super) subscriber: Subscriber,
@@ -46,9 +48,12 @@ impl Listener {
     }
 
     pub(super) async fn watch_all(&self, ids: &[SceneId]) {
-        for outcome in join_all(ids.iter().map(|id| self.subscriber.watch(id))).await {
-            outcome.unwrap();
-        }
+        // A cluster that has only just formed, on a busy machine, may need more than one try's two seconds.
+        eventually("all are watched", || async {
+            let outcomes = join_all(ids.iter().map(|id| self.subscriber.watch(id))).await;
+            outcomes.iter().all(Result::is_ok).then_some(())
+        })
+        .await;
     }
 
     /// Waits until a change of each was told; says how many were told of any.

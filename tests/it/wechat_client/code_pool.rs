@@ -242,3 +242,17 @@ async fn a_store_that_is_away_is_said_so_at_once() {
     store.set_away(false);
     picture(&pool, scene(1)).await.unwrap();
 }
+
+#[tokio::test]
+async fn while_wechat_gives_no_token_those_who_wait_use_up_none_of_the_codes() {
+    let wechat = WeChat::start().await;
+    let store = Shared::new();
+    let replica = Replica::new(&wechat, &store);
+    let pool = pool(&replica, &store, 0);
+    wechat.always(STABLE_TOKEN, Reply::errcode(40013));
+    for seed in 0..500 {
+        let refused = picture(&pool, scene(seed)).await.unwrap_err();
+        assert!(matches!(refused, PictureError::WeChat(_)), "{refused}");
+    }
+    assert_eq!(wechat.calls(PICTURE), 0);
+}

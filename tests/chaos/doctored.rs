@@ -272,6 +272,7 @@ fn a_confirmed_login_whose_browser_hears_nothing_is_lost() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_broken_promise_is_found_by_its_own_invariant() {
     let two_codes = View {
         code: Some("code-1".to_owned()),

@@ -273,7 +273,6 @@ fn effect<'a>(what: &'a What, model: Model<'a>) -> Option<Model<'a>> {
         ..model
     };
     Some(match (what, model.state) {
-        (What::Picture { .. }, State::Waiting) => model,
         (What::Scan { openid, .. }, State::Waiting) => visible(State::Scanned(openid)),
         (What::Scan { openid, .. }, State::Scanned(by)) if openid == by => model,
         (What::Confirm { openid, .. }, State::Scanned(by)) if openid == by => visible(State::Confirmed(openid)),
@@ -281,7 +280,7 @@ fn effect<'a>(what: &'a What, model: Model<'a>) -> Option<Model<'a>> {
         (What::Decline { openid, .. }, State::Scanned(by)) if openid == by => visible(State::Declined(openid)),
         (What::Decline { openid, .. }, State::Declined(by)) if openid == by => model,
         (What::Cancel { .. }, State::Waiting | State::Scanned(_)) => visible(State::Cancelled),
-        (What::Cancel { .. }, State::Cancelled | State::Expired) => model,
+        (What::Picture { .. }, State::Waiting) | (What::Cancel { .. }, State::Cancelled | State::Expired) => model,
         // That it was redeemed before is I2's finding.
         (What::Redeem { .. }, State::Confirmed(_)) => Model {
             redeemed: true,

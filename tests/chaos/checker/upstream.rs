@@ -33,12 +33,12 @@ pub(super) fn token_thrift(index: &Index<'_>, margin_ms: u64) -> Vec<Violation> 
     }
     for (n, call) in calls.iter().enumerate() {
         let overlapped = calls[..n].iter().any(|before| before.got() > call.sent_ms);
-        let excuse = |fault: &&Fault| {
+        let excuse = |fault: &Fault| {
             (fault.pauses || fault.kills_lease_holder)
                 && fault.from_ms <= call.sent_ms
                 && shown_until(fault) >= call.sent_ms
         };
-        if overlapped && !index.faults.iter().any(|fault| excuse(fault)) {
+        if overlapped && !index.faults.iter().copied().any(excuse) {
             words.push("two token calls at once");
         }
     }

@@ -1,0 +1,167 @@
+//! Logins by outcome, the lost ones, and how long the service took to recover.
+
+use std::collections::BTreeMap;
+
+use scanlogin::scene::StateName;
+
+use super::{Index, Invariant, Lost, SceneHistory, Violation};
+use crate::history::What;
+
+/// Each `POST /scenes` counts under exactly one of `completed` … `unavailable`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// 201s.
+    pub(crate) started: usize,
+    /// The browser got its code.
+    pub(crate) completed: usize,
+    pub(crate) declined: usize,
+    pub(crate) cancelled: usize,
+    pub(crate) expired: usize,
+    /// The browser was truthfully told that the record is lost.
+    pub(crate) fallbacks: usize,
+    pub(crate) lost: usize,
+    /// Not started, or left without an end by somebody who stopped.
+    pub(crate) unavailable: usize,
+    /// Violations of I1 and I3.
+    pub(crate) misdelivered: usize,
+    /// Violations of I2.
+    pub(crate) doubled: usize,
+}
+
+/// From healing until the first login began that ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Recovery {
+    pub(crate) median_ms: u64,
+    pub(crate) max_ms: u64,
+}
+
+/// A login counts as confirmed when its scene had so long to live.
+const LEFT_MS: u64 = 5_000;
+const GRACE_MS: u64 = 10_000;
+
+pub(super) fn completed_at(scene: &SceneHistory<'_>) -> Option<u64> {
+    scene.code().map(|(entry, _)| entry.got())
+}
+
+fn is_fallback(index: &Index<'_>, scene: &SceneHistory<'_>) -> bool {
+    let own = scene.entries.iter().filter(|entry| entry.client == scene.browser);
+    let mut told_lost = own.filter(|entry| {
+        let gone = entry
+            .what
+            .refusal()
+            .is_some_and(|refusal| refusal.code.as_deref() == Some("unknown_scene"));
+        gone || entry.what.view().is_some_and(crate::history::View::is_lost)
+    });
+    told_lost.any(|entry| index.may_have_lost_data(scene.started.sent_ms, entry.got()))
+}
+
+/// A login starts when `POST /scenes` answered 201 and the phone's confirm answered 200 while the scene had at least five
+/// seconds left and the browser kept trying. It is lost if within ten seconds after the last injected fault healed (or by
+/// scene expiry, if sooner) the browser neither received the code nor a truthful final state.
+pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
+    let healed = index.faults.iter().map(|fault| fault.to_ms).max().unwrap_or(0);
+    let is_lost = |scene: &&SceneHistory<'_>| {
+        let in_time = scene.entries.iter().filter_map(|entry| match &entry.what {
+            What::Confirm { outcome, .. } if outcome.done().is_some() => Some(entry.got()),
+            _ => None,
+        });
+        let Some(confirmed) = in_time.min().filter(|got| got + LEFT_MS <= scene.earliest_expiry()) else {
+            return false;
+        };
+        let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry());
+        let stopped = scene
+            .entries
+            .iter()
+            .any(|entry| matches!(entry.what, What::GaveUp { .. } | What::Cancel { .. }) && entry.sent_ms < deadline);
+        let excused = scene.views().any(|(entry, view)| {
+            view.state.is_final()
+                && view.state != StateName::Confirmed
+                && entry.got() <= deadline
+                && index.may_have_lost_data(scene.started.sent_ms, entry.got())
+        });
+        let in_time = completed_at(scene).is_some_and(|got| got <= deadline);
+        !stopped && !in_time && !excused && !is_fallback(index, scene)
+    };
+    let lost = index.scenes.values().filter(is_lost);
+    lost.map(|scene| Lost {
+        scene: scene.id.to_owned(),
+        browser: scene.browser,
+    })
+    .collect()
+}
+
+pub(super) fn tally(index: &Index<'_>, lost: &[Lost], violations: &[Violation]) -> Tally {
+    let of = |invariant| violations.iter().filter(|found| found.invariant == invariant).count();
+    let attempts = index
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.what, What::Started { .. }))
+        .count();
+    let mut tally = Tally {
+        started: index.scenes.len(),
+        unavailable: attempts - index.scenes.len(),
+        misdelivered: of(Invariant::I1) + of(Invariant::I3),
+        doubled: of(Invariant::I2),
+        ..Tally::default()
+    };
+    for scene in index.scenes.values() {
+        let end = scene
+            .views()
+            .map(|(_, view)| view.state)
+            .filter(|state| state.is_final())
+            .last();
+        let cancelled = scene
+            .entries
+            .iter()
+            .any(|entry| matches!(&entry.what, What::Cancel { outcome, .. } if outcome.done().is_some()));
+        let count = if lost.iter().any(|lost| lost.scene == scene.id) {
+            &mut tally.lost
+        } else if completed_at(scene).is_some() {
+            &mut tally.completed
+        } else if is_fallback(index, scene) {
+            &mut tally.fallbacks
+        } else {
+            match end {
+                Some(StateName::Declined) => &mut tally.declined,
+                Some(StateName::Cancelled) => &mut tally.cancelled,
+                Some(StateName::Expired) => &mut tally.expired,
+                _ if cancelled => &mut tally.cancelled,
+                _ => &mut tally.unavailable,
+            }
+        };
+        *count += 1;
+    }
+    tally
+}
+
+pub(super) fn recovery(index: &Index<'_>) -> BTreeMap<String, Recovery> {
+    let mut times = BTreeMap::<String, Vec<u64>>::new();
+    let mut begun: Vec<_> = index
+        .scenes
+        .values()
+        .filter(|scene| completed_at(scene).is_some())
+        .collect();
+    begun.sort_by_key(|scene| scene.started.sent_ms);
+    for fault in &index.faults {
+        let first = begun
+            .iter()
+            .map(|scene| scene.started.sent_ms)
+            .find(|sent| *sent >= fault.to_ms);
+        times
+            .entry(fault.kind.clone())
+            .or_default()
+            .extend(first.map(|sent| sent - fault.to_ms));
+    }
+    let figures = times.into_iter().filter_map(|(kind, mut times)| {
+        times.sort_unstable();
+        let median_ms = *times.get(times.len() / 2)?;
+        Some((
+            kind,
+            Recovery {
+                median_ms,
+                max_ms: *times.last()?,
+            },
+        ))
+    });
+    figures.collect()
+}

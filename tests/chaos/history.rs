@@ -1,0 +1,381 @@
+//! What every client sent and got, with times: JSON lines, one file per client.
+
+use std::path::Path;
+use std::{fmt, fs, io};
+
+use scanlogin::scene::StateName;
+use serde::{Deserialize, Serialize};
+
+/// Who wrote an entry; `browser-17` on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) enum ClientName {
+    Browser(u32),
+    Phone(u32),
+    Site(u32),
+    /// WeChat's side of every call.
+    Simulator,
+    /// Who injects the faults and takes the samples.
+    Harness,
+}
+
+impl fmt::Display for ClientName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Browser(n) => write!(f, "browser-{n}"),
+            Self::Phone(n) => write!(f, "phone-{n}"),
+            Self::Site(n) => write!(f, "site-{n}"),
+            Self::Simulator => f.write_str("simulator"),
+            Self::Harness => f.write_str("harness"),
+        }
+    }
+}
+
+impl From<ClientName> for String {
+    fn from(name: ClientName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for ClientName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let numbered = || {
+            let (role, number) = name.split_once('-')?;
+            let number = number.parse().ok()?;
+            match role {
+                "browser" => Some(Self::Browser(number)),
+                "phone" => Some(Self::Phone(number)),
+                "site" => Some(Self::Site(number)),
+                _ => None,
+            }
+        };
+        match name.as_str() {
+            "simulator" => Ok(Self::Simulator),
+            "harness" => Ok(Self::Harness),
+            _ => numbered().ok_or_else(|| format!("no client is called {name}")),
+        }
+    }
+}
+
+/// One line. All times are of one clock, in milliseconds since the run began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) client: ClientName,
+    pub(crate) sent_ms: u64,
+    /// When the reply was read whole, or the client stopped waiting for it; none when the run ended first.
+    pub(crate) got_ms: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+impl Entry {
+    /// The end of its time; without one, it may still happen.
+    pub(crate) fn got(&self) -> u64 {
+        self.got_ms.unwrap_or(u64::MAX)
+    }
+}
+
+/// What became of an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome<T> {
+    Done(T),
+    Refused(Refusal),
+    /// No reply of the service: cut, timed out, or a proxy's own. It may or may not have happened.
+    Unknown,
+}
+
+impl<T> Outcome<T> {
+    pub(crate) fn done(&self) -> Option<&T> {
+        match self {
+            Self::Done(value) => Some(value),
+            Self::Refused(_) | Self::Unknown => None,
+        }
+    }
+
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Done(_) | Self::Unknown => None,
+        }
+    }
+
+    /// Whether it may have happened although nobody said so. A 5xx may follow a write whose reply was lost.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        match self {
+            Self::Done(_) => false,
+            Self::Refused(refusal) => refusal.status >= 500,
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// The service's own answer that is no 2xx, or the `unavailable` event of a stream (status 503).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    /// The problem's `code`, or OAuth's `error`.
+    pub(crate) code: Option<String>,
+    /// Seconds.
+    pub(crate) retry_after: Option<u64>,
+    /// The problem's `state`.
+    pub(crate) state: Option<StateName>,
+}
+
+/// The data of an event or of a status reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct View {
+    pub(crate) state: StateName,
+    pub(crate) id: String,
+    pub(crate) version: u64,
+    pub(crate) code: Option<String>,
+    pub(crate) nickname: Option<String>,
+    /// With `expired`: `time` or `lost`.
+    pub(crate) reason: Option<String>,
+}
+
+impl View {
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state == StateName::Expired && self.reason.as_deref() == Some("lost")
+    }
+}
+
+/// How `GET /events` began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Opened {
+    Stream,
+    /// 204: the browser has the final event.
+    Over,
+}
+
+/// Whom the relying party was told. `sub` is the openid: the sites of a run have public subjects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) sub: String,
+    pub(crate) nickname: Option<String>,
+}
+
+/// An access token that the simulator gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lifetime {
+    pub(crate) expires_in_ms: u64,
+}
+
+/// Something done to the service. What several flags say, it may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says what one invariant makes allowance for"
+)]
+pub(crate) struct Fault {
+    /// Its name in the table of recoveries.
+    pub(crate) kind: String,
+    pub(crate) from_ms: u64,
+    /// When it was healed.
+    pub(crate) to_ms: u64,
+    /// Writes that Redis had answered may be gone.
+    pub(crate) destroys_data: bool,
+    /// The replica that was fetching an access token died.
+    pub(crate) kills_lease_holder: bool,
+    /// A replica stood still.
+    pub(crate) pauses: bool,
+    /// WeChat takes the access token no more.
+    pub(crate) invalidates_token: bool,
+    /// From healing until fresh logins must succeed.
+    pub(crate) recovery_bound_ms: u64,
+}
+
+/// What the service and Redis hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    pub(crate) rss_kb: u64,
+    pub(crate) fds: u64,
+    pub(crate) redis_bytes: u64,
+    pub(crate) redis_keys: u64,
+}
+
+/// When a sample was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Warm, with no login yet: the base.
+    Before,
+    During,
+    /// When all should have gone back to the base.
+    After,
+}
+
+/// What was done, with its arguments and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum What {
+    /// `POST /scenes`, which answers the scene's id.
+    Started {
+        client_id: String,
+        life_ms: u64,
+        outcome: Outcome<String>,
+    },
+    /// The code's picture, and the scene that is decoded out of it.
+    Picture {
+        scene: String,
+        outcome: Outcome<String>,
+    },
+    /// `GET /events`; `stream` is the browser's own number for it.
+    StreamOpened {
+        scene: String,
+        stream: u32,
+        last_event_id: Option<String>,
+        outcome: Outcome<Opened>,
+    },
+    /// An event of a stream.
+    Told {
+        scene: String,
+        stream: u32,
+        view: View,
+    },
+    StreamEnded {
+        scene: String,
+        stream: u32,
+    },
+    /// `GET /scenes/{scene}`, with `wait_ms` a long-poll.
+    Polled {
+        scene: String,
+        wait_ms: u64,
+        outcome: Outcome<View>,
+    },
+    /// The browser stopped trying to learn more.
+    GaveUp {
+        scene: String,
+    },
+    Scan {
+        scene: String,
+        openid: String,
+        outcome: Outcome<()>,
+    },
+    /// `nickname` is a canary that only this phone uses; answered with the version.
+    Confirm {
+        scene: String,
+        openid: String,
+        nickname: Option<String>,
+        outcome: Outcome<u64>,
+    },
+    Decline {
+        scene: String,
+        openid: String,
+        outcome: Outcome<u64>,
+    },
+    Cancel {
+        scene: String,
+        outcome: Outcome<()>,
+    },
+    /// `POST /token`
+    Redeem {
+        code: String,
+        client_id: String,
+        outcome: Outcome<Identity>,
+    },
+    /// `GET /userinfo` with the access token that `code` gave.
+    Userinfo {
+        code: String,
+        outcome: Outcome<Identity>,
+    },
+    /// As WeChat saw it; `Unknown` when it cut its own reply short.
+    UpstreamCall {
+        api: Api,
+        js_code: Option<String>,
+        force: bool,
+        outcome: Outcome<Option<Lifetime>>,
+    },
+    Fault(Fault),
+    Sample {
+        phase: Phase,
+        usage: Usage,
+    },
+}
+
+/// WeChat's calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Api {
+    StableToken,
+    Jscode2session,
+    Getwxacodeunlimit,
+}
+
+impl What {
+    /// The scene it is about, where it says so itself.
+    pub(crate) fn scene(&self) -> Option<&str> {
+        match self {
+            Self::Started { outcome, .. } => outcome.done().map(String::as_str),
+            Self::Picture { scene, .. }
+            | Self::StreamOpened { scene, .. }
+            | Self::Told { scene, .. }
+            | Self::StreamEnded { scene, .. }
+            | Self::Polled { scene, .. }
+            | Self::GaveUp { scene }
+            | Self::Scan { scene, .. }
+            | Self::Confirm { scene, .. }
+            | Self::Decline { scene, .. }
+            | Self::Cancel { scene, .. } => Some(scene),
+            Self::Redeem { .. }
+            | Self::Userinfo { .. }
+            | Self::UpstreamCall { .. }
+            | Self::Fault(_)
+            | Self::Sample { .. } => None,
+        }
+    }
+
+    /// What a browser was told of its scene.
+    pub(crate) fn view(&self) -> Option<&View> {
+        match self {
+            Self::Told { view, .. } => Some(view),
+            Self::Polled { outcome, .. } => outcome.done(),
+            _ => None,
+        }
+    }
+
+    /// The service's refusal, if it was one.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Started { outcome, .. } | Self::Picture { outcome, .. } => outcome.refusal(),
+            Self::StreamOpened { outcome, .. } => outcome.refusal(),
+            Self::Polled { outcome, .. } => outcome.refusal(),
+            Self::Scan { outcome, .. } | Self::Cancel { outcome, .. } => outcome.refusal(),
+            Self::Confirm { outcome, .. } | Self::Decline { outcome, .. } => outcome.refusal(),
+            Self::Redeem { outcome, .. } | Self::Userinfo { outcome, .. } => outcome.refusal(),
+            // What WeChat answers is not the service's answer.
+            Self::UpstreamCall { .. }
+            | Self::Told { .. }
+            | Self::StreamEnded { .. }
+            | Self::GaveUp { .. }
+            | Self::Fault(_)
+            | Self::Sample { .. } => None,
+        }
+    }
+}
+
+/// Every client's entries.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct History {
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl History {
+    /// Reads every `*.jsonl` of a directory.
+    pub(crate) fn read(directory: &Path) -> io::Result<Self> {
+        let mut entries = Vec::new();
+        for file in fs::read_dir(directory)? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "jsonl") {
+                for line in fs::read_to_string(&path)?.lines() {
+                    entries.push(serde_json::from_str(line)?);
+                }
+            }
+        }
+        entries.sort_by_key(|entry: &Entry| (entry.sent_ms, entry.got()));
+        Ok(Self { entries })
+    }
+}

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
 
 mod architecture;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use scanlogin::scene::StateName;
 
 use crate::history::{ClientName, Entry, Fault, History, Usage, View, What};
-pub(crate) use tally::{Recovery, Tally};
+pub(crate) use tally::Tally;
 
 /// What every run must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +99,8 @@ pub(crate) struct Run {
     pub(crate) bounds: Usage,
     /// How many fresh logins in a row must succeed after the last fault.
     pub(crate) tail_logins: usize,
+    /// By how much the machine itself may delay a reply or a recovery.
+    pub(crate) slack_ms: u64,
     /// How long before its end an access token may be replaced.
     pub(crate) token_margin_ms: u64,
     pub(crate) texts: Vec<Text>,
@@ -118,8 +120,8 @@ pub(crate) struct Report {
     pub(crate) violations: Vec<Violation>,
     pub(crate) tally: Tally,
     pub(crate) lost: Vec<Lost>,
-    /// By kind of fault.
-    pub(crate) recovery: BTreeMap<String, Recovery>,
+    /// By kind of fault: how long each had effects once it was healed, in milliseconds.
+    pub(crate) recovery: BTreeMap<String, Vec<u64>>,
 }
 
 /// Checks every invariant.
@@ -137,8 +139,8 @@ pub(crate) fn check(history: &History, run: &Run) -> Report {
     violations.extend(resurrections);
     violations.extend(upstream::token_thrift(&index, run.token_margin_ms));
     violations.extend(upstream::wx_code_once(&index));
-    violations.extend(service::truthful_errors(&index));
-    violations.extend(service::liveness(&index, run.tail_logins));
+    violations.extend(service::truthful_errors(&index, run.slack_ms));
+    violations.extend(service::liveness(&index, run.tail_logins, run.slack_ms));
     violations.extend(service::no_secret_anywhere(&run.texts, &run.canaries));
     violations.extend(service::bounded(&index, run.bounds));
     let lost = tally::lost(&index);

@@ -85,20 +85,31 @@ pub(crate) enum Outcome<T> {
     Refused(Refusal),
     /// No reply of the service: cut, timed out, or a proxy's own. It may or may not have happened.
     Unknown,
+    /// The client hung up before a reply could come. It may or may not have happened.
+    Abandoned,
 }
 
 impl<T> Outcome<T> {
     pub(crate) fn done(&self) -> Option<&T> {
         match self {
             Self::Done(value) => Some(value),
-            Self::Refused(_) | Self::Unknown => None,
+            Self::Refused(_) | Self::Unknown | Self::Abandoned => None,
         }
     }
 
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
-            Self::Done(_) | Self::Unknown => None,
+            Self::Done(_) | Self::Unknown | Self::Abandoned => None,
+        }
+    }
+
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Done(value) => Outcome::Done(change(value)),
+            Self::Refused(refusal) => Outcome::Refused(refusal),
+            Self::Unknown => Outcome::Unknown,
+            Self::Abandoned => Outcome::Abandoned,
         }
     }
 
@@ -107,7 +118,7 @@ impl<T> Outcome<T> {
         match self {
             Self::Done(_) => false,
             Self::Refused(refusal) => refusal.status >= 500,
-            Self::Unknown => true,
+            Self::Unknown | Self::Abandoned => true,
         }
     }
 }
@@ -182,14 +193,14 @@ pub(crate) struct Fault {
     pub(crate) kills_lease_holder: bool,
     /// A replica stood still.
     pub(crate) pauses: bool,
-    /// WeChat takes the access token no more.
-    pub(crate) invalidates_token: bool,
+    /// How often WeChat takes an access token no more that it gave.
+    pub(crate) invalidations: usize,
     /// From healing until fresh logins must succeed.
     pub(crate) recovery_bound_ms: u64,
 }
 
 /// What the service and Redis hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Usage {
     pub(crate) rss_kb: u64,
     pub(crate) fds: u64,
@@ -335,6 +346,21 @@ impl What {
             Self::Polled { outcome, .. } => outcome.done(),
             _ => None,
         }
+    }
+
+    /// Whether a client of the service came away with nothing but the advice to try again, if that.
+    pub(crate) fn is_trouble(&self) -> bool {
+        let is_passing = |refusal: &Refusal| refusal.status >= 500 || refusal.status == 429;
+        let is_unknown = match self {
+            Self::Started { outcome, .. } | Self::Picture { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::StreamOpened { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::Polled { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::Scan { outcome, .. } | Self::Cancel { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::Confirm { outcome, .. } | Self::Decline { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::Redeem { outcome, .. } | Self::Userinfo { outcome, .. } => *outcome == Outcome::Unknown,
+            _ => false,
+        };
+        is_unknown || self.refusal().is_some_and(is_passing)
     }
 
     /// The service's refusal, if it was one.

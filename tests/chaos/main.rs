@@ -1,6 +1,63 @@
 //! Logins under faults, and the checker that reads what every client saw of them.
-#![expect(clippy::indexing_slicing, reason = "tests")]
+#![expect(
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "it serves the integration tests too")]
+mod support;
+
+mod browser;
 mod checker;
+mod client;
 mod doctored;
+mod faults;
 mod history;
+mod leg;
+mod login;
+mod phone;
+mod recorder;
+mod schedule;
+mod site;
+mod upstream;
+mod world;
+
+use std::fmt::Debug;
+use std::str::FromStr;
+
+use schedule::Schedule;
+use world::Shape;
+
+/// As `scripts/chaos` sets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "takes minutes; scripts/chaos runs it"]
+async fn no_login_is_lost_doubled_or_given_to_another() {
+    let schedule = Schedule {
+        logins: setting("CHAOS_LOGINS"),
+        faults: setting("CHAOS_FAULTS"),
+        rate: setting("CHAOS_RATE"),
+        seed: setting("CHAOS_SEED"),
+        legs: setting("CHAOS_LEGS"),
+        shapes: setting::<String>("CHAOS_SHAPES").split(',').map(shape).collect(),
+        slack_ms: setting("CHAOS_SLACK"),
+        directory: setting("CHAOS_DIRECTORY"),
+    };
+    assert!(schedule.run().await, "promises were broken: see above");
+}
+
+fn shape(name: &str) -> Shape {
+    serde_json::from_value(name.into()).unwrap_or_else(|error| panic!("CHAOS_SHAPES: {error}"))
+}
+
+fn setting<T: FromStr<Err: Debug>>(name: &str) -> T {
+    let value = std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see scripts/chaos"));
+    value
+        .parse()
+        .unwrap_or_else(|error| panic!("{name}: {value:?}: {error:?}"))
+}

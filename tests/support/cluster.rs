@@ -70,6 +70,10 @@ impl Cluster {
         format!("redis-cluster://{}?{}", addrs[0], others.join("&"))
     }
 
+    pub(crate) fn servers(&mut self) -> &mut [RedisServer] {
+        &mut self.servers
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self, index: usize) {
         self.servers[index].kill();
@@ -109,8 +113,6 @@ fn start_node() -> RedisServer {
         "2000",
         "--cluster-port",
         &free_addr().port().to_string(),
-        "--repl-diskless-sync-delay",
-        "0",
     ])
 }
 

@@ -39,8 +39,18 @@ impl EventStream {
         }
     }
 
-    /// The next event; `None` at the stream's end.
+    /// The next event; `None` at the stream's end. Something must come within ten seconds.
     pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            let block = self.block_in_time().await?;
+            if let Some(event) = self.take_in(&block) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// As [`Self::next`], however long it takes. May be dropped and called again.
+    pub(crate) async fn read(&mut self) -> Option<Event> {
         loop {
             let block = self.next_block().await?;
             if let Some(event) = self.take_in(&block) {
@@ -70,10 +80,16 @@ impl EventStream {
     pub(crate) async fn heartbeat(&mut self) {
         let before = self.comments;
         while self.comments == before {
-            let block = self.next_block().await.expect("the stream goes on");
+            let block = self.block_in_time().await.expect("the stream goes on");
             let event = self.take_in(&block);
             assert!(event.is_none(), "an event instead of a heartbeat: {event:?}");
         }
+    }
+
+    async fn block_in_time(&mut self) -> Option<String> {
+        timeout(Duration::from_secs(10), self.next_block())
+            .await
+            .expect("something on the stream within ten seconds")
     }
 
     /// What lies between two empty lines; `None` at the end.
@@ -84,11 +100,8 @@ impl EventStream {
                 self.unread = rest;
                 return Some(block);
             }
-            let chunk = timeout(Duration::from_secs(10), self.response.chunk())
-                .await
-                .expect("something on the stream within ten seconds");
             // A connection cut off ends the stream for a browser just as well.
-            let chunk = chunk.ok().flatten()?;
+            let chunk = self.response.chunk().await.ok().flatten()?;
             self.unread.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod cluster;
 pub(crate) mod events;
+pub(crate) mod nginx;
 pub(crate) mod process;
 pub mod proxy;
 pub mod redis;

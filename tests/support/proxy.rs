@@ -23,7 +23,7 @@ pub(crate) struct Proxy {
 #[derive(Debug)]
 struct Link {
     target: SocketAddr,
-    delay: Duration,
+    delay: Mutex<Duration>,
     mode: watch::Sender<Mode>,
     /// How often everything was cut.
     cuts: watch::Sender<u64>,
@@ -51,7 +51,7 @@ impl Proxy {
         let addr = listener.local_addr().expect("its address");
         let link = Arc::new(Link {
             target,
-            delay,
+            delay: Mutex::new(delay),
             mode: watch::Sender::new(Mode::Open),
             cuts: watch::Sender::new(0),
             lose: Mutex::default(),
@@ -70,6 +70,11 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.addr)
+    }
+
+    /// How much later it passes on what it gets from now on.
+    pub(crate) fn slow_down_to(&self, delay: Duration) {
+        *self.link.delay.lock().unwrap() = delay;
     }
 
     /// Resets every connection; new ones are served.
@@ -197,7 +202,7 @@ async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, link: &Link, is_pas
             if taken(&link.swallow, &buffer[..read]).is_some() {
                 link.mode.send_replace(Mode::Blackholed);
             }
-            let due = Instant::now() + link.delay;
+            let due = Instant::now() + *link.delay.lock().unwrap();
             let rest = match taken(&link.hold, &buffer[..read]) {
                 Some(end) => {
                     if tx.send((due, buffer[..end].to_vec(), true)).await.is_err() {

@@ -37,7 +37,6 @@ impl RedisServer {
 
     /// Another server that replicates this one, and has all its data.
     pub async fn replica(&self) -> Self {
-        cli_ok(self.addr, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         let primary = format!("{} {}", self.addr.ip(), self.addr.port());
         let replica = Self::start_with(&["--replicaof", &primary]);
         eventually("the replica is in step", || async {
@@ -118,6 +117,8 @@ fn spawn(addr: SocketAddr, args: &[String], dir: &TempDir) -> Child {
             "no",
         ])
         .args([
+            "--repl-diskless-sync-delay",
+            "0",
             "--maxmemory-policy",
             "noeviction",
             "--dir",

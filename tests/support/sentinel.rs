@@ -30,7 +30,7 @@ struct Sentinel {
 impl Sentinels {
     /// Ready when it returns: replicas are in step, and the sentinels know all of them and each other.
     pub(crate) async fn start() -> Self {
-        let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+        let primary = RedisServer::start();
         let (host, port) = (primary.addr().ip().to_string(), primary.addr().port().to_string());
         let replica = || RedisServer::start_with(&["--replicaof", &format!("{host} {port}")]);
         let servers = vec![replica(), replica(), primary];
@@ -82,7 +82,16 @@ impl Sentinels {
         .await;
     }
 
-    fn addrs(&self) -> Vec<SocketAddr> {
+    /// Primary and replicas, whichever they are by now.
+    pub(crate) fn servers(&mut self) -> &mut [RedisServer] {
+        &mut self.servers
+    }
+
+    pub(crate) fn server_addrs(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(RedisServer::addr).collect()
+    }
+
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         self.sentinels.iter().map(|sentinel| sentinel.addr).collect()
     }
 }

@@ -36,7 +36,7 @@ struct SimulatorProcess {
 }
 
 /// Settings of a replica to start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ServiceBuilder {
     settings: Vec<(String, String)>,
     config: Option<String>,

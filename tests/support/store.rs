@@ -21,6 +21,7 @@ impl Store {
 }
 
 /// Makes tests of functions that take a [`Store`]: each once with the embedded store, and once with a Redis of its own.
+#[allow(unused_macros, reason = "the fault schedule has stores of its own")]
 macro_rules! on_each_store {
     ($($test:ident,)+) => {
         mod embedded {

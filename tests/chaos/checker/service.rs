@@ -1,14 +1,14 @@
 //! What the service is as a whole: I9, I10, I11, I12.
 
-use super::tally::completed_at;
+use aho_corasick::AhoCorasick;
+
+use super::tally::{completed_at, recoveries};
 use super::{Canary, Index, Invariant, Text, Violation};
-use crate::history::{Entry, Phase, Usage, What};
+use crate::history::{Entry, Fault, Phase, Usage, What};
 
-const SLACK_MS: u64 = 500;
-
-/// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most half a
-/// second after its deadline, unless a replica stood still.
-pub(super) fn truthful_errors(index: &Index<'_>) -> Vec<Violation> {
+/// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most so long
+/// after its deadline, unless a replica stood still.
+pub(super) fn truthful_errors(index: &Index<'_>, slack_ms: u64) -> Vec<Violation> {
     let mut violations = Vec::new();
     for entry in index.entries {
         let mut found = |words: String| {
@@ -36,7 +36,7 @@ pub(super) fn truthful_errors(index: &Index<'_>) -> Vec<Violation> {
             .faults
             .iter()
             .any(|fault| fault.pauses && fault.from_ms <= got && fault.to_ms >= entry.sent_ms);
-        if got > entry.sent_ms + deadline + SLACK_MS && !paused {
+        if got > entry.sent_ms + deadline + slack_ms && !paused {
             found(format!("a request took {} ms", got - entry.sent_ms));
         }
     }
@@ -59,42 +59,48 @@ fn deadline_ms(what: &What) -> Option<u64> {
     }
 }
 
-/// I10, *liveness*: once the last fault is healed and its time to recover is over, so many fresh logins in a row succeed.
-pub(super) fn liveness(index: &Index<'_>, tail_logins: usize) -> Vec<Violation> {
-    let healed = index.faults.iter().map(|fault| super::shown_until(fault)).max();
-    let Some(healed) = healed else { return Vec::new() };
-    let is_fresh = |entry: &&Entry| matches!(entry.what, What::Started { .. }) && entry.sent_ms >= healed;
-    let mut fresh: Vec<_> = index.entries.iter().filter(is_fresh).collect();
-    fresh.sort_by_key(|entry| entry.sent_ms);
+/// I10, *liveness*: each fault has no effects longer than it may, and the last so many logins of the run succeed.
+pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> Vec<Violation> {
+    let late = recoveries(index)
+        .into_iter()
+        .filter(|(fault, trouble)| *trouble > fault.recovery_bound_ms + slack_ms);
+    let words = |(fault, trouble): (&Fault, u64)| {
+        let (kind, from_ms, bound) = (&fault.kind, fault.from_ms, fault.recovery_bound_ms);
+        format!("{kind} at {from_ms} ms had effects for {trouble} ms after it was healed, not {bound}")
+    };
+    let late = late.map(|found| Violation::of_run(Invariant::I10, words(found)));
+    let started = |entry: &&Entry| matches!(entry.what, What::Started { .. });
+    let mut fresh: Vec<_> = index.entries.iter().filter(started).collect();
+    fresh.sort_by_key(|entry| std::cmp::Reverse(entry.sent_ms));
     let succeeded = |entry: &&&Entry| {
         let scene = entry.what.scene().and_then(|scene| index.scenes.get(scene));
         scene.is_some_and(|scene| completed_at(scene).is_some())
     };
     let in_a_row = fresh.iter().take(tail_logins).filter(succeeded).count();
-    let words = || format!("{in_a_row} of {tail_logins} fresh logins succeeded after the last fault");
-    (in_a_row < tail_logins)
-        .then(|| Violation::of_run(Invariant::I10, words()))
-        .into_iter()
-        .collect()
+    let words = || format!("{in_a_row} of the last {tail_logins} logins succeeded");
+    let tail = (in_a_row < tail_logins).then(|| Violation::of_run(Invariant::I10, words()));
+    late.chain(tail).collect()
 }
 
 /// I11, *no secret anywhere*: no canary stands in a log, a metric or a dump.
 pub(super) fn no_secret_anywhere(texts: &[Text], canaries: &[Canary]) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    for text in texts {
-        for canary in canaries.iter().filter(|canary| !canary.secret.is_empty()) {
-            let secret = canary.secret.as_bytes();
-            if text.bytes.windows(secret.len()).any(|part| part == secret) {
-                let words = format!("{} holds {}", text.name, canary.name);
-                violations.push(Violation::of_run(Invariant::I11, words));
-            }
-        }
-    }
-    violations
+    let secrets = canaries.iter().map(|canary| &canary.secret);
+    let finder = AhoCorasick::new(secrets).expect("as many secrets as a run has");
+    let found = texts
+        .iter()
+        .flat_map(|text| finder.find_iter(&text.bytes).map(move |found| (text, found)));
+    let words = |text: &Text, at: usize| format!("{} holds {}", text.name, canaries[at].name);
+    found
+        .map(|(text, found)| Violation::of_run(Invariant::I11, words(text, found.pattern().as_usize())))
+        .collect()
 }
 
-/// I12, *bounded*: resident memory, descriptors, Redis memory and live keys within bounds at all samples; after the run all
-/// are back at most 5 % above the base.
+/// What an allocator keeps of what it once gave.
+const ALLOCATOR_KB: u64 = 32 * 1024;
+
+/// I12, *bounded*: resident memory, descriptors, Redis memory and live keys within bounds at all samples; after the run
+/// descriptors are back at most 5 % above the base, and memory but for what the allocator keeps. (What Redis holds goes with
+/// its time to live, which for an access token is longer than a run.)
 pub(super) fn bounded(index: &Index<'_>, bounds: Usage) -> Vec<Violation> {
     let named = |usage: Usage| {
         let Usage {
@@ -125,9 +131,11 @@ pub(super) fn bounded(index: &Index<'_>, bounds: Usage) -> Vec<Violation> {
                 format!("{name} was {most}, above {bound}"),
             ));
         }
-        if let (Some((_, base)), Some((_, after))) = (last_of(Phase::Before), last_of(Phase::After)) {
+        let slack = [Some(ALLOCATOR_KB), Some(0), None, None][n];
+        if let (Some((_, base)), Some((_, after)), Some(slack)) = (last_of(Phase::Before), last_of(Phase::After), slack)
+        {
             let (base, after) = (base[n].1, after[n].1);
-            if after > base + base / 20 {
+            if after > base + base / 20 + slack {
                 violations.push(Violation::of_run(
                     Invariant::I12,
                     format!("{name} stays at {after}, from {base}"),

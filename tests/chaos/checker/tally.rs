@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use scanlogin::scene::StateName;
+use serde::{Deserialize, Serialize};
 
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
-use crate::history::What;
+use crate::history::{Fault, What};
 
 /// Each `POST /scenes` counts under exactly one of `completed` … `unavailable`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// 201s.
     pub(crate) started: usize,
@@ -26,13 +27,6 @@ pub(crate) struct Tally {
     pub(crate) misdelivered: usize,
     /// Violations of I2.
     pub(crate) doubled: usize,
-}
-
-/// From healing until the first login began that ended well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Recovery {
-    pub(crate) median_ms: u64,
-    pub(crate) max_ms: u64,
 }
 
 /// A login counts as confirmed when its scene had so long to live.
@@ -134,34 +128,29 @@ pub(super) fn tally(index: &Index<'_>, lost: &[Lost], violations: &[Violation]) 
     tally
 }
 
-pub(super) fn recovery(index: &Index<'_>) -> BTreeMap<String, Recovery> {
+/// For each fault, by kind: how long after it was healed something was last sent that came to nothing, in milliseconds.
+pub(super) fn recovery(index: &Index<'_>) -> BTreeMap<String, Vec<u64>> {
     let mut times = BTreeMap::<String, Vec<u64>>::new();
-    let mut begun: Vec<_> = index
-        .scenes
-        .values()
-        .filter(|scene| completed_at(scene).is_some())
-        .collect();
-    begun.sort_by_key(|scene| scene.started.sent_ms);
-    for fault in &index.faults {
-        let first = begun
-            .iter()
-            .map(|scene| scene.started.sent_ms)
-            .find(|sent| *sent >= fault.to_ms);
-        times
-            .entry(fault.kind.clone())
-            .or_default()
-            .extend(first.map(|sent| sent - fault.to_ms));
+    for (fault, trouble) in recoveries(index) {
+        times.entry(fault.kind.clone()).or_default().push(trouble);
     }
-    let figures = times.into_iter().filter_map(|(kind, mut times)| {
-        times.sort_unstable();
-        let median_ms = *times.get(times.len() / 2)?;
-        Some((
-            kind,
-            Recovery {
-                median_ms,
-                max_ms: *times.last()?,
-            },
-        ))
-    });
-    figures.collect()
+    times
+}
+
+/// Until the next fault, which has troubles of its own.
+pub(super) fn recoveries<'a>(index: &Index<'a>) -> Vec<(&'a Fault, u64)> {
+    let troubles: Vec<_> = index.entries.iter().filter(|entry| entry.what.is_trouble()).collect();
+    let ends = index.faults.iter().skip(1).map(|fault| fault.from_ms).chain([u64::MAX]);
+    let last = |fault: &Fault, end: u64| {
+        let its = troubles
+            .iter()
+            .filter(|entry| entry.sent_ms >= fault.to_ms && entry.got() < end);
+        its.map(|entry| entry.sent_ms - fault.to_ms).max().unwrap_or(0)
+    };
+    index
+        .faults
+        .iter()
+        .zip(ends)
+        .map(|(fault, end)| (*fault, last(fault, end)))
+        .collect()
 }

@@ -58,8 +58,12 @@ fn is_token_call(what: &What) -> bool {
 
 /// Fetches that neither a token's end nor a fault explains; each fault explains one.
 fn needless<'w>(index: &Index<'_>, calls: &[&Entry], margin_ms: u64) -> Vec<&'w str> {
-    let explains = |fault: &&&Fault| fault.invalidates_token || fault.kills_lease_holder || fault.destroys_data;
-    let mut excuses: Vec<&Fault> = index.faults.iter().filter(explains).copied().collect();
+    let explains = |fault: &Fault| fault.invalidations + usize::from(fault.kills_lease_holder || fault.destroys_data);
+    let each = index
+        .faults
+        .iter()
+        .flat_map(|fault| std::iter::repeat_n(*fault, explains(fault)));
+    let mut excuses: Vec<&Fault> = each.collect();
     let mut due = 0;
     let mut words = Vec::new();
     for call in calls {

@@ -1,0 +1,232 @@
+//! A visitor's browser: starts a scene, shows its code, follows it to its end, through every break.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use rqrr::PreparedImage;
+use scanlogin::scene::StateName;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+
+use crate::client::{Client, bytes, open, unavailable};
+use crate::history::{Opened, Outcome, View, What};
+use crate::support::events::EventStream;
+
+/// How long somebody tries to get a code to scan.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long after its scene's end a page waits to be told of it.
+const END_PATIENCE: Duration = Duration::from_secs(12);
+const POLL_SECONDS: u64 = 10;
+
+/// A scene as the browser that started it knows it. Clones are tabs.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) scene: String,
+    secret: String,
+    gives_up: Instant,
+    streams: Arc<AtomicU32>,
+}
+
+/// `POST /scenes`, until it succeeds.
+pub(crate) async fn start(client: &mut Client, client_id: &str, life: Duration) -> Option<Shown> {
+    let until = Instant::now() + START_PATIENCE;
+    loop {
+        let mut secret = None;
+        let request = client.call(Method::POST, "/scenes").json(&json!({}));
+        let read = |reply: &Value| {
+            secret = Some(reply["browser_secret"].as_str()?.to_owned());
+            Some(reply["scene"].as_str()?.to_owned())
+        };
+        let started = |outcome| What::Started {
+            client_id: client_id.to_owned(),
+            life_ms: u64::try_from(life.as_millis()).unwrap(),
+            outcome,
+        };
+        let outcome = client.ask(request, read, started).await;
+        if let (Outcome::Done(scene), Some(secret)) = (&outcome, secret) {
+            client.recorder.secret("a browser secret", &secret);
+            return Some(Shown {
+                scene: scene.clone(),
+                secret,
+                gives_up: Instant::now() + life + END_PATIENCE,
+                streams: Arc::default(),
+            });
+        }
+        match client.again(&outcome) {
+            Some(wait) if Instant::now() + wait < until => sleep(wait).await,
+            _ => return None,
+        }
+    }
+}
+
+/// The scene that the code shows, once there is one to scan.
+pub(crate) async fn picture(client: &mut Client, shown: &Shown) -> Option<String> {
+    while Instant::now() < shown.gives_up {
+        let sent = client.recorder.now();
+        let request = client.call(Method::GET, &format!("/scenes/{}/code", shown.scene));
+        let outcome = match bytes(request).await {
+            Outcome::Done(picture) => match decoded(picture).await {
+                Some(scene) => Outcome::Done(scene),
+                None => Outcome::Done("no code at all".to_owned()),
+            },
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown | Outcome::Abandoned => Outcome::Unknown,
+        };
+        let what = What::Picture {
+            scene: shown.scene.clone(),
+            outcome: outcome.clone(),
+        };
+        client.recorder.write(client.name, sent, what);
+        if let Outcome::Done(scene) = outcome {
+            return Some(scene);
+        }
+        sleep(client.again(&outcome)?).await;
+    }
+    None
+}
+
+/// What WeChat's scanner makes of a picture.
+async fn decoded(jpeg: Vec<u8>) -> Option<String> {
+    let decode = move || {
+        let mut decoder = JpegDecoder::new(ZCursor::new(&jpeg));
+        let rgb = decoder.decode().ok()?;
+        let (width, height) = decoder.dimensions()?;
+        let mut image = PreparedImage::prepare_from_greyscale(width, height, |x, y| rgb[(y * width + x) * 3]);
+        let (_, url) = image.detect_grids().first()?.decode().ok()?;
+        Some(url.split_once("scene=")?.1.to_owned())
+    };
+    tokio::task::spawn_blocking(decode).await.ok().flatten()
+}
+
+/// Follows the event stream as EventSource does, to the final event; the code, if that brought one.
+pub(crate) async fn follow(client: &mut Client, shown: &Shown, reload_after: Option<Duration>) -> Option<String> {
+    let mut reload = reload_after.map(|after| Instant::now() + after);
+    let mut last = String::new();
+    while Instant::now() < shown.gives_up {
+        let stream = shown.streams.fetch_add(1, Ordering::Relaxed);
+        let scene = shown.scene.clone();
+        let mut request = client.call(Method::GET, &format!("/events/{scene}"));
+        request = request.bearer_auth(&shown.secret).header("accept", "text/event-stream");
+        if !last.is_empty() {
+            request = request.header("last-event-id", &last);
+        }
+        let last_event_id = Some(last.clone()).filter(|last| !last.is_empty());
+        let opened = |outcome| What::StreamOpened {
+            scene: scene.clone(),
+            stream,
+            last_event_id,
+            outcome,
+        };
+        let sent = client.recorder.now();
+        let response = match open(request).await {
+            Ok(response) => response,
+            Err(outcome) => {
+                let outcome = outcome.map(|()| Opened::Over);
+                client.recorder.write(client.name, sent, opened(outcome.clone()));
+                sleep(client.again(&outcome)?).await;
+                continue;
+            }
+        };
+        client
+            .recorder
+            .write(client.name, sent, opened(Outcome::Done(Opened::Stream)));
+        let mut events = EventStream::new(response);
+        let ends = reload.map_or(shown.gives_up, |reload| reload.min(shown.gives_up));
+        while let Ok(Some(event)) = timeout_at(ends, events.read()).await {
+            if event.event == "unavailable" {
+                let outcome = Outcome::Refused(unavailable(&event.data));
+                let what = What::StreamOpened {
+                    scene: scene.clone(),
+                    stream,
+                    last_event_id: None,
+                    outcome,
+                };
+                client.recorder.note(client.name, what);
+                continue;
+            }
+            let view = view(&event.data);
+            let (is_final, code) = (view.state.is_final(), view.code.clone());
+            let told = What::Told {
+                scene: scene.clone(),
+                stream,
+                view,
+            };
+            client.recorder.note(client.name, told);
+            if is_final {
+                return code;
+            }
+        }
+        client.recorder.note(client.name, What::StreamEnded { scene, stream });
+        if reload.take_if(|reload| *reload <= Instant::now()).is_some() {
+            // A reloaded page knows its scene and its secret, and nothing more.
+            last.clear();
+            continue;
+        }
+        events.last_event_id.clone_into(&mut last);
+        sleep(Duration::from_millis(events.retry.unwrap_or(3_000))).await;
+    }
+    give_up(client, shown);
+    None
+}
+
+/// The same by long-poll.
+pub(crate) async fn poll(client: &mut Client, shown: &Shown) -> Option<String> {
+    let mut after = String::new();
+    while Instant::now() < shown.gives_up {
+        let (scene, wait_ms) = (
+            shown.scene.clone(),
+            if after.is_empty() { 0 } else { POLL_SECONDS * 1_000 },
+        );
+        let path = format!("/scenes/{scene}?wait={}&after={after}", wait_ms / 1_000);
+        let request = client.call(Method::GET, &path).bearer_auth(&shown.secret);
+        let polled = |outcome| What::Polled {
+            scene,
+            wait_ms,
+            outcome,
+        };
+        let outcome = client.ask(request, |reply| Some(view(reply)), polled).await;
+        match outcome {
+            Outcome::Done(view) if view.state.is_final() => return view.code,
+            Outcome::Done(view) => after = view.id,
+            _ => sleep(client.again(&outcome)?).await,
+        }
+    }
+    give_up(client, shown);
+    None
+}
+
+/// `DELETE`, until it is done or too late.
+pub(crate) async fn cancel(client: &mut Client, shown: &Shown) {
+    while Instant::now() < shown.gives_up {
+        let scene = shown.scene.clone();
+        let request = client.call(Method::DELETE, &format!("/scenes/{scene}"));
+        let cancelled = |outcome| What::Cancel { scene, outcome };
+        let request = request.bearer_auth(&shown.secret);
+        let outcome = client.ask(request, |_| Some(()), cancelled).await;
+        match client.again(&outcome) {
+            Some(wait) => sleep(wait).await,
+            None => return,
+        }
+    }
+}
+
+fn give_up(client: &Client, shown: &Shown) {
+    let scene = shown.scene.clone();
+    client.recorder.note(client.name, What::GaveUp { scene });
+}
+
+fn view(data: &Value) -> View {
+    let text = |name: &str| data[name].as_str().map(str::to_owned);
+    View {
+        state: serde_json::from_value::<StateName>(data["state"].clone()).expect("a state"),
+        id: text("id").expect("an id"),
+        version: data["version"].as_u64().expect("a version"),
+        code: text("code"),
+        nickname: data["profile"]["nickname"].as_str().map(str::to_owned),
+        reason: text("reason"),
+    }
+}

@@ -1,0 +1,217 @@
+//! Everything that is done to a run, and what each of it may cost.
+
+mod redis;
+mod service;
+mod upstream;
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+use strum::{EnumIter, IntoStaticStr};
+use tokio::time::sleep;
+
+use crate::history::{ClientName, Fault, What};
+use crate::recorder::Recorder;
+use crate::world::{Shape, World};
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumIter, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "title_case")]
+pub(crate) enum Kind {
+    ReplicaKilled,
+    ReplicaFrozen,
+    ReplicasRolled,
+    DescriptorsUsedUp,
+    SlowReaders,
+    ProxyRestarted,
+    PubsubKilled,
+    PublishRefused,
+    RedisFrozen,
+    RedisReplicaFrozen,
+    WritesPaused,
+    RedisRestartedEmpty,
+    RedisFlushed,
+    ScriptsFlushed,
+    RedisReadOnly,
+    OutOfMemory,
+    MaxClients,
+    LinkCut,
+    LinkStalled,
+    LinkBlackholed,
+    LinkSlow,
+    RepliesLost,
+    FailOverPlanned,
+    PrimaryKilled,
+    PrimaryKilledUnreplicated,
+    PrimaryFrozen,
+    WechatSlow,
+    WechatDown,
+    WechatResets,
+    WechatGarbage,
+    WechatBusy,
+    TokenRefused,
+    TokenRevoked,
+}
+
+/// What a fault may cost. What is left out, it may not.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    destroys_data: bool,
+    kills_lease_holder: bool,
+    pauses: bool,
+    invalidations: usize,
+    bound_ms: u64,
+}
+
+/// What a fault is done with.
+pub(crate) struct Injector<'a> {
+    pub(crate) world: &'a mut World,
+    pub(crate) rng: &'a mut StdRng,
+    pub(crate) recorder: &'a Recorder,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        self.into()
+    }
+
+    pub(crate) fn applies_to(self, shape: Shape) -> bool {
+        match self {
+            Self::RedisRestartedEmpty
+            | Self::RedisReadOnly
+            | Self::RedisReplicaFrozen
+            | Self::LinkCut
+            | Self::LinkStalled
+            | Self::LinkBlackholed
+            | Self::LinkSlow
+            | Self::RepliesLost => shape == Shape::Standalone,
+            Self::FailOverPlanned | Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => {
+                shape != Shape::Standalone
+            }
+            _ => true,
+        }
+    }
+
+    fn cost(self, shape: Shape) -> Cost {
+        let bound = |seconds: u64| Cost {
+            bound_ms: seconds * 1_000,
+            ..Cost::default()
+        };
+        match self {
+            Self::ReplicaKilled => Cost {
+                kills_lease_holder: true,
+                ..bound(3)
+            },
+            Self::ReplicaFrozen => Cost {
+                pauses: true,
+                ..bound(3)
+            },
+            Self::ReplicasRolled | Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
+            Self::PubsubKilled | Self::PublishRefused => bound(2),
+            Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
+                destroys_data: true,
+                ..bound(3)
+            },
+            Self::RedisFrozen
+            | Self::RedisReplicaFrozen
+            | Self::WritesPaused
+            | Self::ScriptsFlushed
+            | Self::RedisReadOnly
+            | Self::OutOfMemory
+            | Self::MaxClients => bound(3),
+            Self::LinkCut | Self::LinkSlow | Self::RepliesLost => bound(2),
+            Self::LinkStalled | Self::LinkBlackholed => bound(5),
+            // A Cluster's waits until both have the same; a Sentinel's does not.
+            Self::FailOverPlanned => Cost {
+                destroys_data: shape == Shape::Sentinel,
+                ..bound(5)
+            },
+            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => Cost {
+                destroys_data: true,
+                ..bound(5)
+            },
+            Self::WechatSlow | Self::WechatDown | Self::WechatResets | Self::WechatGarbage | Self::WechatBusy => {
+                bound(5)
+            }
+            // Each token that is asked for instead; see the budget of fetches.
+            Self::TokenRefused => Cost {
+                invalidations: 5,
+                ..bound(5)
+            },
+            Self::TokenRevoked => Cost {
+                invalidations: 1,
+                ..bound(5)
+            },
+        }
+    }
+}
+
+impl Injector<'_> {
+    /// Does it, heals it, writes it down, and waits until all has come to rest: when new logins must work again.
+    pub(crate) async fn inject(&mut self, kind: Kind, shape: Shape) -> u64 {
+        let from_ms = self.recorder.now();
+        let healed_ms = self.act(kind).await.unwrap_or_else(|| self.recorder.now());
+        let cost = kind.cost(shape);
+        let fault = Fault {
+            kind: kind.name().to_owned(),
+            from_ms,
+            to_ms: healed_ms,
+            destroys_data: cost.destroys_data,
+            kills_lease_holder: cost.kills_lease_holder,
+            pauses: cost.pauses,
+            invalidations: cost.invalidations,
+            recovery_bound_ms: cost.bound_ms,
+        };
+        self.recorder.note(ClientName::Harness, What::Fault(fault));
+        self.world.redis.settles().await;
+        healed_ms + cost.bound_ms
+    }
+
+    /// When it was healed, if that was before it returns.
+    async fn act(&mut self, kind: Kind) -> Option<u64> {
+        match kind {
+            Kind::ReplicaKilled => self.kill_replica().await,
+            Kind::ReplicaFrozen => self.freeze_replica().await,
+            Kind::ReplicasRolled => self.roll_replicas().await,
+            Kind::DescriptorsUsedUp => self.use_up_descriptors().await,
+            Kind::SlowReaders => self.read_slowly().await,
+            Kind::ProxyRestarted => self.world.nginx.restart().await,
+            Kind::PubsubKilled => self.kill_pubsub().await,
+            Kind::PublishRefused => self.refuse_publishes().await,
+            Kind::RedisFrozen => self.freeze_redis().await,
+            Kind::RedisReplicaFrozen => self.freeze_redis_replica().await,
+            Kind::WritesPaused => self.pause_writes().await,
+            Kind::RedisRestartedEmpty => self.restart_redis().await,
+            Kind::RedisFlushed => self.tell_masters(&["FLUSHALL"]),
+            Kind::ScriptsFlushed => self.tell_masters(&["SCRIPT", "FLUSH"]),
+            Kind::RedisReadOnly => self.make_read_only().await,
+            Kind::OutOfMemory => self.use_up_memory().await,
+            Kind::MaxClients => self.refuse_connections().await,
+            Kind::LinkCut => self.cut_links().await,
+            Kind::LinkStalled => self.stall_links().await,
+            Kind::LinkBlackholed => self.blackhole_links().await,
+            Kind::LinkSlow => self.slow_links().await,
+            Kind::RepliesLost => self.lose_replies().await,
+            Kind::FailOverPlanned => self.fail_over().await,
+            Kind::PrimaryKilled => return Some(self.kill_primary(false).await),
+            Kind::PrimaryKilledUnreplicated => return Some(self.kill_primary(true).await),
+            Kind::PrimaryFrozen => return Some(self.freeze_primary().await),
+            Kind::WechatSlow => self.misbehave(upstream::slow()).await,
+            Kind::WechatDown => self.misbehave(upstream::down()).await,
+            Kind::WechatResets => self.misbehave(upstream::resets()).await,
+            Kind::WechatGarbage => self.misbehave(upstream::garbage()).await,
+            Kind::WechatBusy => self.misbehave(upstream::busy()).await,
+            Kind::TokenRefused => self.refuse_token().await,
+            Kind::TokenRevoked => self.world.upstream.wechat.revoke().await,
+        }
+        None
+    }
+
+    /// As long as a fault stands.
+    async fn hold(&mut self, least_ms: u64, most_ms: u64) {
+        use rand::RngExt;
+        sleep(Duration::from_millis(self.rng.random_range(least_ms..=most_ms))).await;
+    }
+}

@@ -1,0 +1,195 @@
+//! What happens to Redis, and on the way to it.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::Injector;
+use crate::support::proxy::Proxy;
+use crate::support::redis::Frozen;
+use crate::world::{Redis, ask};
+
+/// As long as a fail-over takes: what sentinels and nodes wait before they believe a death, and a second.
+const FAIL_OVER: Duration = Duration::from_millis(3_500);
+const LINK_DELAY: Duration = Duration::from_millis(1);
+
+impl Injector<'_> {
+    pub(super) fn tell_masters(&self, words: &[&str]) {
+        for addr in self.world.redis.masters() {
+            let answer = ask(addr, words);
+            assert_eq!(answer, "OK", "{words:?} at {addr}");
+        }
+    }
+
+    pub(super) async fn kill_pubsub(&mut self) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            for addr in self.world.redis.masters() {
+                ask(addr, &["CLIENT", "KILL", "TYPE", "pubsub"]);
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Transitions are written, and nobody is told of them.
+    pub(super) async fn refuse_publishes(&mut self) {
+        self.tell_masters(&["ACL", "SETUSER", "default", "-spublish"]);
+        self.hold(1_000, 4_000).await;
+        self.tell_masters(&["ACL", "SETUSER", "default", "+spublish"]);
+    }
+
+    /// Too shortly for a fail-over.
+    pub(super) async fn freeze_redis(&mut self) {
+        let pid = self.some_primary().1;
+        let frozen = Frozen::new(pid);
+        self.hold(300, 1_300).await;
+        drop(frozen);
+    }
+
+    pub(super) async fn freeze_redis_replica(&mut self) {
+        let Redis::Standalone { servers, .. } = &self.world.redis else {
+            return;
+        };
+        let frozen = Frozen::new(servers[0].pid());
+        self.hold(1_000, 4_000).await;
+        drop(frozen);
+    }
+
+    pub(super) async fn pause_writes(&mut self) {
+        self.tell_masters(&["CLIENT", "PAUSE", "1500", "WRITE"]);
+        sleep(Duration::from_millis(1_500)).await;
+    }
+
+    pub(super) async fn restart_redis(&mut self) {
+        let (n, _) = self.some_primary();
+        self.world.redis.servers()[n].kill();
+        self.hold(200, 3_000).await;
+        self.world.redis.servers()[n].restart();
+    }
+
+    /// As it is while it believes itself a replica.
+    pub(super) async fn make_read_only(&mut self) {
+        let (n, _) = self.some_primary();
+        let addr = self.world.redis.servers()[n].addr();
+        ask(addr, &["REPLICAOF", "127.0.0.1", "1"]);
+        self.hold(500, 2_500).await;
+        ask(addr, &["REPLICAOF", "NO", "ONE"]);
+    }
+
+    pub(super) async fn use_up_memory(&mut self) {
+        self.tell_masters(&["CONFIG", "SET", "maxmemory", "1mb"]);
+        self.hold(1_000, 3_000).await;
+        self.tell_masters(&["CONFIG", "SET", "maxmemory", "0"]);
+    }
+
+    /// Those that are there are cut off, and no new ones taken.
+    pub(super) async fn refuse_connections(&mut self) {
+        let mut held = Vec::new();
+        for addr in self.world.redis.masters() {
+            let mut connection = TcpStream::connect(addr).await.expect("a connection");
+            say(&mut connection, "CONFIG SET maxclients 1").await;
+            say(&mut connection, "CLIENT KILL TYPE normal SKIPME yes").await;
+            say(&mut connection, "CLIENT KILL TYPE pubsub").await;
+            held.push(connection);
+        }
+        self.hold(500, 2_000).await;
+        for mut connection in held {
+            say(&mut connection, "CONFIG SET maxclients 10000").await;
+        }
+    }
+
+    pub(super) async fn cut_links(&mut self) {
+        for _ in 0..5 {
+            self.links().iter().for_each(|link| link.cut());
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    pub(super) async fn stall_links(&mut self) {
+        self.links().iter().for_each(|link| link.stall());
+        self.hold(500, 4_000).await;
+        self.links().iter().for_each(Proxy::heal);
+    }
+
+    pub(super) async fn blackhole_links(&mut self) {
+        let n = self.rng.random_range(0..self.links().len());
+        self.links()[n].blackhole();
+        self.hold(500, 4_000).await;
+        self.links()[n].heal();
+    }
+
+    pub(super) async fn slow_links(&mut self) {
+        for delay in [Duration::from_millis(80), LINK_DELAY] {
+            self.links().iter().for_each(|link| link.slow_down_to(delay));
+            self.hold(2_000, 4_000).await;
+        }
+    }
+
+    /// Redis does what it is asked, and nobody hears that it did.
+    pub(super) async fn lose_replies(&mut self) {
+        for _ in 0..10 {
+            self.links().iter().for_each(|link| link.lose_reply_to("EVAL"));
+            sleep(Duration::from_millis(150)).await;
+        }
+    }
+
+    /// A replica takes over from its living primary.
+    pub(super) async fn fail_over(&mut self) {
+        match &self.world.redis {
+            Redis::Standalone { .. } => {}
+            Redis::Sentinel(sentinels) => sentinels.fail_over().await,
+            Redis::Cluster(_) => {
+                let replicas = self.world.redis.replicas();
+                let replica = replicas[self.rng.random_range(0..replicas.len())];
+                ask(replica, &["CLUSTER", "FAILOVER"]);
+            }
+        }
+    }
+
+    /// Healed as soon as it is dead: the rest is up to the others. It comes back, empty, once they have a new primary.
+    pub(super) async fn kill_primary(&mut self, unreplicated: bool) -> u64 {
+        let (n, _) = self.some_primary();
+        let addr = self.world.redis.servers()[n].addr();
+        if unreplicated {
+            ask(addr, &["CLIENT", "KILL", "TYPE", "replica"]);
+        }
+        self.world.redis.servers()[n].kill();
+        let killed = self.recorder.now();
+        sleep(FAIL_OVER).await;
+        self.hold(500, 1_500).await;
+        self.world.redis.servers()[n].restart();
+        killed
+    }
+
+    pub(super) async fn freeze_primary(&mut self) -> u64 {
+        let frozen = Frozen::new(self.some_primary().1);
+        let since = self.recorder.now();
+        sleep(FAIL_OVER).await;
+        self.hold(500, 2_500).await;
+        drop(frozen);
+        since
+    }
+
+    /// Its place among the servers, and its process.
+    fn some_primary(&mut self) -> (usize, u32) {
+        let choice = self.rng.random_range(0..usize::MAX);
+        let n = self.world.redis.some_master(choice);
+        (n, self.world.redis.servers()[n].pid())
+    }
+
+    fn links(&self) -> &[Proxy] {
+        match &self.world.redis {
+            Redis::Standalone { links, .. } => links,
+            Redis::Sentinel(_) | Redis::Cluster(_) => &[],
+        }
+    }
+}
+
+/// One command on a connection that is there already; what it answers is known.
+async fn say(connection: &mut TcpStream, words: &str) {
+    let _ = connection.write_all(format!("{words}\r\n").as_bytes()).await;
+    let _ = connection.read(&mut [0; 256]).await;
+}

@@ -1,0 +1,190 @@
+//! One leg of a run: a world of its own, its share of logins and faults, and what the checker found.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::checker::{self, Run, Tally};
+use crate::faults::{Injector, Kind};
+use crate::history::{ClientName, History, Phase, Usage, What};
+use crate::login::Stage;
+use crate::recorder::Recorder;
+use crate::support::service::http_client;
+use crate::world::{SCENE_LIFE, Shape, World};
+
+/// Logins before the first fault, so that all is warm.
+const WARM_UP: u32 = 20;
+/// How many fresh logins in a row must succeed in the end.
+const TAIL: u32 = 20;
+/// Between a fault that is over and the next.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Longer than the proxy keeps connections that nobody uses.
+const PROXY_KEEPS_IDLE: Duration = Duration::from_secs(3);
+/// Every login has ended by then, with its scene and all patience.
+const ENDS_WITHIN: Duration = Duration::from_secs(180);
+/// `stable_token` gives the same token until then (see the design of access_token).
+const TOKEN_MARGIN_MS: u64 = 300_000;
+const BOUNDS: Usage = Usage {
+    rss_kb: 200 * 1024,
+    fds: 4_096,
+    redis_bytes: 256 * 1024 * 1024,
+    redis_keys: 100_000,
+};
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LegPlan {
+    pub(crate) shape: Shape,
+    pub(crate) seed: u64,
+    pub(crate) logins: u32,
+    /// A second.
+    pub(crate) rate: u32,
+    pub(crate) faults: Vec<Kind>,
+    /// By how much the machine itself may delay what is timed.
+    pub(crate) slack_ms: u64,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LegReport {
+    pub(crate) plan: LegPlan,
+    pub(crate) tally: Tally,
+    /// Milliseconds, by kind of fault.
+    pub(crate) recovery: BTreeMap<String, Vec<u64>>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) peak: Usage,
+    pub(crate) seconds: u64,
+}
+
+impl LegPlan {
+    /// The history is written to `history`.
+    pub(crate) async fn run(&self, history: &Path) -> LegReport {
+        let began = Instant::now();
+        let _ = std::fs::remove_dir_all(history);
+        std::fs::create_dir_all(history).expect("a directory for the histories");
+        let recorder = Recorder::create(&history.join("all.jsonl"));
+        let http = http_client();
+        let mut world = World::start(self.shape, &http, &recorder).await;
+        let stage = Stage {
+            http: http.clone(),
+            base: world.nginx.base(),
+            recorder: recorder.clone(),
+            wechat: world.upstream.wechat.clone(),
+            seed: self.seed,
+            scene_life: SCENE_LIFE,
+        };
+        plain_logins(&stage, 0, WARM_UP).await;
+        sleep(PROXY_KEEPS_IDLE).await;
+        sample(&recorder, &world, Phase::Before);
+
+        let mut logins = JoinSet::new();
+        logins.spawn(keep_coming(stage.clone(), WARM_UP, self.logins, self.rate));
+        let recovered_ms = self.inject_all(&mut world, &recorder).await;
+        let end = timeout(ENDS_WITHIN + self.length(), logins.join_all()).await;
+        end.expect("every login ends");
+        sleep(Duration::from_millis(recovered_ms.saturating_sub(recorder.now()))).await;
+        plain_logins(&stage, WARM_UP + self.logins, TAIL).await;
+        sleep(PROXY_KEEPS_IDLE).await;
+        sample(&recorder, &world, Phase::After);
+
+        let texts = world.texts(&http).await;
+        drop(world);
+        for text in texts.iter().filter(|text| text.name.starts_with("the log")) {
+            std::fs::write(history.join(format!("{}.log", text.name)), &text.bytes).expect("the logs are kept");
+        }
+        let run = Run {
+            bounds: BOUNDS,
+            tail_logins: TAIL as usize,
+            slack_ms: self.slack_ms,
+            token_margin_ms: TOKEN_MARGIN_MS,
+            texts,
+            canaries: recorder.finish(),
+        };
+        let history = History::read(history).expect("the histories");
+        let report = checker::check(&history, &run);
+        LegReport {
+            plan: self.clone(),
+            violations: report
+                .violations
+                .iter()
+                .map(|found| format!("{found:?}"))
+                .chain(report.lost.iter().map(|lost| format!("{lost:?}")))
+                .collect(),
+            tally: report.tally,
+            recovery: report.recovery,
+            peak: peak(&history),
+            seconds: began.elapsed().as_secs(),
+        }
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_secs(u64::from(self.logins / self.rate))
+    }
+
+    /// Spread over the time of the logins, one after the other; when the last has been recovered from.
+    async fn inject_all(&self, world: &mut World, recorder: &Recorder) -> u64 {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let count = u32::try_from(self.faults.len()).unwrap();
+        let mut recovered_ms = recorder.now();
+        let mut due = interval(self.length() / (count + 1));
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        due.tick().await;
+        for kind in &self.faults {
+            due.tick().await;
+            println!("{:>7} ms  {:?}: {}", recorder.now(), self.shape, kind.name());
+            let mut injector = Injector {
+                world,
+                rng: &mut rng,
+                recorder,
+            };
+            recovered_ms = recovered_ms.max(injector.inject(*kind, self.shape).await);
+            sample(recorder, world, Phase::During);
+            sleep(PAUSE).await;
+        }
+        recovered_ms
+    }
+}
+
+/// Logins of every kind at a steady rate, whatever becomes of them; ends with the last.
+async fn keep_coming(stage: Stage, first: u32, count: u32, rate: u32) {
+    let mut logins = JoinSet::new();
+    let mut ticks = interval(Duration::from_secs(1) / rate);
+    for number in first..first + count {
+        ticks.tick().await;
+        logins.spawn(stage.clone().any(number));
+        while logins.try_join_next().is_some() {}
+    }
+    logins.join_all().await;
+}
+
+async fn plain_logins(stage: &Stage, first: u32, count: u32) {
+    let mut logins = JoinSet::new();
+    for number in first..first + count {
+        logins.spawn(stage.clone().plain(number));
+    }
+    logins.join_all().await;
+}
+
+fn sample(recorder: &Recorder, world: &World, phase: Phase) {
+    let usage = world.usage();
+    recorder.note(ClientName::Harness, What::Sample { phase, usage });
+}
+
+fn peak(history: &History) -> Usage {
+    let samples = history.entries.iter().filter_map(|entry| match entry.what {
+        What::Sample { usage, .. } => Some(usage),
+        _ => None,
+    });
+    samples.fold(Usage::default(), |most, one| Usage {
+        rss_kb: most.rss_kb.max(one.rss_kb),
+        fds: most.fds.max(one.fds),
+        redis_bytes: most.redis_bytes.max(one.redis_bytes),
+        redis_keys: most.redis_keys.max(one.redis_keys),
+    })
+}

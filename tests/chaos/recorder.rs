@@ -1,0 +1,81 @@
+//! Writes down what every client sent and got.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::time::Instant;
+
+use crate::checker::Canary;
+use crate::history::{ClientName, Entry, What};
+
+/// One clock and one file for all clients of a run. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    began: Instant,
+    file: Mutex<BufWriter<File>>,
+    canaries: Mutex<Vec<Canary>>,
+}
+
+impl Recorder {
+    pub(crate) fn create(path: &Path) -> Self {
+        let file = File::create(path).expect("a file for the history");
+        Self(Arc::new(Inner {
+            began: Instant::now(),
+            file: Mutex::new(BufWriter::new(file)),
+            canaries: Mutex::default(),
+        }))
+    }
+
+    /// Milliseconds since the run began.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.0.began.elapsed().as_millis()).unwrap()
+    }
+
+    /// Something that began at `sent_ms` and has ended now.
+    pub(crate) fn write(&self, client: ClientName, sent_ms: u64, what: What) {
+        let entry = Entry {
+            client,
+            sent_ms,
+            got_ms: Some(self.now()),
+            what,
+        };
+        let mut line = serde_json::to_vec(&entry).unwrap();
+        line.push(b'\n');
+        self.0
+            .file
+            .lock()
+            .unwrap()
+            .write_all(&line)
+            .expect("the history's file takes it");
+    }
+
+    /// Something that has no length.
+    pub(crate) fn note(&self, client: ClientName, what: What) {
+        self.write(client, self.now(), what);
+    }
+
+    /// What must be found in no log, metric or dump.
+    pub(crate) fn secret(&self, name: &str, secret: &str) {
+        let canary = Canary {
+            name: name.to_owned(),
+            secret: secret.to_owned(),
+        };
+        self.0.canaries.lock().unwrap().push(canary);
+    }
+
+    /// Ends the file; what was secret in this run.
+    pub(crate) fn finish(&self) -> Vec<Canary> {
+        self.0
+            .file
+            .lock()
+            .unwrap()
+            .flush()
+            .expect("the history's file takes it");
+        std::mem::take(&mut *self.0.canaries.lock().unwrap())
+    }
+}

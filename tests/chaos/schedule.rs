@@ -1,0 +1,124 @@
+//! A whole run: its legs, what it prints, and how it goes on after a break.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use strum::IntoEnumIterator;
+
+use crate::faults::Kind;
+use crate::leg::{LegPlan, LegReport};
+use crate::world::Shape;
+
+/// A run as somebody asked for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Schedule {
+    pub(crate) logins: u32,
+    pub(crate) faults: u32,
+    /// Logins a second.
+    pub(crate) rate: u32,
+    pub(crate) seed: u64,
+    pub(crate) legs: u32,
+    /// One after the other.
+    pub(crate) shapes: Vec<Shape>,
+    pub(crate) slack_ms: u64,
+    /// Where each leg's report is kept; a leg that has one is not run again.
+    pub(crate) directory: PathBuf,
+}
+
+impl Schedule {
+    /// Runs what is left of it, and prints the table; whether every promise was kept.
+    pub(crate) async fn run(&self) -> bool {
+        println!("{self:?}");
+        std::fs::create_dir_all(&self.directory).expect("a directory for the reports");
+        let mut reports = Vec::new();
+        for (n, plan) in self.plans().into_iter().enumerate() {
+            let path = self.directory.join(format!("leg-{n}.json"));
+            let kept = std::fs::read(&path)
+                .ok()
+                .and_then(|json| serde_json::from_slice::<LegReport>(&json).ok());
+            let report = match kept.filter(|kept| kept.plan == plan) {
+                Some(kept) => kept,
+                None => {
+                    let history = self.directory.join(format!("leg-{n}"));
+                    let report = plan.run(&history).await;
+                    if report.violations.is_empty() {
+                        let _ = std::fs::remove_dir_all(&history);
+                    }
+                    std::fs::write(&path, serde_json::to_vec_pretty(&report).unwrap()).expect("the report is kept");
+                    println!("leg {n} took {} s: {:?}", report.seconds, report.tally);
+                    report.violations.iter().for_each(|violation| println!("  {violation}"));
+                    report
+                }
+            };
+            reports.push(report);
+        }
+        print(&reports);
+        reports.iter().all(|report| report.violations.is_empty())
+    }
+
+    /// The same for the same words: each leg has the next shape, and of the kinds that it can have those had least so far.
+    fn plans(&self) -> Vec<LegPlan> {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let mut had: BTreeMap<Kind, u32> = Kind::iter().map(|kind| (kind, 0)).collect();
+        let share = |all: u32, leg: u32| all * (leg + 1) / self.legs - all * leg / self.legs;
+        (0..self.legs)
+            .map(|leg| {
+                let shape = self.shapes[leg as usize % self.shapes.len()];
+                let mut faults = Vec::new();
+                for _ in 0..share(self.faults, leg) {
+                    let possible: Vec<Kind> = Kind::iter().filter(|kind| kind.applies_to(shape)).collect();
+                    let least = possible.iter().map(|kind| had[kind]).min().expect("some kinds");
+                    let rare: Vec<Kind> = possible.into_iter().filter(|kind| had[kind] == least).collect();
+                    let kind = *rare.choose(&mut rng).expect("one of them");
+                    *had.entry(kind).or_default() += 1;
+                    faults.push(kind);
+                }
+                faults.shuffle(&mut rng);
+                LegPlan {
+                    shape,
+                    seed: rng.random(),
+                    logins: share(self.logins, leg),
+                    rate: self.rate,
+                    faults,
+                    slack_ms: self.slack_ms,
+                }
+            })
+            .collect()
+    }
+}
+
+fn print(reports: &[LegReport]) {
+    let mut recoveries = BTreeMap::<&str, Vec<u64>>::new();
+    for report in reports {
+        for (kind, times) in &report.recovery {
+            recoveries.entry(kind).or_default().extend(times);
+        }
+    }
+    println!("\n| fault | injected | recovery, median ms | max ms |\n|---|---|---|---|");
+    for (kind, times) in &mut recoveries {
+        times.sort_unstable();
+        let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+        println!("| {kind} | {} | {median} | {most} |", times.len());
+    }
+    println!("\n| logins | |\n|---|---|");
+    let mut sums = BTreeMap::<String, u64>::new();
+    for report in reports {
+        let serde_json::Value::Object(tally) = serde_json::to_value(&report.tally).unwrap() else {
+            continue;
+        };
+        for (name, count) in tally {
+            *sums.entry(name).or_default() += count.as_u64().unwrap_or(0);
+        }
+    }
+    for (name, count) in &sums {
+        println!("| {name} | {count} |");
+    }
+    let violations: usize = reports.iter().map(|report| report.violations.len()).sum();
+    let seconds: u64 = reports.iter().map(|report| report.seconds).sum();
+    let peak = reports.iter().map(|report| report.peak.rss_kb).max().unwrap_or(0);
+    let faults: usize = recoveries.values().map(Vec::len).sum();
+    println!("| violations | {violations} |\n\n{faults} faults in {seconds} s; a replica held at most {peak} kB");
+}

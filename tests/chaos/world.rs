@@ -1,0 +1,330 @@
+//! What logins run against: real replicas behind a real nginx, on a real Redis of some shape, with a simulated WeChat.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep};
+
+use crate::checker::Text;
+use crate::history::Usage;
+use crate::recorder::Recorder;
+use crate::site;
+use crate::support::cli::{cli, cli_ok};
+use crate::support::cluster::Cluster;
+use crate::support::nginx::Nginx;
+use crate::support::process::scanlogin;
+use crate::support::proxy::Proxy;
+use crate::support::redis::{RedisServer, free_addr};
+use crate::support::sentinel::{SERVICE, Sentinels};
+use crate::support::service::{Service, ServiceBuilder};
+use crate::upstream::{APP_SECRET, APPID, Upstream};
+
+const REPLICAS: usize = 3;
+/// Of a scene: so short that what nobody scans ends within the run.
+pub(crate) const SCENE_LIFE: Duration = Duration::from_secs(30);
+/// Nothing takes longer to come to rest.
+const SETTLES_WITHIN: Duration = Duration::from_secs(40);
+
+/// How Redis stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Shape {
+    Standalone,
+    Sentinel,
+    Cluster,
+}
+
+/// Redis itself.
+#[derive(Debug)]
+pub(crate) enum Redis {
+    /// With a replica, and a link of its own for each replica of the service.
+    Standalone {
+        /// The replica first, so that it ends before its primary.
+        servers: Vec<RedisServer>,
+        links: Vec<Proxy>,
+    },
+    Sentinel(Sentinels),
+    Cluster(Cluster),
+}
+
+/// All of it. Dies with the run.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) nginx: Nginx,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) redis: Redis,
+    pub(crate) upstream: Upstream,
+    _files: TempDir,
+}
+
+/// A place where one process of the service runs after the other.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) addr: SocketAddr,
+    builder: ServiceBuilder,
+    service: Service,
+    /// What those before it had logged.
+    logged: Vec<String>,
+}
+
+impl World {
+    pub(crate) async fn start(shape: Shape, http: &reqwest::Client, recorder: &Recorder) -> Self {
+        let upstream = Upstream::start(http, recorder).await;
+        let files = tempfile::tempdir().expect("a temporary directory");
+        let keys = files.path().join("keys.json");
+        let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
+        assert!(made.expect("it runs").status.success(), "no signing keys");
+        let redis = Redis::start(shape).await;
+        recorder.secret("the client's secret", site::CLIENT_SECRET);
+        let addrs: Vec<_> = (0..REPLICAS).map(|_| free_addr()).collect();
+        let nginx = Nginx::start(&addrs).await;
+        let mut replicas = Vec::new();
+        for (n, addr) in addrs.into_iter().enumerate() {
+            let builder = Service::builder()
+                .with("LISTEN", addr)
+                .with("PUBLIC_URL", nginx.base())
+                .with("TRUSTED_PROXIES", "127.0.0.0/8")
+                .with("REDIS_URL", redis.url(n))
+                .with("SIGNING_KEYS_FILE", keys.display())
+                .with("WECHAT_API_BASE", &upstream.wechat.base)
+                .with("SIMULATOR", true)
+                .with("WECHAT_APPID", APPID)
+                .with("WECHAT_SECRET", APP_SECRET)
+                .with("CLIENT_ID", site::CLIENT_ID)
+                .with("CLIENT_SECRET", site::CLIENT_SECRET)
+                .with("CLIENT_NAME", "Chaos")
+                .with("SCENE_TTL", SCENE_LIFE.as_secs())
+                .with("HEARTBEAT", 5)
+                .with("LIMIT_STREAMS_PER_ADDRESS", 20_000)
+                .with("DRAIN_DELAY", 1);
+            replicas.push(Replica {
+                addr,
+                service: builder.clone().start().await,
+                builder,
+                logged: Vec::new(),
+            });
+        }
+        Self {
+            nginx,
+            replicas,
+            redis,
+            upstream,
+            _files: files,
+        }
+    }
+
+    /// The most that one replica holds, and what Redis holds altogether.
+    pub(crate) fn usage(&self) -> Usage {
+        let most = |of: fn(&Replica) -> u64| self.replicas.iter().map(of).max().unwrap_or(0);
+        let masters = self.redis.masters();
+        let sum = |of: fn(SocketAddr) -> u64| masters.iter().map(|addr| of(*addr)).sum();
+        Usage {
+            rss_kb: most(Replica::rss_kb),
+            fds: most(Replica::fds),
+            redis_bytes: sum(|addr| info_field(addr, "memory", "used_memory")),
+            redis_keys: sum(|addr| ask(addr, &["DBSIZE"]).parse().unwrap_or(0)),
+        }
+    }
+
+    /// Everything that somebody could read secrets in.
+    pub(crate) async fn texts(&self, http: &reqwest::Client) -> Vec<Text> {
+        let mut texts = Vec::new();
+        for (n, replica) in self.replicas.iter().enumerate() {
+            let log = [replica.logged.clone(), replica.service.log().lines()].concat();
+            texts.push(Text {
+                name: format!("the log of replica {n}"),
+                bytes: log.join("\n").into_bytes(),
+            });
+            let metrics = http.get(format!("{}/metrics", replica.service.ops)).send().await;
+            texts.push(Text {
+                name: format!("the metrics of replica {n}"),
+                bytes: metrics.expect("metrics").bytes().await.expect("metrics").to_vec(),
+            });
+        }
+        for addr in self.redis.masters() {
+            texts.push(Text {
+                name: format!("the dump of {addr}"),
+                bytes: dump(addr),
+            });
+        }
+        texts
+    }
+}
+
+impl Replica {
+    pub(crate) fn pid(&self) -> u32 {
+        self.service.process.pid()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.service.process.signal(signal);
+    }
+
+    /// Waits for the end of a process that was told to end: how long that took.
+    pub(crate) async fn ended(&mut self) -> Duration {
+        let began = Instant::now();
+        while !self.service.process.has_ended() && began.elapsed() < SETTLES_WITHIN {
+            sleep(Duration::from_millis(10)).await;
+        }
+        began.elapsed()
+    }
+
+    /// A new process takes the place of one that has ended.
+    pub(crate) async fn start(&mut self) {
+        self.logged.extend(self.service.log().lines());
+        self.service = self.builder.clone().start_unready().await;
+    }
+
+    fn rss_kb(&self) -> u64 {
+        let status = fs::read_to_string(PathBuf::from(format!("/proc/{}/status", self.pid()))).unwrap_or_default();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        rss.and_then(|rss| rss.trim().trim_end_matches(" kB").parse().ok())
+            .unwrap_or(0)
+    }
+
+    fn fds(&self) -> u64 {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        fds.map_or(0, |fds| fds.count() as u64)
+    }
+}
+
+impl Redis {
+    async fn start(shape: Shape) -> Self {
+        match shape {
+            Shape::Standalone => {
+                let primary = RedisServer::start();
+                let replica = primary.replica().await;
+                let mut links = Vec::new();
+                for _ in 0..REPLICAS {
+                    links.push(Proxy::start(primary.addr(), Duration::from_millis(1)).await);
+                }
+                Self::Standalone {
+                    servers: vec![replica, primary],
+                    links,
+                }
+            }
+            Shape::Sentinel => {
+                let sentinels = Sentinels::start().await;
+                // Else the second fail-over within twenty seconds would wait for their end.
+                for addr in sentinels.addrs() {
+                    cli_ok(addr, &["SENTINEL", "SET", SERVICE, "failover-timeout", "2500"]);
+                }
+                Self::Sentinel(sentinels)
+            }
+            Shape::Cluster => Self::Cluster(Cluster::start().await),
+        }
+    }
+
+    /// As replica `n` of the service is told.
+    fn url(&self, n: usize) -> String {
+        match self {
+            Self::Standalone { links, .. } => links[n].url(),
+            Self::Sentinel(sentinels) => sentinels.url(),
+            Self::Cluster(cluster) => cluster.url(),
+        }
+    }
+
+    pub(crate) fn servers(&mut self) -> &mut [RedisServer] {
+        match self {
+            Self::Standalone { servers, .. } => servers,
+            Self::Sentinel(sentinels) => sentinels.servers(),
+            Self::Cluster(cluster) => cluster.servers(),
+        }
+    }
+
+    fn addrs(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Standalone { servers, .. } => servers.iter().map(RedisServer::addr).collect(),
+            Self::Sentinel(sentinels) => sentinels.server_addrs(),
+            Self::Cluster(cluster) => cluster.addrs(),
+        }
+    }
+
+    /// Those that say so themselves; all must be there to say it.
+    pub(crate) fn masters(&self) -> Vec<SocketAddr> {
+        let says = |addr: &SocketAddr| ask(*addr, &["ROLE"]).starts_with("master");
+        self.addrs().into_iter().filter(says).collect()
+    }
+
+    /// Which of [`Self::servers`] is a primary: one of them, by `choice`.
+    pub(crate) fn some_master(&self, choice: usize) -> usize {
+        let masters = self.masters();
+        let chosen = masters[choice % masters.len()];
+        self.addrs()
+            .iter()
+            .position(|addr| *addr == chosen)
+            .expect("it is one of them")
+    }
+
+    /// The replicas of whom the primaries know.
+    pub(crate) fn replicas(&self) -> Vec<SocketAddr> {
+        let says = |addr: &SocketAddr| ask(*addr, &["ROLE"]).starts_with("slave");
+        self.addrs().into_iter().filter(says).collect()
+    }
+
+    /// Waits until everybody agrees who is who, and every replica is in step.
+    pub(crate) async fn settles(&self) {
+        let began = Instant::now();
+        while !self.is_settled() {
+            assert!(
+                began.elapsed() < SETTLES_WITHIN,
+                "Redis does not come to rest: {self:?}"
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let masters = self.masters();
+        let in_step = |count: usize| {
+            masters.iter().all(|addr| {
+                let seen = ask(*addr, &["INFO", "replication"]);
+                let online = seen
+                    .lines()
+                    .filter(|line| line.contains("state=online") && !line.contains(",offset=0,"));
+                online.count() >= count
+            })
+        };
+        match self {
+            Self::Standalone { .. } => masters.len() == 1 && in_step(1),
+            Self::Sentinel(sentinels) => {
+                let named = block_in_place(|| sentinels.masters());
+                masters.len() == 1 && in_step(2) && named.iter().all(|named| *named == masters[0].to_string())
+            }
+            Self::Cluster(cluster) => {
+                let ok = |addr: SocketAddr| ask(addr, &["CLUSTER", "INFO"]).contains("cluster_state:ok");
+                masters.len() == 3 && in_step(1) && cluster.addrs().into_iter().all(ok)
+            }
+        }
+    }
+}
+
+/// `redis-cli`, from a task.
+pub(crate) fn ask(addr: SocketAddr, words: &[&str]) -> String {
+    block_in_place(|| cli(addr, words))
+}
+
+fn info_field(addr: SocketAddr, section: &str, name: &str) -> u64 {
+    let info = ask(addr, &["INFO", section]);
+    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Every key with its value, as Redis itself writes them down.
+fn dump(addr: SocketAddr) -> Vec<u8> {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = file.path().display().to_string();
+    // Compressed text would hide what is searched for.
+    ask(addr, &["CONFIG", "SET", "rdbcompression", "no"]);
+    let port = addr.port().to_string();
+    let saved = block_in_place(|| Command::new("redis-cli").args(["-p", &port, "--rdb", &path]).output());
+    assert!(saved.expect("redis-cli").status.success(), "no dump of {addr}");
+    fs::read(path).expect("the dump")
+}

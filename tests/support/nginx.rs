@@ -1,0 +1,104 @@
+//! A real nginx before the replicas, as operators run it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::eventually;
+use super::redis::free_addr;
+
+/// Dies with the test.
+#[derive(Debug)]
+pub(crate) struct Nginx {
+    child: Child,
+    addr: SocketAddr,
+    dir: TempDir,
+}
+
+impl Nginx {
+    /// Balances over `replicas`; one that can't be reached is left out for a second.
+    pub(crate) async fn start(replicas: &[SocketAddr]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let addr = free_addr();
+        std::fs::write(dir.path().join("nginx.conf"), configuration(addr, replicas)).expect("a configuration");
+        let nginx = Self {
+            child: spawn(&dir),
+            addr,
+            dir,
+        };
+        nginx.listens().await;
+        nginx
+    }
+
+    pub(crate) fn base(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Cuts every connection, and serves new ones.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(&self.dir);
+        self.listens().await;
+    }
+
+    async fn listens(&self) {
+        eventually("nginx listens", || async { TcpStream::connect(self.addr).ok() }).await;
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(dir: &TempDir) -> Child {
+    Command::new("nginx")
+        .args([
+            "-p",
+            &dir.path().display().to_string(),
+            "-c",
+            "nginx.conf",
+            "-e",
+            "error.log",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("nginx is not installed: `apt-get install nginx-light`, or run scripts/test")
+}
+
+fn configuration(addr: SocketAddr, replicas: &[SocketAddr]) -> String {
+    let servers: String = replicas
+        .iter()
+        .map(|replica| format!("server {replica} max_fails=1 fail_timeout=1s; "))
+        .collect();
+    // One process, so that its death is the end of it; what it writes stays in its own directory.
+    format!(
+        "daemon off; master_process off; pid nginx.pid; error_log error.log;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    upstream replicas {{ {servers} keepalive 64; keepalive_timeout 2s; }}
+    server {{
+        listen {addr} backlog=4096;
+        proxy_http_version 1.1;
+        proxy_set_header Connection '';
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_connect_timeout 1s;
+        proxy_read_timeout 60s;
+        location / {{ proxy_pass http://replicas; }}
+        location /events/ {{ proxy_pass http://replicas; proxy_buffering off; proxy_read_timeout 1h; }}
+    }}
+}}
+"
+    )
+}

@@ -375,7 +375,7 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         (
             "no Retry-After",
             I9,
-            with([refuse(Outcome::Refused(Refusal {
+            with([start(1_100, Outcome::Refused(Refusal {
                 status: 503,
                 code: Some("store_unavailable".to_owned()),
                 retry_after: None,

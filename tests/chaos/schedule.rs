@@ -12,6 +12,9 @@ use crate::faults::Kind;
 use crate::leg::{LegPlan, LegReport};
 use crate::world::Shape;
 
+/// Of a leg's violations; all are in its report.
+const SHOWN: usize = 20;
+
 /// A run as somebody asked for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
@@ -49,7 +52,7 @@ impl Schedule {
                     }
                     std::fs::write(&path, serde_json::to_vec_pretty(&report).unwrap()).expect("the report is kept");
                     println!("leg {n} took {} s: {:?}", report.seconds, report.tally);
-                    report.violations.iter().for_each(|violation| println!("  {violation}"));
+                    report.violations.iter().take(SHOWN).for_each(|violation| println!("  {violation}"));
                     report
                 }
             };

@@ -375,12 +375,15 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         (
             "no Retry-After",
             I9,
-            with([start(1_100, Outcome::Refused(Refusal {
-                status: 503,
-                code: Some("store_unavailable".to_owned()),
-                retry_after: None,
-                state: None,
-            }))]),
+            with([start(
+                1_100,
+                Outcome::Refused(Refusal {
+                    status: 503,
+                    code: Some("store_unavailable".to_owned()),
+                    retry_after: None,
+                    state: None,
+                }),
+            )]),
         ),
         ("a code in two browsers", I1, with([second(two_codes)])),
         (
@@ -461,7 +464,7 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         (
             "descriptors that stay",
             I12,
-            with([entry(ClientName::Harness, 95_000, usage(120))]),
+            with([entry(ClientName::Harness, 95_000, usage(130))]),
         ),
     ];
     for (what, invariant, entries) in variants {

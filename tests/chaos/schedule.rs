@@ -52,7 +52,11 @@ impl Schedule {
                     }
                     std::fs::write(&path, serde_json::to_vec_pretty(&report).unwrap()).expect("the report is kept");
                     println!("leg {n} took {} s: {:?}", report.seconds, report.tally);
-                    report.violations.iter().take(SHOWN).for_each(|violation| println!("  {violation}"));
+                    report
+                        .violations
+                        .iter()
+                        .take(SHOWN)
+                        .for_each(|violation| println!("  {violation}"));
                     report
                 }
             };

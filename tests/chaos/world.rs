@@ -102,6 +102,8 @@ impl World {
                 .with("CLIENT_NAME", "Chaos")
                 .with("SCENE_TTL", SCENE_LIFE.as_secs())
                 .with("HEARTBEAT", 5)
+                // Drawing and reading pictures is most of what this machine does.
+                .with("CODE_WIDTH", 280)
                 .with("LIMIT_STREAMS_PER_ADDRESS", 20_000)
                 .with("DRAIN_DELAY", 1);
             replicas.push(Replica {
@@ -247,8 +249,13 @@ impl Redis {
         }
     }
 
-    /// Those that say so themselves; all must be there to say it.
+    /// Those that the sentinels name, or that say so themselves; all must be there to say it.
     pub(crate) fn masters(&self) -> Vec<SocketAddr> {
+        if let Self::Sentinel(sentinels) = self {
+            let mut named = block_in_place(|| sentinels.masters());
+            named.dedup();
+            return named.iter().filter_map(|named| named.parse().ok()).collect();
+        }
         let says = |addr: &SocketAddr| ask(*addr, &["ROLE"]).starts_with("master");
         self.addrs().into_iter().filter(says).collect()
     }
@@ -275,10 +282,18 @@ impl Redis {
         while !self.is_settled() {
             assert!(
                 began.elapsed() < SETTLES_WITHIN,
-                "Redis does not come to rest: {self:?}"
+                "Redis does not come to rest: {}",
+                self.words()
             );
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Who says what of itself.
+    fn words(&self) -> String {
+        let said = |addr: SocketAddr| format!("\n{addr}: {}", ask(addr, &["INFO", "replication"]));
+        let said: String = self.addrs().into_iter().map(said).collect();
+        format!("{:?}{said}", self.masters())
     }
 
     fn is_settled(&self) -> bool {
@@ -294,10 +309,8 @@ impl Redis {
         };
         match self {
             Self::Standalone { .. } => masters.len() == 1 && in_step(1),
-            Self::Sentinel(sentinels) => {
-                let named = block_in_place(|| sentinels.masters());
-                masters.len() == 1 && in_step(2) && named.iter().all(|named| *named == masters[0].to_string())
-            }
+            // Who was primary before is told of it seconds later.
+            Self::Sentinel(_) => masters.len() == 1 && in_step(1),
             Self::Cluster(cluster) => {
                 let ok = |addr: SocketAddr| ask(addr, &["CLUSTER", "INFO"]).contains("cluster_state:ok");
                 masters.len() == 3 && in_step(1) && cluster.addrs().into_iter().all(ok)

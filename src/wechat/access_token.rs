@@ -116,23 +116,32 @@ impl AccessTokens {
     ///
     /// # Errors
     /// The call's, or why there is no token.
-    pub async fn with_token<T, Fut>(&self, call: impl Fn(AccessToken) -> Fut + Send) -> Result<T, Error>
+    pub async fn with_token<T: Send, Fut>(&self, call: impl Fn(AccessToken) -> Fut + Send + Sync) -> Result<T, Error>
+    where
+        Fut: Future<Output = Result<T, Error>> + Send,
+    {
+        match self.with_this_token(&call).await? {
+            Err(error) if error.class() == Some(Class::TokenInvalid) => self.with_this_token(&call).await?,
+            result => result,
+        }
+    }
+
+    /// One call, and what it says of the token; outside, why there is none.
+    async fn with_this_token<T: Send, Fut>(
+        &self,
+        call: &(impl Fn(AccessToken) -> Fut + Sync),
+    ) -> Result<Result<T, Error>, Error>
     where
         Fut: Future<Output = Result<T, Error>> + Send,
     {
         let token = self.get().await?;
-        match call(token.clone()).await {
-            Err(error) if error.class() == Some(Class::TokenInvalid) => self.reject(&token, error).await,
-            result => return result,
-        }
-        let token = self.get().await?;
         let result = call(token.clone()).await;
-        if let Err(error) = &result
-            && error.class() == Some(Class::TokenInvalid)
-        {
-            self.reject(&token, error.clone()).await;
+        match &result {
+            Ok(_) => self.0.lock().accept(&token),
+            Err(error) if error.class() == Some(Class::TokenInvalid) => self.reject(&token, error.clone()).await,
+            Err(_) => {}
         }
-        result
+        Ok(result)
     }
 
     /// Keeps the token fresh while nobody asks for it, so that trouble with it shows before a login needs it. For a task.
@@ -236,7 +245,7 @@ impl Inner {
             match outcome {
                 None => Err(shutting_down()),
                 Some(Ok(token)) => local.found(token),
-                Some(Err(failure)) => Err(local.pause(failure)),
+                Some(Err(failure)) => local.do_without(failure),
             }
         };
         self.tell_left();
@@ -282,14 +291,27 @@ impl Local {
         Ok(token)
     }
 
-    /// Pauses after a failure, and says what to answer meanwhile.
-    fn pause(&mut self, failure: Failure) -> Error {
+    /// Pauses after a failure. Where no other token may be asked for, those who wait now find out whether WeChat takes the
+    /// refused one again: what refuses the token that it has just given may come to its senses before the budget allows more.
+    fn do_without(&mut self, failure: Failure) -> Result<AccessToken, Error> {
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(Pause {
             until: Instant::now() + failure.pause,
             error: failure.error.clone(),
         });
-        failure.error
+        let refused = self.refusal.as_ref().map(|refusal| &refusal.token);
+        let is_worth_a_try = |token: &&AccessToken| failure.is_denied && !token.left().is_zero();
+        refused.filter(is_worth_a_try).cloned().ok_or(failure.error)
+    }
+
+    /// WeChat took this token. It is the current one again, if it was given up.
+    fn accept(&mut self, token: &AccessToken) {
+        if self.current.is_none() && self.refusal.as_ref().is_some_and(|refusal| refusal.token.is(token)) {
+            self.refusal = None;
+            self.pause = None;
+            self.failures = 0;
+            self.current = Some(token.clone());
+        }
     }
 }
 

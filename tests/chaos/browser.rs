@@ -103,75 +103,92 @@ async fn decoded(jpeg: Vec<u8>) -> Option<String> {
     tokio::task::spawn_blocking(decode).await.ok().flatten()
 }
 
+/// What one stream brought.
+struct Streamed {
+    /// Whether the final event came.
+    is_over: bool,
+    code: Option<String>,
+    last_event_id: String,
+    /// When to come again.
+    retry: Duration,
+}
+
 /// Follows the event stream as EventSource does, to the final event; the code, if that brought one.
 pub(crate) async fn follow(client: &mut Client, shown: &Shown, reload_after: Option<Duration>) -> Option<String> {
     let mut reload = reload_after.map(|after| Instant::now() + after);
     let mut last = String::new();
     while Instant::now() < shown.gives_up {
-        let stream = shown.streams.fetch_add(1, Ordering::Relaxed);
-        let scene = shown.scene.clone();
-        let mut request = client.call(Method::GET, &format!("/events/{scene}"));
-        request = request.bearer_auth(&shown.secret).header("accept", "text/event-stream");
-        if !last.is_empty() {
-            request = request.header("last-event-id", &last);
-        }
-        let last_event_id = Some(last.clone()).filter(|last| !last.is_empty());
-        let opened = |outcome| What::StreamOpened {
-            scene: scene.clone(),
-            stream,
-            last_event_id,
-            outcome,
-        };
-        let sent = client.recorder.now();
-        let response = match open(request).await {
-            Ok(response) => response,
+        let until = reload.map_or(shown.gives_up, |reload| reload.min(shown.gives_up));
+        let streamed = match stream(client, shown, &last, until).await {
+            Ok(streamed) => streamed,
             Err(outcome) => {
-                let outcome = outcome.map(|()| Opened::Over);
-                client.recorder.write(client.name, sent, opened(outcome.clone()));
                 sleep(client.again(&outcome)?).await;
                 continue;
             }
         };
-        client
-            .recorder
-            .write(client.name, sent, opened(Outcome::Done(Opened::Stream)));
-        let mut events = EventStream::new(response);
-        let ends = reload.map_or(shown.gives_up, |reload| reload.min(shown.gives_up));
-        while let Ok(Some(event)) = timeout_at(ends, events.read()).await {
-            if event.event == "unavailable" {
-                let outcome = Outcome::Refused(unavailable(&event.data));
-                let what = What::StreamOpened {
-                    scene: scene.clone(),
-                    stream,
-                    last_event_id: None,
-                    outcome,
-                };
-                client.recorder.note(client.name, what);
-                continue;
-            }
-            let view = view(&event.data);
-            let (is_final, code) = (view.state.is_final(), view.code.clone());
-            let told = What::Told {
-                scene: scene.clone(),
-                stream,
-                view,
-            };
-            client.recorder.note(client.name, told);
-            if is_final {
-                return code;
-            }
+        if streamed.is_over {
+            return streamed.code;
         }
-        client.recorder.note(client.name, What::StreamEnded { scene, stream });
         if reload.take_if(|reload| *reload <= Instant::now()).is_some() {
             // A reloaded page knows its scene and its secret, and nothing more.
             last.clear();
             continue;
         }
-        events.last_event_id.clone_into(&mut last);
-        sleep(Duration::from_millis(events.retry.unwrap_or(3_000))).await;
+        last = streamed.last_event_id;
+        sleep(streamed.retry).await;
     }
     give_up(client, shown);
     None
+}
+
+/// One stream, to its end or until then; or why there was none.
+async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) -> Result<Streamed, Outcome<Opened>> {
+    let number = shown.streams.fetch_add(1, Ordering::Relaxed);
+    let last_event_id = Some(last.to_owned()).filter(|last| !last.is_empty());
+    let mut request = client.call(Method::GET, &format!("/events/{}", shown.scene));
+    request = request.bearer_auth(&shown.secret).header("accept", "text/event-stream");
+    if let Some(last) = &last_event_id {
+        request = request.header("last-event-id", last);
+    }
+    let opened = |outcome: &Outcome<Opened>| What::StreamOpened {
+        scene: shown.scene.clone(),
+        stream: number,
+        last_event_id: last_event_id.clone(),
+        outcome: outcome.clone(),
+    };
+    let sent = client.recorder.now();
+    let response = match open(request).await {
+        Ok(response) => response,
+        Err(outcome) => {
+            let outcome = outcome.map(|()| Opened::Over);
+            client.recorder.write(client.name, sent, opened(&outcome));
+            return Err(outcome);
+        }
+    };
+    client
+        .recorder
+        .write(client.name, sent, opened(&Outcome::Done(Opened::Stream)));
+    let mut events = EventStream::new(response);
+    let (mut is_over, mut code) = (false, None);
+    while let (false, Ok(Some(event))) = (is_over, timeout_at(until, events.read()).await) {
+        if event.event == "unavailable" {
+            let outcome = Outcome::Refused(unavailable(&event.data));
+            client.recorder.note(client.name, opened(&outcome));
+            continue;
+        }
+        let view = view(&event.data);
+        (is_over, code) = (view.state.is_final(), view.code.clone());
+        let (scene, stream) = (shown.scene.clone(), number);
+        client.recorder.note(client.name, What::Told { scene, stream, view });
+    }
+    let (scene, stream) = (shown.scene.clone(), number);
+    client.recorder.note(client.name, What::StreamEnded { scene, stream });
+    Ok(Streamed {
+        is_over,
+        code,
+        retry: Duration::from_millis(events.retry.unwrap_or(3_000)),
+        last_event_id: events.last_event_id,
+    })
 }
 
 /// The same by long-poll.

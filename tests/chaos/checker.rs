@@ -179,7 +179,8 @@ impl<'a> SceneHistory<'a> {
             .find_map(|(entry, view)| Some((entry, view.code.as_deref()?)))
     }
 
-    /// The confirms that happened or may have: openid, nickname.
+    /// The confirms that happened or may have: openid, nickname. One that is told that there is no such scene may have been
+    /// made on a copy of Redis's data that was then lost.
     fn confirms(&self) -> impl Iterator<Item = (&'a Entry, &'a str, Option<&'a str>)> {
         self.entries.iter().filter_map(|entry| match &entry.what {
             What::Confirm {
@@ -187,7 +188,7 @@ impl<'a> SceneHistory<'a> {
                 nickname,
                 outcome,
                 ..
-            } if outcome.done().is_some() || outcome.is_ambiguous() => {
+            } if outcome.done().is_some() || outcome.is_ambiguous() || outcome.is_unknown_scene() => {
                 Some((*entry, openid.as_str(), nickname.as_deref()))
             }
             _ => None,

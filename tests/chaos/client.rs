@@ -72,12 +72,11 @@ impl Client {
             .rng
             .random_range(Duration::from_millis(100)..Duration::from_millis(600));
         match outcome {
-            Outcome::Done(_) => None,
             Outcome::Unknown | Outcome::Abandoned => Some(jitter),
             Outcome::Refused(refusal) if refusal.status >= 500 || refusal.status == 429 => {
                 Some(Duration::from_secs(refusal.retry_after.unwrap_or(1).min(5)) + jitter)
             }
-            Outcome::Refused(_) => None,
+            Outcome::Done(_) | Outcome::Refused(_) => None,
         }
     }
 
@@ -112,9 +111,10 @@ fn outcome_of<T>(reply: &Whole, read: impl FnOnce(&Value) -> Option<T>) -> Outco
         };
     }
     // What the proxy says by itself is not the service's answer.
-    match json.is_object() {
-        true => Outcome::Refused(refusal(reply.status, &reply.headers, &json)),
-        false => Outcome::Unknown,
+    if json.is_object() {
+        Outcome::Refused(refusal(reply.status, &reply.headers, &json))
+    } else {
+        Outcome::Unknown
     }
 }
 

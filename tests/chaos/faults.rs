@@ -109,7 +109,6 @@ impl Kind {
                 ..bound(3)
             },
             Self::ReplicasRolled | Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
-            Self::PubsubKilled | Self::PublishRefused => bound(2),
             Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
                 destroys_data: true,
                 ..bound(3)
@@ -121,7 +120,7 @@ impl Kind {
             | Self::RedisReadOnly
             | Self::OutOfMemory
             | Self::MaxClients => bound(3),
-            Self::LinkCut | Self::LinkSlow | Self::RepliesLost => bound(2),
+            Self::PubsubKilled | Self::PublishRefused | Self::LinkCut | Self::LinkSlow | Self::RepliesLost => bound(2),
             Self::LinkStalled | Self::LinkBlackholed => bound(5),
             // A Cluster's waits until both have the same; a Sentinel's does not.
             Self::FailOverPlanned => Cost {

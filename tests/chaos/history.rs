@@ -104,6 +104,12 @@ impl<T> Outcome<T> {
         }
     }
 
+    /// Whether the service knew no such scene.
+    pub(crate) fn is_unknown_scene(&self) -> bool {
+        self.refusal()
+            .is_some_and(|refusal| refusal.code.as_deref() == Some("unknown_scene"))
+    }
+
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
         match self {
             Self::Done(value) => Outcome::Done(change(value)),
@@ -177,10 +183,6 @@ pub(crate) struct Lifetime {
 
 /// Something done to the service. What several flags say, it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each says what one invariant makes allowance for"
-)]
 pub(crate) struct Fault {
     /// Its name in the table of recoveries.
     pub(crate) kind: String,

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Longer than the proxy keeps connections that nobody uses.
 const PROXY_KEEPS_IDLE: Duration = Duration::from_secs(3);
 /// Every login has ended by then, with its scene and all patience.
-const ENDS_WITHIN: Duration = Duration::from_secs(180);
+const ENDS_WITHIN: Duration = Duration::from_mins(3);
 /// `stable_token` gives the same token until then (see the design of access_token).
 const TOKEN_MARGIN_MS: u64 = 300_000;
 const BOUNDS: Usage = Usage {

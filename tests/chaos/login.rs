@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
@@ -46,6 +47,19 @@ enum Play {
     Rivals,
 }
 
+/// One login as it will be.
+#[derive(Debug)]
+struct Login {
+    stage: Stage,
+    number: u32,
+    watch: Watch,
+    play: Play,
+    /// How often its code is redeemed at once.
+    redeems: u64,
+    /// How often a connection of its clients goes away with an answer on it, 0 to 1.
+    flakiness: f64,
+}
+
 impl Stage {
     /// A login of whatever kind the seed has for it.
     pub(crate) async fn any(self, number: u32) {
@@ -64,88 +78,124 @@ impl Stage {
             18..23 => Play::Rivals,
             _ => Play::Answered(Answer::Yes),
         };
-        let redeems = if rng.random_bool(0.1) { 4 } else { 1 };
-        self.play(number, watch, play, redeems, 0.03).await;
+        let login = Login {
+            watch,
+            play,
+            redeems: if rng.random_bool(0.1) { 4 } else { 1 },
+            flakiness: 0.03,
+            ..self.expected(number)
+        };
+        login.run().await;
     }
 
     /// The login that everybody expects.
     pub(crate) async fn plain(self, number: u32) {
-        self.play(number, Watch::Stream, Play::Answered(Answer::Yes), 1, 0.0)
-            .await;
+        self.expected(number).run().await;
     }
 
-    async fn play(self, number: u32, watch: Watch, play: Play, redeems: usize, flakiness: f64) {
-        let client = |name, part: u64| {
-            let seed = (self.seed ^ u64::from(number)).wrapping_mul(31).wrapping_add(part);
-            let mut client = Client::new(&self.http, &self.base, &self.recorder, name, seed);
-            client.flakiness = flakiness;
-            client
-        };
-        let name = ClientName::Browser(number);
-        let Some(shown) = browser::start(&mut client(name, 0), site::CLIENT_ID, self.scene_life).await else {
-            return;
-        };
-        let people = async {
-            if play == Play::Ignored {
-                return;
-            }
-            let Some(scene) = browser::picture(&mut client(name, 1), &shown).await else {
-                return;
-            };
-            let phone = |part: u32, answer| {
-                let person = Person {
-                    openid: format!("openid-{}-{number}-{part}", self.seed),
-                    nickname: format!("nickname-{}-{number}-{part}", self.seed),
-                };
-                let mut client = client(ClientName::Phone(number * 2 + part), u64::from(2 + part));
-                let (wechat, scene) = (&self.wechat, scene.clone());
-                async move {
-                    client.dawdle(20, 500).await;
-                    phone::answer(&mut client, wechat, &scene, &person, answer).await;
-                }
-            };
-            match play {
-                Play::Answered(answer) => phone(0, answer).await,
-                Play::Rivals => drop(tokio::join!(phone(0, Answer::Yes), phone(1, Answer::Yes))),
-                Play::Ignored | Play::Cancelled => phone(0, Answer::Yes).await,
-            }
-        };
-        let cancelling = async {
-            if play == Play::Cancelled {
-                let mut client = client(name, 4);
-                client.dawdle(100, 1_500).await;
-                browser::cancel(&mut client, &shown).await;
-            }
-        };
-        let site = async |code: Option<String>, part: u64| {
-            let Some(code) = code else { return };
-            let tries = (0..redeems).map(|n| {
-                let mut client = client(ClientName::Site(number), part + u64::try_from(n).unwrap());
-                let code = code.clone();
-                async move { site::redeem(&mut client, &code).await }
-            });
-            futures_util::future::join_all(tries).await;
-        };
-        let watching = async {
-            let tab = |part, reload| watched(client(name, part), shown.clone(), reload);
-            match watch {
-                Watch::Stream => site(tab(5, None).await, 10).await,
-                Watch::Reloads => site(tab(5, Some(Duration::from_millis(700))).await, 10).await,
-                Watch::TwoTabs => {
-                    let second = async {
-                        sleep(Duration::from_millis(300)).await;
-                        site(tab(6, None).await, 20).await;
-                    };
-                    let first = async { site(tab(5, None).await, 10).await };
-                    tokio::join!(first, second);
-                }
-                Watch::Polls => site(browser::poll(&mut client(name, 5), &shown).await, 10).await,
-            }
-        };
-        tokio::join!(people, cancelling, watching);
+    fn expected(self, number: u32) -> Login {
+        Login {
+            stage: self,
+            number,
+            watch: Watch::Stream,
+            play: Play::Answered(Answer::Yes),
+            redeems: 1,
+            flakiness: 0.0,
+        }
     }
 }
 
-async fn watched(mut client: Client, shown: Shown, reload: Option<Duration>) -> Option<String> {
-    browser::follow(&mut client, &shown, reload).await
+impl Login {
+    async fn run(&self) {
+        let life = self.stage.scene_life;
+        if let Some(shown) = browser::start(&mut self.browser(0), site::CLIENT_ID, life).await {
+            tokio::join!(self.people(&shown), self.cancelling(&shown), self.watching(&shown));
+        }
+    }
+
+    /// Each part of a login has dice of its own, so that what one does not do changes nothing for the others.
+    fn client(&self, name: ClientName, part: u64) -> Client {
+        let Stage {
+            http,
+            base,
+            recorder,
+            seed,
+            ..
+        } = &self.stage;
+        let seed = (seed ^ u64::from(self.number)).wrapping_mul(31).wrapping_add(part);
+        let mut client = Client::new(http, base, recorder, name, seed);
+        client.flakiness = self.flakiness;
+        client
+    }
+
+    fn browser(&self, part: u64) -> Client {
+        self.client(ClientName::Browser(self.number), part)
+    }
+
+    async fn people(&self, shown: &Shown) {
+        if self.play == Play::Ignored {
+            return;
+        }
+        let Some(scene) = &browser::picture(&mut self.browser(1), shown).await else {
+            return;
+        };
+        match self.play {
+            Play::Answered(answer) => self.person(0, scene, answer).await,
+            Play::Rivals => {
+                tokio::join!(self.person(0, scene, Answer::Yes), self.person(1, scene, Answer::Yes));
+            }
+            Play::Ignored | Play::Cancelled => self.person(0, scene, Answer::Yes).await,
+        }
+    }
+
+    async fn person(&self, which: u32, scene: &str, answer: Answer) {
+        let name = format!("{}-{}-{which}", self.stage.seed, self.number);
+        let person = Person {
+            openid: format!("openid-{name}"),
+            nickname: format!("nickname-{name}"),
+        };
+        let mut client = self.client(ClientName::Phone(self.number * 2 + which), u64::from(2 + which));
+        client.dawdle(20, 500).await;
+        phone::answer(&mut client, &self.stage.wechat, scene, &person, answer).await;
+    }
+
+    async fn cancelling(&self, shown: &Shown) {
+        if self.play == Play::Cancelled {
+            let mut client = self.browser(4);
+            client.dawdle(100, 1_500).await;
+            browser::cancel(&mut client, shown).await;
+        }
+    }
+
+    async fn watching(&self, shown: &Shown) {
+        match self.watch {
+            Watch::Stream => self.tab(5, shown, None).await,
+            Watch::Reloads => self.tab(5, shown, Some(Duration::from_millis(700))).await,
+            Watch::TwoTabs => {
+                let second = async {
+                    sleep(Duration::from_millis(300)).await;
+                    self.tab(6, shown, None).await;
+                };
+                tokio::join!(self.tab(5, shown, None), second);
+            }
+            Watch::Polls => {
+                let code = browser::poll(&mut self.browser(5), shown).await;
+                self.site(code, 50).await;
+            }
+        }
+    }
+
+    async fn tab(&self, part: u64, shown: &Shown, reload_after: Option<Duration>) {
+        let code = browser::follow(&mut self.browser(part), shown, reload_after).await;
+        self.site(code, part * 10).await;
+    }
+
+    async fn site(&self, code: Option<String>, part: u64) {
+        let Some(code) = &code else { return };
+        let redeems = (0..self.redeems).map(|n| async move {
+            let mut client = self.client(ClientName::Site(self.number), part + n);
+            site::redeem(&mut client, code).await;
+        });
+        join_all(redeems).await;
+    }
 }

@@ -10,7 +10,7 @@
 )]
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "it serves the integration tests too")]
+#[expect(dead_code, reason = "it serves the integration tests too")]
 mod support;
 
 mod browser;
@@ -55,6 +55,7 @@ fn shape(name: &str) -> Shape {
     serde_json::from_value(name.into()).unwrap_or_else(|error| panic!("CHAOS_SHAPES: {error}"))
 }
 
+#[expect(clippy::disallowed_methods, reason = "settings of the test, not of the program")]
 fn setting<T: FromStr<Err: Debug>>(name: &str) -> T {
     let value = std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see scripts/chaos"));
     value

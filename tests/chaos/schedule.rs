@@ -38,44 +38,43 @@ impl Schedule {
         std::fs::create_dir_all(&self.directory).expect("a directory for the reports");
         let mut reports = Vec::new();
         for (n, plan) in self.plans().into_iter().enumerate() {
-            let path = self.directory.join(format!("leg-{n}.json"));
-            let kept = std::fs::read(&path)
-                .ok()
-                .and_then(|json| serde_json::from_slice::<LegReport>(&json).ok());
-            let report = match kept.filter(|kept| kept.plan == plan) {
-                Some(kept) => kept,
-                None => {
-                    let history = self.directory.join(format!("leg-{n}"));
-                    let report = plan.run(&history).await;
-                    if report.violations.is_empty() {
-                        let _ = std::fs::remove_dir_all(&history);
-                    }
-                    std::fs::write(&path, serde_json::to_vec_pretty(&report).unwrap()).expect("the report is kept");
-                    println!("leg {n} took {} s: {:?}", report.seconds, report.tally);
-                    report
-                        .violations
-                        .iter()
-                        .take(SHOWN)
-                        .for_each(|violation| println!("  {violation}"));
-                    report
-                }
-            };
-            reports.push(report);
+            reports.push(self.leg(n, &plan).await);
         }
         print(&reports);
         reports.iter().all(|report| report.violations.is_empty())
+    }
+
+    /// The report that is kept of it, or a new one.
+    async fn leg(&self, n: usize, plan: &LegPlan) -> LegReport {
+        let path = self.directory.join(format!("leg-{n}.json"));
+        let kept = std::fs::read(&path).ok();
+        let kept = kept.and_then(|json| serde_json::from_slice::<LegReport>(&json).ok());
+        if let Some(kept) = kept.filter(|kept| kept.plan == *plan) {
+            return kept;
+        }
+        let history = self.directory.join(format!("leg-{n}"));
+        let report = plan.run(&history).await;
+        if report.violations.is_empty() {
+            let _ = std::fs::remove_dir_all(&history);
+        }
+        std::fs::write(&path, serde_json::to_vec_pretty(&report).unwrap()).expect("the report is kept");
+        println!("leg {n} took {} s: {:?}", report.seconds, report.tally);
+        for violation in report.violations.iter().take(SHOWN) {
+            println!("  {violation}");
+        }
+        report
     }
 
     /// The same for the same words: each leg has the next shape, and of the kinds that it can have those had least so far.
     fn plans(&self) -> Vec<LegPlan> {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let mut had: BTreeMap<Kind, u32> = Kind::iter().map(|kind| (kind, 0)).collect();
-        let share = |all: u32, leg: u32| all * (leg + 1) / self.legs - all * leg / self.legs;
+        let part_of = |all: u32, leg: u32| all * (leg + 1) / self.legs - all * leg / self.legs;
         (0..self.legs)
             .map(|leg| {
                 let shape = self.shapes[leg as usize % self.shapes.len()];
                 let mut faults = Vec::new();
-                for _ in 0..share(self.faults, leg) {
+                for _ in 0..part_of(self.faults, leg) {
                     let possible: Vec<Kind> = Kind::iter().filter(|kind| kind.applies_to(shape)).collect();
                     let least = possible.iter().map(|kind| had[kind]).min().expect("some kinds");
                     let rare: Vec<Kind> = possible.into_iter().filter(|kind| had[kind] == least).collect();
@@ -87,7 +86,7 @@ impl Schedule {
                 LegPlan {
                     shape,
                     seed: rng.random(),
-                    logins: share(self.logins, leg),
+                    logins: part_of(self.logins, leg),
                     rate: self.rate,
                     faults,
                     slack_ms: self.slack_ms,

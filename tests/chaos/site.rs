@@ -16,7 +16,7 @@ pub(crate) const CLIENT_ID: &str = "chaos-site";
 pub(crate) const CLIENT_SECRET: &str = "the-secret-of-the-chaos-site";
 
 /// As long as a code lives.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Redeems the code, until that is done or clearly refused; then asks for the claims.
 pub(crate) async fn redeem(client: &mut Client, code: &str) {

@@ -298,22 +298,19 @@ impl Redis {
 
     fn is_settled(&self) -> bool {
         let masters = self.masters();
-        let in_step = |count: usize| {
-            masters.iter().all(|addr| {
-                let seen = ask(*addr, &["INFO", "replication"]);
-                let online = seen
-                    .lines()
-                    .filter(|line| line.contains("state=online") && !line.contains(",offset=0,"));
-                online.count() >= count
-            })
-        };
+        let in_step = masters.iter().all(|addr| {
+            let seen = ask(*addr, &["INFO", "replication"]);
+            let online = seen
+                .lines()
+                .filter(|line| line.contains("state=online") && !line.contains(",offset=0,"));
+            online.count() >= 1
+        });
         match self {
-            Self::Standalone { .. } => masters.len() == 1 && in_step(1),
-            // Who was primary before is told of it seconds later.
-            Self::Sentinel(_) => masters.len() == 1 && in_step(1),
+            // With sentinels, who was primary before is told of it seconds later.
+            Self::Standalone { .. } | Self::Sentinel(_) => masters.len() == 1 && in_step,
             Self::Cluster(cluster) => {
                 let ok = |addr: SocketAddr| ask(addr, &["CLUSTER", "INFO"]).contains("cluster_state:ok");
-                masters.len() == 3 && in_step(1) && cluster.addrs().into_iter().all(ok)
+                masters.len() == 3 && in_step && cluster.addrs().into_iter().all(ok)
             }
         }
     }

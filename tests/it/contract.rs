@@ -2,13 +2,13 @@
 
 use reqwest::Method;
 
+use crate::stores::{Store, on_each_store};
 use crate::support::cli::cli;
 use crate::support::events::EventStream;
 use crate::support::eventually;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
-use crate::support::store::{Store, on_each_store};
 
 on_each_store! {
     each_call_meets_each_state_as_the_contract_says,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
+use crate::stores::{Store, on_each_store};
 use crate::support::cli::cli_ok;
 use crate::support::events::EventStream;
 use crate::support::eventually;
@@ -10,7 +11,6 @@ use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
-use crate::support::store::{Store, on_each_store};
 
 on_each_store! {
     a_stream_begins_with_when_to_come_again_and_the_state_as_it_is,

@@ -3,10 +3,10 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
+use crate::stores::{Store, on_each_store};
 use crate::support::eventually;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
-use crate::support::store::{Store, on_each_store};
 
 on_each_store! {
     a_person_scans_confirms_and_is_logged_in,

@@ -10,6 +10,7 @@
 )]
 
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "it serves the fault schedule too")]
 mod support;
 
 mod architecture;
@@ -31,6 +32,7 @@ mod relying_party;
 mod replicas;
 mod settings;
 mod simulator;
+mod stores;
 mod subscriber;
 mod token_thrift;
 mod wechat_client;

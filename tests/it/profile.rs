@@ -3,10 +3,10 @@
 use reqwest::Method;
 use serde_json::json;
 
+use crate::stores::{Store, on_each_store};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
-use crate::support::store::{Store, on_each_store};
 
 on_each_store! {
     an_uploaded_picture_becomes_the_profiles_and_is_served_harmlessly,

@@ -1,10 +1,14 @@
 //! WeChat's access_token among replicas: asked for once, shared by all, and readable by nobody who reads Redis.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::support::cli::cli;
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
@@ -116,4 +120,37 @@ async fn who_reads_all_of_redis_can_log_in_as_nobody() {
         assert!(name.starts_with("scanlogin:"), "outside the prefix: {key}");
     }
     assert!(!dump.contains("another type"), "{dump}");
+}
+
+#[tokio::test]
+async fn when_wechat_takes_its_tokens_again_codes_are_made_within_seconds_though_no_further_token_may_be_asked_for() {
+    let service = Service::start().await;
+    assert_eq!(Browser::start(&service).await.code_image().await.status, 200);
+    service
+        .fault(json!({ "call": "getwxacodeunlimit", "errcode": 40_001, "times": 1_000_000 }))
+        .await;
+    // Until all that may be asked for have been.
+    eventually("no token is asked for any more", || async {
+        let asked = token_calls(&service).await;
+        for _ in 0..3 {
+            let refused = Browser::start(&service).await.code_image().await;
+            refused.problem(502, "wechat_error");
+        }
+        (token_calls(&service).await == asked).then_some(())
+    })
+    .await;
+    let asked = token_calls(&service).await;
+
+    Reply::to(service.simulator(Method::DELETE, "faults")).await;
+    let healed = Instant::now();
+    eventually("a code is made again", || async {
+        (Browser::start(&service).await.code_image().await.status == 200).then_some(())
+    })
+    .await;
+    assert!(healed.elapsed() < Duration::from_secs(5), "{:?}", healed.elapsed());
+    assert_eq!(token_calls(&service).await, asked);
+    // From then on every time.
+    for _ in 0..20 {
+        assert_eq!(Browser::start(&service).await.code_image().await.status, 200);
+    }
 }

@@ -11,7 +11,6 @@ pub(crate) mod reply;
 pub(crate) mod roles;
 pub mod sentinel;
 pub(crate) mod service;
-pub(crate) mod store;
 
 use std::future::Future;
 use std::time::Duration;

@@ -75,10 +75,8 @@ fn spawn(dir: &TempDir) -> Child {
 }
 
 fn configuration(addr: SocketAddr, replicas: &[SocketAddr]) -> String {
-    let servers: String = replicas
-        .iter()
-        .map(|replica| format!("server {replica} max_fails=1 fail_timeout=1s; "))
-        .collect();
+    let server = |replica| format!("server {replica} max_fails=1 fail_timeout=1s;");
+    let servers = replicas.iter().map(server).collect::<Vec<_>>().join(" ");
     // One process, so that its death is the end of it; what it writes stays in its own directory.
     format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log;

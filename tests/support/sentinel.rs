@@ -9,6 +9,9 @@ use super::cli::cli;
 use super::eventually;
 use super::redis::{RedisServer, free_addr};
 
+/// A primary that its replicas have left takes no writes.
+const ISOLATED_STOPS: [&str; 4] = ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"];
+
 /// What the sentinels call the primary.
 pub(crate) const SERVICE: &str = "main";
 
@@ -30,9 +33,10 @@ struct Sentinel {
 impl Sentinels {
     /// Ready when it returns: replicas are in step, and the sentinels know all of them and each other.
     pub(crate) async fn start() -> Self {
-        let primary = RedisServer::start();
+        let primary = RedisServer::start_with(&ISOLATED_STOPS);
         let (host, port) = (primary.addr().ip().to_string(), primary.addr().port().to_string());
-        let replica = || RedisServer::start_with(&["--replicaof", &format!("{host} {port}")]);
+        let replica =
+            || RedisServer::start_with(&[&ISOLATED_STOPS[..], &["--replicaof", &format!("{host} {port}")]].concat());
         let servers = vec![replica(), replica(), primary];
         for replica in &servers[..2] {
             eventually("the replica is in step", || async {

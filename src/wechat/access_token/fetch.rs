@@ -77,6 +77,8 @@ pub(super) struct Known {
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) pause: Duration,
+    /// The replicas have asked WeChat enough for now.
+    pub(super) is_denied: bool,
 }
 
 /// What the store has.
@@ -154,6 +156,7 @@ impl Fetcher {
                     Error::Unavailable("an access_token was asked for in vain a moment ago".to_owned())
                 }),
                 pause: between(Duration::from_secs(1), Duration::from_secs(2)),
+                is_denied: true,
             }),
         }
     }
@@ -372,6 +375,7 @@ impl Fetcher {
                     .clone()
                     .unwrap_or_else(|| Error::Unavailable(format!("there is no access_token, and {trouble}"))),
                 pause: between(Duration::from_secs(1), Duration::from_secs(2)),
+                is_denied: true,
             });
         }
         let called_at = Instant::now();
@@ -408,6 +412,7 @@ fn failed(error: Error, known: &Known) -> Failure {
     Failure {
         pause: pause_after(&error, known.failures),
         error,
+        is_denied: false,
     }
 }
 

@@ -11,6 +11,8 @@ use crate::history::{Refusal, View, What};
 const TOLERANCE_MS: u64 = 1_000;
 /// How long `expired` is answered at least, and how long a code lives.
 const MINUTE_MS: u64 = 60_000;
+/// How often the copy that answers may change in one loss.
+const TURNS: usize = 4;
 /// As many operations as the set of those done holds.
 const MOST_OPERATIONS: usize = 128;
 const MOST_STEPS: usize = 1_000_000;
@@ -18,7 +20,9 @@ const MOST_STEPS: usize = 1_000_000;
 /// I4, *sequential scene*: each scene's history is linearizable against the model (`waiting → scanned → confirmed →
 /// redeemed …`), ambiguous replies may or may not have happened; under data loss one step back per injected loss is allowed.
 ///
-/// A step back leads to any earlier state or to no record at all. Events and long-polls may be old news; their order is I5's.
+/// A step back leads to any earlier state or to no record at all. Until the loss is over there may be two copies, the one
+/// that will last and the one that won't, and each may answer a few times. Events and long-polls may be old news; their order
+/// is I5's.
 pub(super) fn sequential_scene(index: &Index<'_>, told_already: impl Fn(&str) -> bool) -> Vec<Violation> {
     let scenes = index.scenes.values().filter(|scene| !told_already(scene.id));
     let words = scenes.filter_map(|scene| Some((scene.id, Search::new(index, scene).run()?)));
@@ -87,11 +91,13 @@ impl<'a> Search<'a> {
             .faults
             .iter()
             .filter(|fault| fault.destroys_data && fault.from_ms <= end && shown_until(fault) >= scene.started.sent_ms);
-        operations.extend(losses.map(|fault| Operation {
-            kind: Kind::Loss,
-            sent: fault.from_ms,
-            got: shown_until(fault),
-            optional: true,
+        operations.extend(losses.flat_map(|fault| {
+            (0..TURNS).map(|_| Operation {
+                kind: Kind::Loss,
+                sent: fault.from_ms,
+                got: shown_until(fault),
+                optional: true,
+            })
         }));
         Self {
             scene,

@@ -103,13 +103,13 @@ impl Injector<'_> {
 
     pub(super) async fn cut_links(&mut self) {
         for _ in 0..5 {
-            self.links().iter().for_each(|link| link.cut());
+            self.links().iter().for_each(Proxy::cut);
             sleep(Duration::from_millis(300)).await;
         }
     }
 
     pub(super) async fn stall_links(&mut self) {
-        self.links().iter().for_each(|link| link.stall());
+        self.links().iter().for_each(Proxy::stall);
         self.hold(500, 4_000).await;
         self.links().iter().for_each(Proxy::heal);
     }

@@ -1,7 +1,7 @@
 //! The stores that a story must be true on.
 
-use super::redis::RedisServer;
-use super::service::{Service, ServiceBuilder};
+use crate::support::redis::RedisServer;
+use crate::support::service::{Service, ServiceBuilder};
 
 /// Where a service of this test keeps everything.
 #[derive(Debug)]
@@ -21,19 +21,18 @@ impl Store {
 }
 
 /// Makes tests of functions that take a [`Store`]: each once with the embedded store, and once with a Redis of its own.
-#[allow(unused_macros, reason = "the fault schedule has stores of its own")]
 macro_rules! on_each_store {
     ($($test:ident,)+) => {
         mod embedded {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(crate::support::store::Store::Embedded).await;
+                super::$test(crate::stores::Store::Embedded).await;
             })+
         }
         mod redis {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(crate::support::store::Store::Redis(crate::support::redis::RedisServer::start())).await;
+                super::$test(crate::stores::Store::Redis(crate::support::redis::RedisServer::start())).await;
             })+
         }
     };

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -254,10 +255,14 @@ impl Fetcher {
         let leases = [self.appid().to_owned(), self.lease("pause")];
         let giving = async move {
             let until = Instant::now() + GIVE_BACK_MAX;
+            let delays = ConstantBuilder::default()
+                .with_delay(Duration::from_millis(500))
+                .with_jitter()
+                .without_max_times();
             for lease in &leases {
-                while store.release_lease(lease, owner).await.is_err() && Instant::now() < until {
-                    sleep(between(Duration::from_millis(500), Duration::from_secs(1))).await;
-                }
+                let release = || store.release_lease(lease, owner);
+                // If it can't be given back it ends by itself.
+                let _ = release.retry(delays).when(|_| Instant::now() < until).await;
             }
         };
         self.tasks.spawn(async move {

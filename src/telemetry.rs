@@ -30,8 +30,10 @@ pub struct Metrics {
     pub store_lost_total: IntCounterVec,
     /// Durable writes by how their wait for a replica ended (`replicated`, `unreplicated`, `not_asked`).
     pub store_waits_total: IntCounterVec,
-    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `invalid`).
+    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `circuit_open`, `invalid`).
     pub wechat_request_seconds: HistogramVec,
+    /// 1 while a host of WeChat is thought dead, by `call` and `host` (`primary`, `fail_over`).
+    pub wechat_circuit_open: IntGaugeVec,
     /// Error codes WeChat answered, by `call` and `errcode`.
     pub wechat_errcodes_total: IntCounterVec,
     /// Seconds until the access_token in use ends, by `appid`.
@@ -63,6 +65,9 @@ impl Metrics {
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
             register(&registry, IntGauge::new(prefixed(name), help)?)
         };
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            register(&registry, IntGaugeVec::new(Opts::new(prefixed(name), help), labels)?)
+        };
         let seconds = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
             let buckets = vec![
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
@@ -88,15 +93,15 @@ impl Metrics {
             )?,
             wechat_request_seconds: seconds("wechat_request_seconds", "WeChat calls.", &["call", "outcome"])?,
             wechat_errcodes_total: counters("wechat_errcodes_total", "Error codes of WeChat.", &["call", "errcode"])?,
-            access_token_left_seconds: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        prefixed("access_token_left_seconds"),
-                        "Seconds until the access_token ends.",
-                    ),
-                    &["appid"],
-                )?,
+            wechat_circuit_open: gauges(
+                "wechat_circuit_open",
+                "1 while a host of WeChat is thought dead.",
+                &["call", "host"],
+            )?,
+            access_token_left_seconds: gauges(
+                "access_token_left_seconds",
+                "Seconds until the access_token ends.",
+                &["appid"],
             )?,
             code_pool_ready: gauge("code_pool_ready", "Codes made ahead and ready.")?,
             http_request_seconds: seconds("http_request_seconds", "HTTP requests.", &["route", "method", "status"])?,

@@ -7,7 +7,9 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::Instant;
 
+use super::scenes::whole_seconds;
 use crate::hub::OpenError;
 use crate::login::Error;
 use crate::scene::StateName;
@@ -177,7 +179,7 @@ impl IntoResponse for Problem {
         if let Some(wait) = self.retry_after {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+                .insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
         }
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response
@@ -260,6 +262,11 @@ impl From<wechat::Error> for Problem {
                 "WeChat can't be reached just now. Try again shortly.",
             )
             .after(Duration::from_secs(5)),
+            wechat::Error::CircuitOpen { until } => Self::new(
+                Code::WechatUnavailable,
+                "WeChat has not answered for a while. Try again when Retry-After says.",
+            )
+            .after(until.saturating_duration_since(Instant::now())),
             wechat::Error::CutShort => Self::new(
                 Code::WechatUnavailable,
                 "WeChat's picture arrived without its end. Try again shortly.",

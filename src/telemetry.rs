@@ -40,6 +40,10 @@ pub struct Metrics {
     pub access_token_left_seconds: IntGaugeVec,
     /// Codes made ahead and ready.
     pub code_pool_ready: IntGauge,
+    /// Requests that the store or WeChat are busy with now.
+    pub requests_under_way: IntGauge,
+    /// Requests refused because too much was under way or memory was short, by `work` (`start`, `picture`, `watch`, `scan`, `finish`).
+    pub requests_shed_total: IntCounterVec,
     /// HTTP requests in seconds, by `route`, `method` and `status`.
     pub http_request_seconds: HistogramVec,
     /// Seconds from start of a scene to its redemption.
@@ -86,24 +90,21 @@ impl Metrics {
             rereads_total: counters("rereads_total", "Re-reads of watched scenes.", &["cause", "found"])?,
             store_request_seconds: seconds("store_request_seconds", "Store requests.", &["op", "outcome"])?,
             store_lost_total: counters("store_lost_total", "Times news may have been missed.", &["cause"])?,
-            store_waits_total: counters(
-                "store_waits_total",
-                "Durable writes by how their wait ended.",
-                &["outcome"],
-            )?,
+            store_waits_total: counters("store_waits_total", "Durable writes by their wait's end.", &["outcome"])?,
             wechat_request_seconds: seconds("wechat_request_seconds", "WeChat calls.", &["call", "outcome"])?,
             wechat_errcodes_total: counters("wechat_errcodes_total", "Error codes of WeChat.", &["call", "errcode"])?,
             wechat_circuit_open: gauges(
                 "wechat_circuit_open",
-                "1 while a host of WeChat is thought dead.",
+                "1 while a host counts as dead.",
                 &["call", "host"],
             )?,
-            access_token_left_seconds: gauges(
-                "access_token_left_seconds",
-                "Seconds until the access_token ends.",
-                &["appid"],
-            )?,
+            access_token_left_seconds: gauges("access_token_left_seconds", "Seconds until it ends.", &["appid"])?,
             code_pool_ready: gauge("code_pool_ready", "Codes made ahead and ready.")?,
+            requests_under_way: gauge(
+                "requests_under_way",
+                "Requests that the store or WeChat are busy with now.",
+            )?,
+            requests_shed_total: counters("requests_shed_total", "Requests refused for want of room.", &["work"])?,
             http_request_seconds: seconds("http_request_seconds", "HTTP requests.", &["route", "method", "status"])?,
             login_seconds: register(
                 &registry,

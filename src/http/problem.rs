@@ -9,6 +9,7 @@ use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::load::Overloaded;
 use super::scenes::whole_seconds;
 use crate::hub::OpenError;
 use crate::login::Error;
@@ -66,7 +67,7 @@ codes! {
     WechatTimeout "wechat_timeout" GATEWAY_TIMEOUT "WeChat does not answer",
     WechatError "wechat_error" BAD_GATEWAY "WeChat refused",
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many at once",
-    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't reach its store",
+    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't do this just now",
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has another type than this takes",
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This address takes other methods",
@@ -338,6 +339,17 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Self::of_store(&error)
+    }
+}
+
+impl From<Overloaded> for Problem {
+    fn from(error: Overloaded) -> Self {
+        Self::new(
+            Code::StoreUnavailable,
+            "This replica does as much as it can. Try again shortly: another may have room.",
+        )
+        .after(Overloaded::RETRY_AFTER)
+        .caused_by(&error)
     }
 }
 

@@ -15,6 +15,7 @@ mod support;
 mod architecture;
 mod bad_days;
 mod bad_input;
+mod bounds;
 mod claims;
 mod conformance;
 mod connections;

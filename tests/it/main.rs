@@ -22,6 +22,7 @@ mod connections;
 mod contract;
 mod demo_site;
 mod events;
+mod lease;
 mod lifecycle;
 mod login_flow;
 mod made_ahead;

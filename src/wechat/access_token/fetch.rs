@@ -32,6 +32,9 @@ const GIVE_BACK_MAX: Duration = Duration::from_secs(30);
 /// A call to WeChat ends this long before the lease does, by the clock from before the lease was asked for.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
+/// The shortest lease there can be.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// However many tokens WeChat refuses, all replicas together fetch one in this time, and so many more in ten minutes.
 const FETCHES_APART: Duration = Duration::from_secs(40);
 const MORE_FETCHES_MAX: usize = 3;
@@ -198,7 +201,9 @@ impl Fetcher {
             found @ (Found::Due(_) | Found::Unusable(_) | Found::Absent) => found,
         };
         let pause = self.lease("pause");
-        if !self.store.acquire_lease(&pause, owner, LEASE).await? {
+        // It ends before the lease does, or it would deny WeChat to whoever takes over from a holder that fell silent.
+        let until_call_ends = call_until.saturating_duration_since(Instant::now()).max(MOMENT);
+        if !self.store.acquire_lease(&pause, owner, until_call_ends).await? {
             return Err(Setback::Denied);
         }
         let count = self.count_fetch(owner).await?;

@@ -3,6 +3,7 @@
 mod parts;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::http::ops::{self, OpsState};
-use crate::http::serve::serve;
-use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Parts, PublicUrl, TrustedProxies};
+use crate::http::serve::{Share, serve};
+use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, TrustedProxies};
 use crate::login::Login;
 use crate::store::redis::FatalError;
 use crate::wechat::simulator::Simulator;
@@ -55,10 +56,9 @@ impl App {
         let wechat = WeChat::connect(&config, &public_url, &listener, &ground).await?;
         let programs = wechat.programs(&config, &kept.store, &ground)?;
         let (store, metrics) = (Arc::clone(&kept.store), ground.metrics.clone());
-        let clients = Arc::new(config.clients);
         let login = Login::new(
             store,
-            clients,
+            Arc::new(config.clients),
             programs,
             metrics.clone(),
             config.scene_ttl,
@@ -87,6 +87,7 @@ impl App {
             keys: config.signing_keys,
             public_url,
             trusted_proxies: TrustedProxies::new(config.trusted_proxies),
+            load: watched_load(&ground),
             heartbeat: config.heartbeat,
             lifecycle: lifecycle.clone(),
             demo: config.demo,
@@ -94,8 +95,9 @@ impl App {
             metrics,
         });
         let router = http::router(state, wechat.simulator.as_ref().map(Simulator::control_router));
-        serving.spawn(serve(listener, router, lifecycle.closing.clone(), serving.clone()));
-        ground.spawn(serve(ops_listener, ops, ground.stop.clone(), ground.tasks.clone()));
+        let closing = lifecycle.closing.clone();
+        serving.spawn(serve(listener, router, Share::Most, closing, serving.clone()));
+        ground.serve(ops_listener, ops);
         Ok(Self {
             lifecycle,
             drain_delay: config.drain_delay,
@@ -155,6 +157,19 @@ impl App {
         }
         tracing::info!("ended");
     }
+}
+
+/// What is under way, refused earlier where the system bounds our memory.
+fn watched_load(ground: &Ground) -> Load {
+    let load = Load::new(ground.metrics.clone());
+    if let Some(memory) = Memory::under(Path::new("/")) {
+        let watching = memory.watch(load.clone());
+        let stop = ground.stop.clone();
+        ground.spawn(async move {
+            stop.run_until_cancelled(watching).await;
+        });
+    }
+    load
 }
 
 fn as_of_setting(error: FatalError) -> anyhow::Error {

@@ -6,6 +6,7 @@ mod demo;
 mod events;
 mod extract;
 mod layers;
+mod load;
 mod oidc;
 pub mod ops;
 mod peer;
@@ -17,7 +18,6 @@ pub mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::routing::{delete, get, post, put};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,9 @@ use crate::login::Login;
 use crate::oidc::SigningKeys;
 use crate::telemetry::Metrics;
 
+pub use axum::Router;
 pub use browser::PublicUrl;
+pub use load::{Load, Memory};
 pub use peer::TrustedProxies;
 
 /// What the handlers stand on. Clones share it.
@@ -46,6 +48,8 @@ pub struct Parts {
     pub public_url: PublicUrl,
     /// Whose word on the browser's address counts.
     pub trusted_proxies: TrustedProxies,
+    /// How much is under way.
+    pub load: Load,
     /// Comments on a silent stream come this often.
     pub heartbeat: Duration,
     /// Where this process stands between start and end.

@@ -255,7 +255,7 @@ impl Login {
         if state != StateName::Waiting {
             return Err(Error::NotWaiting(state));
         }
-        let client = self.client(Some(&stored.scene.client_id))?;
+        let client = self.client(&stored.scene.client_id)?;
         let life = stored.life().until_deadline() + PICTURE_SLACK;
         let program = self.program(client)?;
         program
@@ -321,13 +321,8 @@ impl Login {
         }
     }
 
-    fn client(&self, client_id: Option<&str>) -> Result<&Client, Error> {
-        match client_id {
-            Some(client_id) => self.clients.get(client_id).ok_or(Error::UnknownClient),
-            None => self.clients.only().ok_or_else(|| {
-                Error::InvalidRequest("Several clients are configured: say which one in client_id.".to_owned())
-            }),
-        }
+    fn client(&self, client_id: &str) -> Result<&Client, Error> {
+        self.clients.get(client_id).ok_or(Error::UnknownClient)
     }
 
     /// The configuration was checked at start: every client's Mini Program is there.

@@ -33,7 +33,9 @@ async fn run() -> anyhow::Result<()> {
         None => {
             let config = cli.settings.check(&tables)?;
             telemetry::init_logs(config.log_json)?;
-            App::start(config).await?.run(until_asked_to_end()?).await
+            // Heard from before the first request on.
+            let asked = until_asked_to_end()?;
+            App::start(config).await?.run(asked).await
         }
     }
 }

@@ -253,6 +253,17 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+impl StoreError {
+    /// Whether the same request may go better later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Full => true,
+            Self::Corrupt(_) => false,
+        }
+    }
+}
+
 /// Why [`apply`] did not.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {

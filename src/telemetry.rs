@@ -30,14 +30,20 @@ pub struct Metrics {
     pub store_lost_total: IntCounterVec,
     /// Durable writes by how their wait for a replica ended (`replicated`, `unreplicated`, `not_asked`).
     pub store_waits_total: IntCounterVec,
-    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `invalid`).
+    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `circuit_open`, `invalid`).
     pub wechat_request_seconds: HistogramVec,
+    /// 1 while a host of WeChat is thought dead, by `call` and `host` (`primary`, `fail_over`).
+    pub wechat_circuit_open: IntGaugeVec,
     /// Error codes WeChat answered, by `call` and `errcode`.
     pub wechat_errcodes_total: IntCounterVec,
     /// Seconds until the access_token in use ends, by `appid`.
     pub access_token_left_seconds: IntGaugeVec,
     /// Codes made ahead and ready.
     pub code_pool_ready: IntGauge,
+    /// Requests that the store or WeChat are busy with now.
+    pub requests_under_way: IntGauge,
+    /// Requests refused because too much was under way or memory was short, by `work` (`start`, `picture`, `watch`, `scan`, `finish`).
+    pub requests_shed_total: IntCounterVec,
     /// HTTP requests in seconds, by `route`, `method` and `status`.
     pub http_request_seconds: HistogramVec,
     /// Seconds from start of a scene to its redemption.
@@ -63,6 +69,9 @@ impl Metrics {
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
             register(&registry, IntGauge::new(prefixed(name), help)?)
         };
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            register(&registry, IntGaugeVec::new(Opts::new(prefixed(name), help), labels)?)
+        };
         let seconds = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
             let buckets = vec![
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
@@ -81,24 +90,21 @@ impl Metrics {
             rereads_total: counters("rereads_total", "Re-reads of watched scenes.", &["cause", "found"])?,
             store_request_seconds: seconds("store_request_seconds", "Store requests.", &["op", "outcome"])?,
             store_lost_total: counters("store_lost_total", "Times news may have been missed.", &["cause"])?,
-            store_waits_total: counters(
-                "store_waits_total",
-                "Durable writes by how their wait ended.",
-                &["outcome"],
-            )?,
+            store_waits_total: counters("store_waits_total", "Durable writes by their wait's end.", &["outcome"])?,
             wechat_request_seconds: seconds("wechat_request_seconds", "WeChat calls.", &["call", "outcome"])?,
             wechat_errcodes_total: counters("wechat_errcodes_total", "Error codes of WeChat.", &["call", "errcode"])?,
-            access_token_left_seconds: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        prefixed("access_token_left_seconds"),
-                        "Seconds until the access_token ends.",
-                    ),
-                    &["appid"],
-                )?,
+            wechat_circuit_open: gauges(
+                "wechat_circuit_open",
+                "1 while a host counts as dead.",
+                &["call", "host"],
             )?,
+            access_token_left_seconds: gauges("access_token_left_seconds", "Seconds until it ends.", &["appid"])?,
             code_pool_ready: gauge("code_pool_ready", "Codes made ahead and ready.")?,
+            requests_under_way: gauge(
+                "requests_under_way",
+                "Requests that the store or WeChat are busy with now.",
+            )?,
+            requests_shed_total: counters("requests_shed_total", "Requests refused for want of room.", &["work"])?,
             http_request_seconds: seconds("http_request_seconds", "HTTP requests.", &["route", "method", "status"])?,
             login_seconds: register(
                 &registry,

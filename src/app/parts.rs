@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{as_of_setting, bind, own_address};
 use crate::config::{self, Config};
-use crate::http::PublicUrl;
-use crate::http::serve::serve;
+use crate::http::serve::{Share, raise_limit, serve};
+use crate::http::{PublicUrl, Router};
 use crate::hub::Hub;
 use crate::login::Program;
 use crate::store::Store;
@@ -46,6 +46,7 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) fn new() -> anyhow::Result<Self> {
+        raise_limit();
         Ok(Self {
             metrics: Metrics::new()?,
             tasks: TaskTracker::new(),
@@ -55,6 +56,12 @@ impl Ground {
 
     pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
         self.tasks.spawn(task);
+    }
+
+    /// Serves on a listener that is not the public's.
+    pub(super) fn serve(&self, listener: TcpListener, router: Router) {
+        let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+        self.spawn(serve(listener, router, Share::reserved(), stop, tasks));
     }
 }
 
@@ -170,12 +177,7 @@ impl WeChat {
                     fault_rate: 0.0,
                     seed: 0,
                 })?;
-                ground.spawn(serve(
-                    wire,
-                    simulator.wechat_router(),
-                    ground.stop.clone(),
-                    ground.tasks.clone(),
-                ));
+                ground.serve(wire, simulator.wechat_router());
                 Ok(Self {
                     base,
                     fail_over: None,

@@ -17,6 +17,7 @@ use super::AppState;
 use super::assets;
 use super::browser::check_own_origin;
 use super::extract::Json;
+use super::load::Work;
 use super::problem::{Code, Problem};
 use super::scenes::avatar_urls;
 use crate::entropy::os_rng;
@@ -59,6 +60,7 @@ pub(super) async fn profile(
     let Some(session) = state.public_url.read_cookie(&headers, SESSION) else {
         return Ok(JsonReply(ProfileReply { profile: None }));
     };
+    let _under_way = state.load.admit(Work::Finish)?;
     match state.login.userinfo(&session).await {
         Ok(claims) => Ok(JsonReply(ProfileReply { profile: Some(claims) })),
         Err(UserinfoError::InvalidToken) => Ok(JsonReply(ProfileReply { profile: None })),
@@ -119,6 +121,7 @@ pub(super) async fn callback(
     let verifier = verifier.ok_or_else(|| {
         Problem::invalid("This browser did not begin this login, or began it too long ago. Start again.")
     })?;
+    let _under_way = state.load.admit(Work::Finish)?;
     let now = jiff::Timestamp::now().as_second();
     let presented = Presented {
         code: &request.code,

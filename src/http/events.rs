@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::browser::browser_secret;
 use super::extract::SceneOf;
 use super::layers::Cause;
+use super::load::Work;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::scenes::View;
@@ -63,6 +64,7 @@ enum Opened {
 }
 
 async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap) -> Result<Opened, Problem> {
+    let _under_way = state.load.admit(Work::Watch)?;
     let secret = browser_secret(state, headers, &scene).await?;
     let Some(secret) = secret else {
         return Err(state

@@ -33,7 +33,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The methods that are counted each by its name. Any other word may be a caller's invention, of which there is no end.
 const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// Why a reply that is no [`Problem`] is an error: for the log.
+/// Why a reply is an error: for the log.
 #[derive(Debug, Clone)]
 pub(super) struct Cause {
     pub(super) code: &'static str,
@@ -76,6 +76,7 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
         .method_not_allowed_fallback(method_not_allowed);
     let router = guard(router, cors)
+        .layer(from_fn_with_state(state.public_url.clone(), word))
         .layer(from_fn_with_state(state, observe))
         .layer(unless_set(
             header::CONTENT_SECURITY_POLICY,
@@ -115,11 +116,12 @@ async fn only_preflights(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Gives a problem its words.
+/// Gives a problem its words, and says to the log what it was.
 pub(super) async fn word(State(public_url): State<PublicUrl>, id: RequestId, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write_problem(&mut response, &problem, public_url.as_str(), &id.0);
+        response.extensions_mut().insert(Cause::from(&problem));
     }
     response
 }
@@ -172,7 +174,7 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
-/// Gives the problem its words, the metrics their count and the log its line.
+/// Gives the metrics their count and the log its line.
 async fn observe(State(state): State<AppState>, id: RequestId, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
@@ -186,10 +188,6 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
     // What is logged on the way bears the request's name too.
     let span = tracing::info_span!("request", request_id = id.0);
     let mut response = next.run(request).instrument(span).await;
-    let problem = response.extensions_mut().remove::<Problem>();
-    if let Some(problem) = &problem {
-        write_problem(&mut response, problem, state.public_url.as_str(), &id.0);
-    }
     if state.lifecycle.draining.is_cancelled() {
         // Proxies that do not look at readiness move on to another replica with their next request.
         response
@@ -207,7 +205,6 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
         .with_label_values(&labels)
         .observe(seconds);
     let cause = response.extensions_mut().remove::<Cause>();
-    let cause = cause.or_else(|| problem.as_ref().map(Cause::from));
     log(&Line {
         id: &id.0,
         method: &method,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
+use super::load::{Overloaded, Work};
 use super::problem::{Problem, chain};
 use super::scenes::avatar_urls;
 use crate::login::{
@@ -68,6 +69,7 @@ pub(super) async fn token(
         .get("code")
         .ok_or_else(|| OauthError::bad("invalid_request", "code is missing."))?;
 
+    let _under_way = state.load.admit(Work::Finish)?;
     let now = jiff::Timestamp::now().as_second();
     let presented = Presented {
         code,
@@ -106,6 +108,7 @@ pub(super) async fn userinfo(
     headers: HeaderMap,
 ) -> Result<axum::Json<Claims>, OauthError> {
     let token = authorization(&headers, "Bearer").ok_or_else(OauthError::no_token)?;
+    let _under_way = state.load.admit(Work::Finish)?;
     Ok(axum::Json(state.login.userinfo(token).await?))
 }
 
@@ -258,6 +261,12 @@ impl OauthError {
 impl From<Problem> for OauthError {
     fn from(problem: Problem) -> Self {
         Self::new(problem.status(), "invalid_request", problem.detail())
+    }
+}
+
+impl From<Overloaded> for OauthError {
+    fn from(error: Overloaded) -> Self {
+        Self::unavailable(&error)
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AppState;
 use super::extract::{Json, SceneOf, Whole, authorization};
+use super::load::Work;
 use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
 use crate::login::{UploadedAvatar, media_type_of_avatar};
@@ -49,6 +50,7 @@ pub(super) async fn scan(
     SceneOf(id): SceneOf,
     Json(request): Json<ScanRequest>,
 ) -> Result<axum::Json<ScanReply>, Problem> {
+    let _under_way = state.load.admit(Work::Scan)?;
     let scanned = state.login.scan(&id, &request.code).await?;
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),
@@ -94,6 +96,7 @@ pub(super) async fn confirm(
 ) -> Result<axum::Json<AnswerReply>, Problem> {
     let ProfileRequest { nickname, avatar_url } = request.profile.unwrap_or_default();
     let token = confirm_token(&headers);
+    let _under_way = state.load.admit(Work::Finish)?;
     let scene = state
         .login
         .confirm(&id, token.as_ref(), nickname.as_deref(), avatar_url)
@@ -118,6 +121,7 @@ pub(super) async fn decline(
         Some("not_me") => true,
         Some(_) => return Err(Problem::invalid("reason can only be not_me.")),
     };
+    let _under_way = state.load.admit(Work::Finish)?;
     let scene = state
         .login
         .decline(&id, confirm_token(&headers).as_ref(), not_me)
@@ -137,6 +141,7 @@ pub(super) async fn upload_avatar(
     headers: HeaderMap,
     Whole(image): Whole,
 ) -> Result<axum::Json<AvatarReply>, Problem> {
+    let _under_way = state.load.admit(Work::Finish)?;
     let UploadedAvatar(avatar) = state
         .login
         .upload_avatar(&id, confirm_token(&headers).as_ref(), image)
@@ -152,6 +157,7 @@ pub(super) async fn avatar(State(state): State<AppState>, Path(name): Path<Strin
     let (scene, avatar) = name.split_once('.').ok_or_else(gone)?;
     let scene: SceneId = scene.parse().map_err(|_| gone())?;
     let avatar = AvatarId::parse(avatar).ok_or_else(gone)?;
+    let _under_way = state.load.admit(Work::Finish)?;
     let image = state.login.avatar(&scene, avatar).await?.ok_or_else(gone)?;
     let media_type = media_type_of_avatar(&image).ok_or_else(gone)?;
     let headers = [

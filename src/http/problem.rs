@@ -7,7 +7,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::Instant;
 
+use super::load::Overloaded;
+use super::scenes::whole_seconds;
 use crate::hub::OpenError;
 use crate::login::Error;
 use crate::scene::StateName;
@@ -64,7 +67,7 @@ codes! {
     WechatTimeout "wechat_timeout" GATEWAY_TIMEOUT "WeChat does not answer",
     WechatError "wechat_error" BAD_GATEWAY "WeChat refused",
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many at once",
-    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't reach its store",
+    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't do this just now",
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has another type than this takes",
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This address takes other methods",
@@ -177,7 +180,7 @@ impl IntoResponse for Problem {
         if let Some(wait) = self.retry_after {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+                .insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
         }
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response
@@ -260,6 +263,11 @@ impl From<wechat::Error> for Problem {
                 "WeChat can't be reached just now. Try again shortly.",
             )
             .after(Duration::from_secs(5)),
+            wechat::Error::CircuitOpen { until } => Self::new(
+                Code::WechatUnavailable,
+                "WeChat has not answered for a while. Try again when Retry-After says.",
+            )
+            .after(until.saturating_duration_since(Instant::now())),
             wechat::Error::CutShort => Self::new(
                 Code::WechatUnavailable,
                 "WeChat's picture arrived without its end. Try again shortly.",
@@ -331,6 +339,17 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Self::of_store(&error)
+    }
+}
+
+impl From<Overloaded> for Problem {
+    fn from(error: Overloaded) -> Self {
+        Self::new(
+            Code::StoreUnavailable,
+            "This replica does as much as it can. Try again shortly: another may have room.",
+        )
+        .after(Overloaded::RETRY_AFTER)
+        .caused_by(&error)
     }
 }
 

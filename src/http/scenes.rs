@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::AppState;
 use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
 use super::extract::{Json, SceneOf};
+use super::load::Work;
 use super::peer::Peer;
 use super::problem::Problem;
 use crate::hub::{Change, Told};
@@ -80,6 +81,7 @@ pub(super) async fn start(
         browser: describe(&headers, peer.ip),
         now: jiff::Timestamp::now().as_second(),
     };
+    let _under_way = state.load.admit(Work::Start)?;
     let started = state.login.start(start).await?;
 
     let scene = &started.scene;
@@ -140,6 +142,7 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
 
 /// `GET /scenes/{scene}/code`
 pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): SceneOf) -> Result<Response, Problem> {
+    let _under_way = state.load.admit(Work::Picture)?;
     let image = tokio::select! {
         image = state.login.code_image(&id) => image?,
         () = state.lifecycle.ending.cancelled() => return Err(Problem::shutting_down()),
@@ -175,6 +178,7 @@ pub(super) async fn status(
     let Query(query) =
         query.map_err(|_| Problem::invalid("The query is not as expected: wait and after, once each."))?;
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), wait_of)?;
+    let under_way = state.load.admit(Work::Watch)?;
     let secret = browser_secret(&state, &headers, &id).await?;
     let (Some(secret), false) = (&secret, wait.is_zero()) else {
         let stored = state.login.of_browser(&id, secret.as_ref()).await?;
@@ -184,6 +188,8 @@ pub(super) async fn status(
 
     let until = Instant::now() + wait;
     let mut subscription = state.hub.subscribe(id, secret, peer.ip).await?;
+    // Who only waits is one of the streams, which have limits of their own.
+    drop(under_way);
     let after = query.after.unwrap_or_else(|| subscription.current().id());
     let is_news = |told: &Told| told.id() != after;
     while !is_news(subscription.current()) && !subscription.current().state().is_final() {
@@ -214,6 +220,7 @@ pub(super) async fn cancel(
     SceneOf(id): SceneOf,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
+    let _under_way = state.load.admit(Work::Finish)?;
     let secret = browser_secret(&state, &headers, &id).await?;
     state.login.cancel(&id, secret.as_ref()).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,5 +1,6 @@
 //! A listener: HTTP/1.1 connections with bounded headers and time, which end in good order.
 
+mod descriptors;
 mod phase;
 
 use std::convert::Infallible;
@@ -15,13 +16,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::phase::{Phases, Watched};
 use super::peer::ConnectedTo;
+pub use descriptors::{Share, raise_limit};
 
 /// The longest request line and headers, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -33,24 +35,34 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// When no connection can be accepted because descriptors are used up, existing ones need the processor more.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Serves `router` until `closing`; then accepts no more, lets each connection finish its request, and closes it.
-pub async fn serve(listener: TcpListener, router: Router, closing: CancellationToken, tracker: TaskTracker) {
-    let mut exhausted = false;
+/// The same is not complained about more often: each connection that ends makes room for one, and there is none again.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// Serves `router` until `closing`; then accepts no more, lets each connection finish its request, and closes it. Takes its `share`
+/// of file descriptors, and `tracker` has the tasks of its connections.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    mut share: Share,
+    closing: CancellationToken,
+    tracker: TaskTracker,
+) {
+    let mut complained_at: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = closing.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = share.accept(&listener, tracker.len()) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                exhausted = false;
+            Ok(stream) => {
                 tracker.spawn(connection(stream, router.clone(), closing.clone()));
             }
             Err(error) => {
-                if !std::mem::replace(&mut exhausted, true) {
+                if complained_at.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
                     tracing::error!(%error, "no connection can be accepted; existing ones go on");
+                    complained_at = Some(Instant::now());
                 }
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                sleep(ACCEPT_BACKOFF).await;
             }
         }
     }

@@ -74,10 +74,6 @@ impl Hub {
     }
 }
 
-fn is_passing(read: &Found) -> bool {
-    matches!(read, Err(StoreError::Unavailable(_) | StoreError::Full))
-}
-
 async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -183,7 +179,8 @@ impl Shared {
 
     fn settle(&self, batch: &Batch, read: Vec<Found>, pending: &mut Pending) {
         let mut state = self.lock();
-        pending.answered(read.iter().any(|read| !is_passing(read)), &state);
+        let answered = |read: &Found| !read.as_ref().is_err_and(StoreError::is_passing);
+        pending.answered(read.iter().any(answered), &state);
         for ((id, cause, heard), read) in batch.iter().zip(read) {
             let Some(topic) = state.topics.get_mut(id) else {
                 continue;
@@ -191,16 +188,16 @@ impl Shared {
             let believed = match read {
                 Ok(Some(read)) => topic.believe(&read, *heard),
                 Ok(None) => topic.lose(*heard),
-                Err(StoreError::Corrupt(what)) => {
-                    // No further read will change it, and a login that can't be read can't be finished.
-                    tracing::error!(scene = ?id, what, "a watched record can't be read: its streams end as lost");
-                    topic.lose(*heard)
-                }
-                Err(error @ (StoreError::Unavailable(_) | StoreError::Full)) => {
+                Err(error) if error.is_passing() => {
                     tracing::debug!(scene = ?id, %error, "a re-read failed, trying again");
                     pending.push_failed(*id, *cause);
                     self.count(*cause, "failed");
                     continue;
+                }
+                Err(error) => {
+                    // No further read will change it, and a login that can't be read can't be finished.
+                    tracing::error!(scene = ?id, %error, "a watched record can't be read: its streams end as lost");
+                    topic.lose(*heard)
                 }
             };
             match believed {

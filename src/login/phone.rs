@@ -55,7 +55,7 @@ impl Login {
         if !has_form_of_wx_code(wx_code) {
             return Err(Error::InvalidWxCode(None));
         }
-        let client = self.client(Some(&seen.scene.client_id))?;
+        let client = self.client(&seen.scene.client_id)?;
         let person = self.person(client, wx_code).await?;
         let confirm_token = ConfirmToken::random(&mut os_rng());
         let scan = || Action::Scan {
@@ -182,7 +182,7 @@ impl Login {
             .map(nickname::clean)
             .transpose()
             .map_err(|_| Error::InvalidRequest("profile.nickname may have at most 64 characters.".to_owned()))?;
-        let client = self.client(Some(&scene.client_id))?;
+        let client = self.client(&scene.client_id)?;
         if let Some(address) = &avatar_url
             && !client.allows_avatar(address)
         {

@@ -1,7 +1,10 @@
 //! The four calls to WeChat: what is asked, how long it may take, and what counts as an answer.
 //!
-//! How they travel (hosts, retries, bounds) is `transport`'s secret, how an answer is read is `reply`'s.
+//! How they travel (retries, bounds) is `transport`'s secret, which host is asked is `hosts`', when it counts as dead is `circuit`'s,
+//! and how an answer is read is `reply`'s.
 
+mod circuit;
+mod hosts;
 mod reply;
 mod transport;
 
@@ -11,6 +14,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 pub use reqwest::Url;
 
@@ -45,6 +49,12 @@ pub enum Error {
     /// WeChat can't be reached, broke off or is out of order.
     #[error("WeChat is unavailable: {0}")]
     Unavailable(String),
+    /// It was so for the last calls, so this one was not sent.
+    #[error("WeChat failed again and again and is not asked just now")]
+    CircuitOpen {
+        /// When a call may find out whether it is back.
+        until: Instant,
+    },
     /// A picture without its end.
     #[error("WeChat's answer was cut short")]
     CutShort,
@@ -59,7 +69,7 @@ impl Error {
     pub fn errcode(&self) -> Option<Errcode> {
         match self {
             Self::Errcode { errcode, .. } => Some(*errcode),
-            Self::Timeout | Self::Unavailable(_) | Self::CutShort | Self::Invalid(_) => None,
+            Self::Timeout | Self::Unavailable(_) | Self::CircuitOpen { .. } | Self::CutShort | Self::Invalid(_) => None,
         }
     }
 
@@ -144,7 +154,7 @@ pub struct Rgb {
 pub struct Client(Arc<Transport>);
 
 impl Client {
-    /// A client of the server at `primary`, and of the one at `fail_over` while `primary` can't be connected to.
+    /// A client of the server at `primary`, and of the one at `fail_over` once `primary` can't be connected to or does not answer.
     ///
     /// # Errors
     /// When the system's root certificates can't be read.
@@ -292,6 +302,14 @@ impl Call {
         match self {
             Self::StableToken | Self::Token | Self::Jscode2session => 64 * 1024,
             Self::GetWxaCodeUnlimit => 2 * 1024 * 1024,
+        }
+    }
+
+    /// Whether its caller asks ever more seldom while it fails, one of all replicas at a time, so that no circuit need hold it back.
+    fn is_paced(self) -> bool {
+        match self {
+            Self::StableToken | Self::Token => true,
+            Self::GetWxaCodeUnlimit | Self::Jscode2session => false,
         }
     }
 

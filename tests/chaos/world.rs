@@ -162,7 +162,7 @@ impl World {
 
 impl Replica {
     pub(crate) fn pid(&self) -> u32 {
-        self.service.process.pid()
+        self.service.process.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::support::eventually;
-use crate::support::redis::RedisServer;
+use crate::support::process::Process;
+use crate::support::redis::{RedisServer, free_addr};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site, VERIFIER};
 use crate::support::service::Service;
@@ -119,6 +122,16 @@ async fn a_second_signal_ends_the_process_at_once() {
     service.terminate();
     service.process.ended().await;
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_replica_that_is_asked_to_end_while_it_starts_ends_in_good_order() {
+    let addr = free_addr();
+    let mut process = Process::start(&mut Service::builder().with("LISTEN", addr).command().await);
+    eventually("it listens", || async { TcpStream::connect(addr).await.ok() }).await;
+    process.signal(Signal::TERM);
+    let status = process.ended().await;
+    assert_eq!(status.code(), Some(0), "{status}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod access_token;
 mod calls;
+mod circuit;
 mod code_pool;
 mod lease;
 mod store;

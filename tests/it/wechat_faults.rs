@@ -5,9 +5,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
+use crate::support::eventually;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::reply::Reply;
-use crate::support::roles::{Browser, Phone};
+use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
 
 /// More often than any call is retried.
@@ -222,4 +223,83 @@ async fn a_person_whose_unionid_appears_between_two_scans_is_the_same_person() {
         .ok();
     let again = Phone::scan_with(&service, &browser.scene, given["code"].as_str().unwrap()).await;
     again.ok();
+}
+
+/// So many failures in a row, and WeChat is asked but once in a while.
+const FAILURES: usize = 5;
+
+#[tokio::test]
+async fn a_dead_wechat_is_told_at_once_while_logins_under_way_go_on_and_new_ones_work_soon_after_its_return() {
+    let service = Service::start().await;
+    let confirming = Browser::start(&service).await;
+    let mut events = confirming.events().await;
+    events.next_is("waiting").await;
+    let alice = Phone::that_scanned("alice", &service, &confirming.scene).await;
+    events.next_is("scanned").await;
+    let redeeming = Browser::start(&service).await.code_of("bob", &service).await;
+
+    for call in ["jscode2session", "getwxacodeunlimit", "stable_token"] {
+        service
+            .fault(json!({"call": call, "status": 503, "times": 10_000}))
+            .await;
+    }
+    let waiting = Browser::start(&service).await;
+    let mut carol = Phone::of("carol");
+    for _ in 0..FAILURES {
+        let refused = carol.scan(&service, &waiting.scene).await;
+        refused.problem(503, "wechat_unavailable");
+        let refused = waiting.code_image().await;
+        refused.problem(503, "wechat_unavailable");
+    }
+    let asked = Instant::now();
+    for refused in [carol.scan(&service, &waiting.scene).await, waiting.code_image().await] {
+        refused.problem(503, "wechat_unavailable");
+        let seconds: u64 = refused.header("retry-after").parse().unwrap();
+        assert!((1..=5).contains(&seconds), "{seconds}");
+    }
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    for call in ["jscode2session", "getwxacodeunlimit"] {
+        assert_eq!(
+            service.wechat_calls(call).await,
+            FAILURES + usize::from(call == "jscode2session") * 2,
+            "{call}"
+        );
+        let labels = format!("call=\"{call}\",host=\"primary\"");
+        assert!(
+            service.metric("scanlogin_wechat_circuit_open", &labels).await > 0.0,
+            "{call}"
+        );
+    }
+
+    alice.confirm(&service, &confirming.scene).await.ok();
+    events.next_is("confirmed").await;
+    Site::demo().redeem(&service, &redeeming).await.ok();
+
+    forgets_its_faults(&service).await;
+    let back = Instant::now();
+    eventually("a scan and a picture", || async {
+        let scanned = Phone::of("carol").scan(&service, &waiting.scene).await;
+        let another = Browser::start(&service).await;
+        let seen = another.code_image().await;
+        (scanned.status == 200 && seen.status == 200).then_some(())
+    })
+    .await;
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+}
+
+#[tokio::test]
+async fn a_wechat_that_hangs_costs_the_first_callers_five_seconds_and_the_next_none() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    service
+        .fault(json!({"call": "jscode2session", "delay_ms": 60_000, "times": 10_000}))
+        .await;
+    let first = (0..FAILURES).map(|_| async { Phone::of("alice").scan(&service, &browser.scene).await });
+    for refused in join_all(first).await {
+        refused.problem(504, "wechat_timeout");
+    }
+    let asked = Instant::now();
+    let refused = Phone::of("alice").scan(&service, &browser.scene).await;
+    refused.problem(503, "wechat_unavailable");
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
 }

@@ -1,5 +1,6 @@
 //! The service as its operator runs it: a process with settings, a log, and addresses of its own.
 
+use std::ffi::OsString;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ struct SimulatorProcess {
 /// Settings of a replica to start.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceBuilder {
-    settings: Vec<(String, String)>,
+    settings: Vec<(String, OsString)>,
     config: Option<String>,
     redis_url: Option<String>,
     simulator: Option<Arc<SimulatorProcess>>,
@@ -141,14 +142,18 @@ impl ServiceBuilder {
         clippy::needless_pass_by_value,
         reason = "so that tests pass numbers and words alike"
     )]
-    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
-        self.settings.push((format!("SCANLOGIN_{name}"), value.to_string()));
-        self
+    pub(crate) fn with(self, name: &str, value: impl ToString) -> Self {
+        self.env(&format!("SCANLOGIN_{name}"), value.to_string())
     }
 
     /// How much is logged.
-    pub(crate) fn rust_log(mut self, filter: &str) -> Self {
-        self.settings.push(("RUST_LOG".to_owned(), filter.to_owned()));
+    pub(crate) fn rust_log(self, filter: &str) -> Self {
+        self.env("RUST_LOG", filter)
+    }
+
+    /// A variable of its environment, whatever its name.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.settings.push((name.to_owned(), value.into()));
         self
     }
 

@@ -3,8 +3,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{ACCESS_TOKEN_LIFE, AccessGrant, Login, RedeemError};
 use crate::entropy::os_rng;
@@ -131,12 +132,9 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
         T: Send,
     {
         let until = Instant::now() + CODE_LIFE;
-        loop {
-            match act().await {
-                Err(_) if Instant::now() < until && !self.login.tasks.is_closed() => sleep(SOON).await,
-                done => return done,
-            }
-        }
+        act.retry(ConstantBuilder::default().with_delay(SOON).without_max_times())
+            .when(|_| Instant::now() < until && !self.login.tasks.is_closed())
+            .await
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,9 @@ const GIVE_BACK_MAX: Duration = Duration::from_secs(30);
 
 /// A call to WeChat ends this long before the lease does, by the clock from before the lease was asked for.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
+
+/// The shortest lease there can be.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// However many tokens WeChat refuses, all replicas together fetch one in this time, and so many more in ten minutes.
 const FETCHES_APART: Duration = Duration::from_secs(40);
@@ -200,7 +204,9 @@ impl Fetcher {
             found @ (Found::Due(_) | Found::Unusable(_) | Found::Absent) => found,
         };
         let pause = self.lease("pause");
-        if !self.store.acquire_lease(&pause, owner, LEASE).await? {
+        // It ends before the lease does, or it would deny WeChat to whoever takes over from a holder that fell silent.
+        let until_call_ends = call_until.saturating_duration_since(Instant::now()).max(MOMENT);
+        if !self.store.acquire_lease(&pause, owner, until_call_ends).await? {
             return Err(Setback::Denied);
         }
         let count = self.count_fetch(owner).await?;
@@ -257,10 +263,14 @@ impl Fetcher {
         let leases = [self.appid().to_owned(), self.lease("pause")];
         let giving = async move {
             let until = Instant::now() + GIVE_BACK_MAX;
+            let delays = ConstantBuilder::default()
+                .with_delay(Duration::from_millis(500))
+                .with_jitter()
+                .without_max_times();
             for lease in &leases {
-                while store.release_lease(lease, owner).await.is_err() && Instant::now() < until {
-                    sleep(between(Duration::from_millis(500), Duration::from_secs(1))).await;
-                }
+                let release = || store.release_lease(lease, owner);
+                // If it can't be given back it ends by itself.
+                let _ = release.retry(delays).when(|_| Instant::now() < until).await;
             }
         };
         self.tasks.spawn(async move {

@@ -1,7 +1,6 @@
 //! How a call travels: which host, how often, how many at once, how long, how much.
 
 use std::error::Error as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -10,6 +9,7 @@ use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use super::hosts::Hosts;
 use super::reply::scrubbed;
 use super::{Call, Error};
 use crate::telemetry::Metrics;
@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Shorter than servers usually keep a silent connection, so that a single-use code is not sent into one just closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A further try this shortly before the deadline, the wait before it included, would only be cut off.
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// One call as it is sent.
 #[derive(Clone, Copy)]
@@ -41,18 +44,27 @@ pub(super) type Read<T> = fn(&Bytes) -> Result<T, Error>;
 #[derive(Debug)]
 pub(super) struct Transport {
     http: reqwest::Client,
-    bases: Vec<Url>,
-    /// The place in `bases` of the host that could be connected to last.
-    preferred: AtomicUsize,
+    hosts: Hosts,
     pictures: Semaphore,
     others: Semaphore,
     metrics: Metrics,
 }
 
-/// A try that failed, and whether it can't have reached WeChat.
+/// A try that failed.
 struct Failure {
     error: Error,
-    is_unsent: bool,
+    end: End,
+}
+
+/// How far a try came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It can't have reached WeChat.
+    Unsent,
+    /// Nothing of WeChat's came back: what stands before it answered, or nobody.
+    Lost,
+    /// WeChat itself answered.
+    Answered,
 }
 
 impl Transport {
@@ -70,8 +82,7 @@ impl Transport {
             .build()?;
         Ok(Self {
             http,
-            bases: std::iter::once(primary).chain(fail_over).collect(),
-            preferred: AtomicUsize::new(0),
+            hosts: Hosts::new(primary, fail_over, metrics.clone()),
             pictures: Semaphore::new(CALLS_MAX),
             others: Semaphore::new(CALLS_MAX),
             metrics,
@@ -82,17 +93,22 @@ impl Transport {
     pub(super) async fn call<T: Send>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Error> {
         let started = Instant::now();
         let deadline = started + request.call.deadline();
-        // What begins late would be cut off, and a single-use code be spent for nothing.
-        let begin_until = started + request.call.deadline() / 2;
-        let result = match timeout_at(begin_until, self.lane(request.call).acquire()).await {
-            Ok(Ok(_permit)) => timeout_at(deadline, self.tries(request, read))
-                .await
-                .unwrap_or(Err(Error::Timeout)),
-            Ok(Err(_)) | Err(_) => Err(Error::Unavailable(format!("{CALLS_MAX} calls are under way"))),
+        let result = match self.hosts.rest_until(request.call) {
+            Some(until) => Err(Error::CircuitOpen { until }),
+            None => self.wait_and_try(request, read, deadline).await,
         }
         .map_err(|error| scrubbed(error, request.secrets));
         self.observe(request.call, started.elapsed(), result.as_ref().err());
         result
+    }
+
+    async fn wait_and_try<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Error> {
+        // What begins late would be cut off, and a single-use code be spent for nothing.
+        let begin_until = deadline - request.call.deadline() / 2;
+        match timeout_at(begin_until, self.lane(request.call).acquire()).await {
+            Ok(Ok(_permit)) => self.tries(request, read, deadline).await,
+            Ok(Err(_)) | Err(_) => Err(Error::Unavailable(format!("{CALLS_MAX} calls are under way"))),
+        }
     }
 
     fn lane(&self, call: Call) -> &Semaphore {
@@ -102,49 +118,62 @@ impl Transport {
         }
     }
 
-    async fn tries<T>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Error> {
+    async fn tries<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Error> {
         let delays = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
             .with_max_times(2)
             .with_jitter();
         let again = |failure: &Failure| {
             let is_passing = failure.error == Error::CutShort || failure.error.class() == Some(Class::Busy);
-            failure.is_unsent || (is_passing && request.call.is_repeatable())
+            let may_repeat = failure.end == End::Unsent || (is_passing && request.call.is_repeatable());
+            may_repeat && Instant::now() + LAST_TRY < deadline
         };
-        (|| async { self.send(request, read).await })
+        (|| async { self.send(request, read, deadline).await })
             .retry(delays)
             .when(again)
             .await
             .map_err(|failure| failure.error)
     }
 
-    async fn send<T>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Failure> {
-        let host = self.preferred.load(Ordering::Relaxed);
-        let Some(base) = self.bases.get(host) else {
-            return Err(sent(Error::Unavailable("no host is known".to_owned())));
+    async fn send<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Failure> {
+        let Some(host) = self.hosts.choose(request.call) else {
+            let until = self.hosts.rest_until(request.call).unwrap_or_else(Instant::now);
+            return Err(Failure {
+                error: Error::CircuitOpen { until },
+                end: End::Lost,
+            });
         };
+        let answer = timeout_at(deadline, self.exchange(host.base(), request)).await;
+        let answer = answer.unwrap_or(Err(Failure {
+            error: Error::Timeout,
+            end: End::Lost,
+        }));
+        match answer.as_ref().map_or_else(|failure| failure.end, |_| End::Answered) {
+            End::Answered => host.answered(),
+            End::Lost => host.lost(),
+            End::Unsent => host.unreached(),
+        }
+        answer.and_then(|body| {
+            read(&body).map_err(|error| Failure {
+                error,
+                end: End::Answered,
+            })
+        })
+    }
+
+    /// One request and the body of its answer.
+    async fn exchange(&self, base: &Url, request: Request<'_>) -> Result<Bytes, Failure> {
         let url = address(base, request);
         let sending = match request.body {
             Some(body) => self.http.post(url).json(body),
             None => self.http.get(url),
         };
         match sending.send().await {
-            Ok(response) => answer(response, request.call.answer_max())
-                .await
-                .and_then(|body| read(&body))
-                .map_err(sent),
-            Err(error) if error.is_connect() => {
-                let next = (host + 1) % self.bases.len();
-                // Whoever else found out first has moved on already.
-                let _ = self
-                    .preferred
-                    .compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
-                Err(Failure {
-                    error: unavailable(error),
-                    is_unsent: true,
-                })
-            }
-            Err(error) => Err(sent(unavailable(error))),
+            Ok(response) => answer(response, request.call.answer_max()).await,
+            Err(error) => Err(Failure {
+                end: if error.is_connect() { End::Unsent } else { End::Lost },
+                error: unavailable(error),
+            }),
         }
     }
 
@@ -158,19 +187,13 @@ impl Transport {
             }
             Some(Error::Timeout) => "timeout",
             Some(Error::Unavailable(_) | Error::CutShort) => "unavailable",
+            Some(Error::CircuitOpen { .. }) => "circuit_open",
             Some(Error::Invalid(_)) => "invalid",
         };
         self.metrics
             .wechat_request_seconds
             .with_label_values(&[call.name(), outcome])
             .observe(took.as_secs_f64());
-    }
-}
-
-fn sent(error: Error) -> Failure {
-    Failure {
-        error,
-        is_unsent: false,
     }
 }
 
@@ -184,22 +207,34 @@ fn address(base: &Url, request: Request<'_>) -> Url {
 }
 
 /// The body of an answer, read no further than it may be long.
-async fn answer(mut response: Response, length_max: usize) -> Result<Bytes, Error> {
+async fn answer(mut response: Response, length_max: usize) -> Result<Bytes, Failure> {
     let status = response.status();
+    let failure = |error, end| Err(Failure { error, end });
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(Error::Unavailable(format!("HTTP status {}", status.as_u16())));
+        let end = if status.is_server_error() {
+            End::Lost
+        } else {
+            End::Answered
+        };
+        return failure(Error::Unavailable(format!("HTTP status {}", status.as_u16())), end);
     }
     if status != StatusCode::OK {
-        return Err(Error::Invalid(format!("HTTP status {}", status.as_u16())));
+        return failure(
+            Error::Invalid(format!("HTTP status {}", status.as_u16())),
+            End::Answered,
+        );
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
-        if body.len() + chunk.len() > length_max {
-            return Err(Error::Invalid(format!("more than {length_max} bytes")));
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > length_max => {
+                return failure(Error::Invalid(format!("more than {length_max} bytes")), End::Answered);
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body.freeze()),
+            Err(error) => return failure(unavailable(error), End::Lost),
         }
-        body.extend_from_slice(&chunk);
     }
-    Ok(body.freeze())
 }
 
 /// The whole chain of causes, without the address: that holds secrets.

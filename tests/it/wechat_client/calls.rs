@@ -54,6 +54,7 @@ fn kind(error: &Error) -> &'static str {
         Error::Errcode { .. } => "errcode",
         Error::Timeout => "timeout",
         Error::Unavailable(_) | Error::CutShort => "unavailable",
+        Error::CircuitOpen { .. } => "circuit open",
         Error::Invalid(_) => "invalid",
     }
 }

@@ -1,0 +1,168 @@
+//! What is refused, and in which order, when there is more to do than can be done.
+//!
+//! Everything that a request does here takes the store or WeChat bounded time, so what is under way tells how far they are behind.
+//! New scenes are refused first, then streams, then scans, and last what ends a login under way: whoever shows a code or holds a
+//! phone in hand is served before whoever has only come. Bodies still being sent count for nothing, or a few slow senders could
+//! close the door.
+
+mod memory;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::telemetry::Metrics;
+
+pub use memory::Memory;
+
+/// What a request is for, in the order in which it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A new scene.
+    Start,
+    /// The picture of a code. It may take WeChat so long that it counts apart.
+    Picture,
+    /// Opening a stream or asking for the state, which may be waited for.
+    Watch,
+    /// A scan.
+    Scan,
+    /// What ends a login: an answer, a cancelling, a redemption.
+    Finish,
+}
+
+impl Work {
+    /// How much may be under way already when this is taken on.
+    fn most(self) -> usize {
+        match self {
+            Self::Start | Self::Picture => 512,
+            Self::Watch => 1_024,
+            Self::Scan => 2_048,
+            Self::Finish => 4_096,
+        }
+    }
+
+    /// Whether this is what fills memory: a scene in the embedded store, a picture, a stream.
+    fn takes_memory(self) -> bool {
+        match self {
+            Self::Start | Self::Picture | Self::Watch => true,
+            Self::Scan | Self::Finish => false,
+        }
+    }
+
+    /// Its name, in metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Picture => "picture",
+            Self::Watch => "watch",
+            Self::Scan => "scan",
+            Self::Finish => "finish",
+        }
+    }
+}
+
+/// This replica does as much as it can. Another may do more, or this one in a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this replica does as much as it can")]
+pub(super) struct Overloaded;
+
+impl Overloaded {
+    /// When to come again.
+    pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
+}
+
+/// What is under way. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Load(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    requests: AtomicUsize,
+    pictures: AtomicUsize,
+    /// Whether memory is nearly used up.
+    is_tight: AtomicBool,
+    metrics: Metrics,
+}
+
+impl Load {
+    /// Nothing.
+    #[must_use]
+    pub fn new(metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            requests: AtomicUsize::new(0),
+            pictures: AtomicUsize::new(0),
+            is_tight: AtomicBool::new(false),
+            metrics,
+        }))
+    }
+
+    /// Takes this on until what is returned is dropped.
+    pub(super) fn admit(&self, work: Work) -> Result<UnderWay, Overloaded> {
+        let room = |under_way: usize| (under_way < work.most()).then_some(under_way + 1);
+        let is_refused = (work.takes_memory() && self.0.is_tight.load(Ordering::Relaxed))
+            || self
+                .0
+                .count(work)
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+                .is_err();
+        if is_refused {
+            self.0
+                .metrics
+                .requests_shed_total
+                .with_label_values(&[work.name()])
+                .inc();
+            return Err(Overloaded);
+        }
+        self.0.metrics.requests_under_way.inc();
+        Ok(UnderWay {
+            load: self.clone(),
+            work,
+        })
+    }
+}
+
+impl Inner {
+    fn count(&self, work: Work) -> &AtomicUsize {
+        match work {
+            Work::Picture => &self.pictures,
+            Work::Start | Work::Watch | Work::Scan | Work::Finish => &self.requests,
+        }
+    }
+}
+
+/// Something under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    load: Load,
+    work: Work,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.load.0.count(self.work).fetch_sub(1, Ordering::Relaxed);
+        self.load.0.metrics.requests_under_way.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fuller_it_is_the_less_is_taken_on_and_what_ends_a_login_last() {
+        let load = Load::new(Metrics::new().unwrap());
+        let order = [Work::Start, Work::Watch, Work::Scan, Work::Finish];
+        let mut under_way = Vec::new();
+        for full in order {
+            while let Ok(taken) = load.admit(full) {
+                under_way.push(taken);
+            }
+            let is_taken = |work: Work| load.admit(work).is_ok();
+            let expected = order.map(|work| work as u8 > full as u8);
+            assert_eq!(order.map(is_taken), expected, "{full:?} at {}", under_way.len());
+            assert!(is_taken(Work::Picture), "counted apart");
+        }
+        under_way.truncate(Work::Start.most() - 1);
+        assert!(load.admit(Work::Start).is_ok(), "what has ended makes room");
+    }
+}

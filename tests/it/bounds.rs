@@ -1,0 +1,298 @@
+//! What happens at each bound: who comes too many is told so, and every login under way goes on.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::RequestBuilder;
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::cli::{cli, cli_ok};
+use crate::support::events::EventStream;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site, VERIFIER};
+use crate::support::service::{Service, http_client};
+
+/// A login that waits for its confirm, and one that waits for its redemption.
+struct UnderWay {
+    scene: String,
+    events: EventStream,
+    phone: Phone,
+    code: String,
+}
+
+impl UnderWay {
+    async fn begin(service: &Service) -> Self {
+        let code = Browser::start(service).await.code_of("bob", service).await;
+        let browser = Browser::start(service).await;
+        let mut events = browser.events().await;
+        events.next_is("waiting").await;
+        let phone = Phone::that_scanned("alice", service, &browser.scene).await;
+        events.next_is("scanned").await;
+        Self {
+            scene: browser.scene,
+            events,
+            phone,
+            code,
+        }
+    }
+
+    /// Both come to their end. On a machine that is too busy they may be told to try again, but never for want of room.
+    async fn goes_on(mut self, service: &Service) {
+        let confirm = async || self.phone.confirm(service, &self.scene).await;
+        until_ok("the confirm", confirm).await;
+        self.events.next_is("confirmed").await;
+        until_ok("the redemption", async || {
+            Site::demo().redeem(service, &self.code).await
+        })
+        .await;
+        for work in ["watch", "scan", "finish"] {
+            let labels = format!("work=\"{work}\"");
+            let shed = service.metric("scanlogin_requests_shed_total", &labels).await;
+            assert!(shed < 1.0, "{work}: {shed}");
+        }
+    }
+}
+
+async fn until_ok(what: &str, request: impl AsyncFn() -> Reply) {
+    eventually(what, || async {
+        let reply = request().await;
+        assert!(matches!(reply.status, 200 | 503), "{what}: {}", reply.text());
+        (reply.status == 200).then_some(())
+    })
+    .await;
+}
+
+fn challenge() -> Value {
+    json!({ "code_challenge": scanlogin::scene::s256(VERIFIER) })
+}
+
+/// Not as an EventSource, which would be told in a stream.
+fn plain_events(service: &Service, browser: &Browser) -> RequestBuilder {
+    let events = service.get(&format!("/events/{}", browser.scene));
+    events.bearer_auth(&browser.secret)
+}
+
+/// A refusal that says when to come again.
+#[track_caller]
+fn comes_again(refused: &Reply, status: u16, code: &str) {
+    refused.problem(status, code);
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn a_replica_with_all_its_streams_refuses_further_ones() {
+    let service = Service::builder().with("LIMIT_STREAMS", 1).start().await;
+    let login = UnderWay::begin(&service).await;
+    let other = Browser::start(&service).await;
+    let refused = Reply::to(plain_events(&service, &other)).await;
+    comes_again(&refused, 503, "store_unavailable");
+    let refused = Reply::to(other.status_request("?wait=5&after=x")).await;
+    comes_again(&refused, 503, "store_unavailable");
+    login.goes_on(&service).await;
+    eventually("there is room again", || async {
+        let reply = Reply::to(other.status_request("?wait=0&after=x")).await;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_address_with_all_its_streams_gets_no_further_ones() {
+    let service = Service::builder().with("LIMIT_STREAMS_PER_ADDRESS", 1).start().await;
+    let login = UnderWay::begin(&service).await;
+    let other = Browser::start(&service).await;
+    let refused = Reply::to(plain_events(&service, &other)).await;
+    comes_again(&refused, 429, "rate_limited");
+    login.goes_on(&service).await;
+}
+
+#[tokio::test]
+async fn an_embedded_store_with_all_its_scenes_takes_no_new_ones() {
+    let service = Service::builder().with("LIMIT_SCENES", 2).start().await;
+    let login = UnderWay::begin(&service).await;
+    let refused = Reply::to(service.post("/scenes", &challenge())).await;
+    comes_again(&refused, 503, "store_unavailable");
+    login.goes_on(&service).await;
+}
+
+#[tokio::test]
+async fn a_redis_without_memory_takes_no_new_scenes() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let login = UnderWay::begin(&service).await;
+    cli_ok(redis.addr(), &["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = Reply::to(service.post("/scenes", &challenge())).await;
+    comes_again(&refused, 503, "store_unavailable");
+    login.goes_on(&service).await;
+    cli_ok(redis.addr(), &["CONFIG", "SET", "maxmemory", "0"]);
+    Browser::start(&service).await;
+}
+
+#[tokio::test]
+async fn a_redis_without_room_for_connections_is_used_again_once_it_has_some() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let mut login = UnderWay::begin(&service).await;
+    // Over a connection that stays: there will be room for no other.
+    let mut operator = tokio::net::TcpStream::connect(redis.addr()).await.unwrap();
+    operator
+        .write_all(b"CONFIG SET maxclients 1\r\nCLIENT KILL TYPE normal\r\n")
+        .await
+        .unwrap();
+    eventually("nobody else is let in", || async {
+        cli(redis.addr(), &["PING"])
+            .contains("max number of clients")
+            .then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    let refused = login.phone.confirm(&service, &login.scene).await;
+    comes_again(&refused, 503, "store_unavailable");
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    operator.write_all(b"CONFIG SET maxclients 10000\r\n").await.unwrap();
+    eventually("the phone's retry succeeds", || async {
+        let confirmed = login.phone.confirm(&service, &login.scene).await;
+        (confirmed.status == 200).then_some(())
+    })
+    .await;
+    login.events.next_is("confirmed").await;
+}
+
+#[tokio::test]
+async fn many_that_send_their_bodies_slowly_keep_nobody_out() {
+    let service = Service::start().await;
+    let addr = service.base.strip_prefix("http://").unwrap();
+    let head = "POST /scenes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    let slow = (0..600).map(|_| async {
+        let mut line = tokio::net::TcpStream::connect(addr).await.unwrap();
+        line.write_all(head.as_bytes()).await.unwrap();
+        line
+    });
+    let _lines = join_all(slow).await;
+    let login = UnderWay::begin(&service).await;
+    login.goes_on(&service).await;
+}
+
+/// So much may be under way when a new scene is taken on.
+const STARTS_MAX: u32 = 512;
+
+#[tokio::test]
+async fn a_replica_that_is_busy_refuses_new_scenes_while_logins_under_way_get_through() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::from_millis(1)).await;
+    let service = Service::builder().redis_url(&link.url()).start().await;
+    let login = UnderWay::begin(&service).await;
+
+    link.stall();
+    let mut crowd = JoinSet::new();
+    for _ in 0..STARTS_MAX {
+        crowd.spawn(service.post("/scenes", &challenge()).send());
+    }
+    eventually("as much as may be is under way", || async {
+        let under_way = service.metric("scanlogin_requests_under_way", "").await;
+        (under_way >= f64::from(STARTS_MAX)).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    let refused = Reply::to(service.post("/scenes", &challenge())).await;
+    comes_again(&refused, 503, "store_unavailable");
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+
+    let going_on = login.goes_on(&service);
+    let healing = async {
+        eventually("the confirm is under way as well", || async {
+            let under_way = service.metric("scanlogin_requests_under_way", "").await;
+            (under_way > f64::from(STARTS_MAX)).then_some(())
+        })
+        .await;
+        link.heal();
+    };
+    tokio::join!(going_on, healing);
+    assert!(service.metric("scanlogin_requests_shed_total", "work=\"start\"").await >= 1.0);
+    crowd.join_all().await;
+    Browser::start(&service).await;
+}
+
+#[tokio::test]
+async fn more_pictures_than_wechat_makes_in_time_are_refused_and_hold_up_nothing_else() {
+    let service = Service::start().await;
+    let login = UnderWay::begin(&service).await;
+    service
+        .fault(json!({"call": "getwxacodeunlimit", "delay_ms": 60_000, "times": 1_000}))
+        .await;
+    let mut crowd = JoinSet::new();
+    for _ in 0..STARTS_MAX {
+        let browser = Browser::start(&service).await;
+        crowd.spawn(async move { browser.code_image().await });
+    }
+    eventually("as many as may be are under way", || async {
+        let under_way = service.metric("scanlogin_requests_under_way", "").await;
+        (under_way >= f64::from(STARTS_MAX)).then_some(())
+    })
+    .await;
+    let refused = Browser::start(&service).await.code_image().await;
+    comes_again(&refused, 503, "store_unavailable");
+    login.goes_on(&service).await;
+}
+
+/// Sets the soft limit of a service that runs, or gives it back.
+fn limit_descriptors(service: &Service, most: Option<u64>) {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: most.or(hard),
+        maximum: hard,
+    };
+    prlimit(Some(service.process.pid()), Resource::Nofile, limit).unwrap();
+}
+
+#[tokio::test]
+async fn without_file_descriptors_streams_live_on_operators_are_answered_and_all_heals_within_a_second() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let login = UnderWay::begin(&service).await;
+    let addr = service.base.strip_prefix("http://").unwrap();
+    limit_descriptors(&service, Some(64));
+    let mut crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    service.log().line_with(&["no connection can be accepted"]).await;
+
+    let fresh = async || http_client().get(format!("{}/", service.base)).send().await;
+    assert!(
+        timeout(Duration::from_millis(500), fresh()).await.is_err(),
+        "somebody new has to wait"
+    );
+    for _ in 0..3 {
+        let livez = http_client().get(format!("{}/livez", service.ops)).send();
+        let livez = timeout(Duration::from_secs(2), livez)
+            .await
+            .expect("operators are answered")
+            .unwrap();
+        assert_eq!(livez.status(), 200);
+    }
+    login.goes_on(&service).await;
+    // Each that goes makes room for one that waits.
+    for _ in 0..20 {
+        drop(crowd.remove(0));
+        sleep(Duration::from_millis(60)).await;
+    }
+    let complaints = service
+        .log()
+        .lines()
+        .into_iter()
+        .filter(|line| line.contains("no connection can be accepted"));
+    assert_eq!(complaints.count(), 1, "one line is enough");
+
+    limit_descriptors(&service, None);
+    let healed = timeout(Duration::from_secs(1), fresh())
+        .await
+        .expect("within a second")
+        .unwrap();
+    assert_eq!(healed.status(), 200);
+}

@@ -1,0 +1,282 @@
+//! The lease on fetching WeChat's access_token, and its holder killed, asleep, cut off or in another hour.
+//!
+//! The simulator's own record of calls says how often it was asked for a token, and which one each picture was made with.
+
+use std::fs;
+use std::path::PathBuf;
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::time::{Duration, Instant};
+
+use crate::support::cli::cli;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::redis::{Frozen, RedisServer};
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site};
+use crate::support::sentinel::Sentinels;
+use crate::support::service::{Service, ServiceBuilder};
+
+const APPID: &str = "wx0123456789abcdef";
+
+/// How long a holder that falls silent keeps all others waiting.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// A WeChat whose calls are counted, and replicas of an AppID that has no token yet.
+struct Stage {
+    /// Of another AppID: it only runs the simulator's errands.
+    errands: Service,
+    call: &'static str,
+    before: usize,
+}
+
+impl Stage {
+    /// With replicas that ask for their token by this call.
+    async fn set(redis_url: &str, call: &'static str) -> Self {
+        let errands = Service::builder().redis_url(redis_url).with("WECHAT_TOKEN_MODE", call);
+        let errands = errands.with("WECHAT_ALLOW_TOKEN_WITH_REDIS", true).start().await;
+        eventually("its own token", || async {
+            (errands.wechat_calls(call).await > 0).then_some(())
+        })
+        .await;
+        let before = errands.wechat_calls(call).await;
+        Self { errands, call, before }
+    }
+
+    fn replica(&self) -> ServiceBuilder {
+        let replica = self.errands.replica().with("WECHAT_TOKEN_MODE", self.call);
+        let replica = replica.with("WECHAT_ALLOW_TOKEN_WITH_REDIS", true);
+        replica.with("WECHAT_APPID", APPID).with("WECHAT_SECRET", "a-secret")
+    }
+
+    /// The next answer with a token takes so long.
+    async fn slow_token(&self, millis: u64) {
+        self.errands.fault(json!({"call": self.call, "delay_ms": millis})).await;
+    }
+
+    async fn token_calls(&self) -> usize {
+        self.errands.wechat_calls(self.call).await - self.before
+    }
+
+    async fn until_token_calls(&self, count: usize) {
+        eventually("so many calls for a token", || async {
+            (self.token_calls().await == count).then_some(())
+        })
+        .await;
+    }
+
+    /// The tokens that pictures were made with, each named where its use began.
+    async fn used(&self) -> Vec<String> {
+        let calls = Reply::to(self.errands.simulator(Method::GET, "calls")).await.ok();
+        let calls = calls.as_array().unwrap().iter();
+        let mut used: Vec<String> = calls
+            .filter(|call| call["call"] == "getwxacodeunlimit" && call["errcode"] == 0)
+            .map(|call| call["token_tail"].as_str().unwrap().to_owned())
+            .collect();
+        used.dedup();
+        used
+    }
+}
+
+/// Asks for codes until there is one.
+async fn until_a_picture(replica: &Service) {
+    let deadline = Instant::now() + 2 * LEASE;
+    loop {
+        let image = Browser::start(replica).await.code_image().await;
+        if image.status == 200 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", image.text());
+    }
+}
+
+/// The token that the replicas share, as far as Redis can tell.
+fn stored(redis: &RedisServer) -> String {
+    let key = format!("scanlogin:{{wx:{APPID}}}:access_token");
+    cli(redis.addr(), &["HMGET", &key, "generation", "sealed"])
+}
+
+/// What is left of the lease.
+fn lease_left(redis: &RedisServer) -> Duration {
+    let left = cli(redis.addr(), &["PTTL", &format!("scanlogin:{{wx:{APPID}}}:lease")]);
+    Duration::from_millis(left.parse().expect("a lease"))
+}
+
+#[tokio::test]
+async fn a_holder_that_is_killed_in_its_call_costs_one_call_more_and_no_longer_than_its_lease() {
+    let redis = RedisServer::start();
+    // So far away that what it writes after its lease, for as long, would end noticeably later.
+    let link = Proxy::start(redis.addr(), Duration::from_millis(150)).await;
+    let stage = Stage::set(&redis.url(), "stable_token").await;
+    stage.slow_token(60_000).await;
+    let holder = stage.replica().redis_url(&link.url()).start().await;
+    stage.until_token_calls(1).await;
+    holder.process.signal(Signal::KILL);
+    let (killed, left) = (Instant::now(), lease_left(&redis));
+    let (one, two) = (stage.replica().start().await, stage.replica().start().await);
+    tokio::join!(until_a_picture(&one), until_a_picture(&two));
+    let outage = killed.elapsed();
+    assert!(
+        outage < left + Duration::from_millis(800),
+        "{outage:?}, the lease had {left:?} left"
+    );
+    assert_eq!(stage.token_calls().await, 2);
+    assert_eq!(stage.used().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_holder_that_wakes_after_its_lease_does_not_put_its_token_over_the_newer_one() {
+    tokio::join!(wakes_late("stable_token"), wakes_late("token"));
+}
+
+async fn wakes_late(call: &'static str) {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let stage = Stage::set(&redis.url(), call).await;
+    stage.slow_token(1_000).await;
+    let sleeper = stage.replica().redis_url(&link.url()).start().await;
+    stage.until_token_calls(1).await;
+    // Its token is on the way to Redis when it falls asleep, and comes there when another replica has long had a newer one.
+    link.stall_at("}:access_token");
+    eventually("the token is on its way", || async { link.has_stalled().then_some(()) }).await;
+    let asleep = Frozen::new(sleeper.process.id());
+    if call == "stable_token" {
+        // Which would otherwise be the same again.
+        let revoked = Reply::to(stage.errands.simulator(Method::POST, "revoke")).await;
+        assert!((200..300).contains(&revoked.status));
+    }
+    let awake = stage.replica().start().await;
+    until_a_picture(&awake).await;
+    let (newer, used) = (stored(&redis), stage.used().await);
+    assert_eq!((stage.token_calls().await, used.len()), (2, 1), "{call}");
+
+    let scripts = || {
+        let stats = cli(redis.addr(), &["INFO", "commandstats"]);
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        line.unwrap().split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = scripts();
+    link.heal();
+    eventually("the late token is at Redis", || async {
+        (scripts() > before).then_some(())
+    })
+    .await;
+    assert_eq!(stored(&redis), newer, "{call}");
+    drop(asleep);
+    until_a_picture(&sleeper).await;
+    until_a_picture(&awake).await;
+    assert_eq!((stored(&redis), stage.used().await), (newer, used), "{call}");
+    assert_eq!(stage.token_calls().await, 2, "{call}");
+}
+
+#[tokio::test]
+async fn a_fail_over_between_lease_and_token_leaves_all_replicas_with_one_token() {
+    let sentinels = Sentinels::start().await;
+    let stage = Stage::set(&sentinels.url(), "stable_token").await;
+    stage.slow_token(4_000).await;
+    let (one, two) = tokio::join!(stage.replica().start(), stage.replica().start());
+    stage.until_token_calls(1).await;
+    let before = sentinels.masters()[0].clone();
+    sentinels.fail_over().await;
+    let began = Instant::now();
+    eventually("another primary", || async {
+        sentinels.masters().iter().all(|master| *master != before).then_some(())
+    })
+    .await;
+    tokio::join!(until_a_picture(&one), until_a_picture(&two));
+    assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());
+    assert_eq!(stage.used().await.len(), 1);
+    let calls = stage.token_calls().await;
+    assert!(calls <= 2, "{calls}: one, and one more if the fail-over lost the lease");
+}
+
+/// The wall clock of one process, to be set while it runs; its monotonic clock goes on as it is.
+struct WallClock(tempfile::TempDir);
+
+impl WallClock {
+    fn new() -> Self {
+        let clock = Self(tempfile::tempdir().unwrap());
+        clock.set("+0");
+        clock
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("offset")
+    }
+
+    fn set(&self, offset: &str) {
+        let next = self.0.path().join("next");
+        fs::write(&next, offset).unwrap();
+        fs::rename(next, self.file()).unwrap();
+    }
+
+    fn of(&self, builder: ServiceBuilder) -> ServiceBuilder {
+        let libraries = fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
+        let mut preloads = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+        let preload = preloads.find(|path| path.exists());
+        builder
+            .env(
+                "LD_PRELOAD",
+                preload.expect("libfaketime is not installed: `apt-get install faketime`, or run scripts/test"),
+            )
+            .env("FAKETIME_TIMESTAMP_FILE", self.file())
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_an_hour_costs_no_token_and_no_login() {
+    let redis = RedisServer::start();
+    let stage = Stage::set(&redis.url(), "stable_token").await;
+    let clock = WallClock::new();
+    let (jumping, steady) = tokio::join!(clock.of(stage.replica()).start(), stage.replica().start());
+    tokio::join!(until_a_picture(&jumping), until_a_picture(&steady));
+    let browser = Browser::start(&jumping).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    let left = metric_of_token(&jumping).await;
+
+    for (offset, seconds) in [("+3600", 3_600), ("-3600", -3_600)] {
+        clock.set(offset);
+        let started = Browser::start(&jumping).await;
+        let expires_at: jiff::Timestamp = started.started["expires_at"].as_str().unwrap().parse().unwrap();
+        let ahead = expires_at.as_second() - now();
+        assert!((ahead - seconds - 120).abs() <= 5, "the clock was not set: {ahead}");
+        assert_eq!(started.code_image().await.status, 200);
+        let waiting = browser.status().await;
+        assert_eq!(waiting["state"], "waiting", "{offset}");
+        assert!(waiting["expires_in"].as_u64().unwrap() > 60, "{waiting}");
+        assert!((metric_of_token(&jumping).await - left).abs() < 60.0);
+    }
+    clock.set("+3600");
+    let phone = Phone::that_scanned("alice", &steady, &browser.scene).await;
+    events.next_is("scanned").await;
+    phone.confirm(&jumping, &browser.scene).await.ok();
+    let confirmed = events.next_is("confirmed").await;
+    let redeemed = Site::demo()
+        .redeem(&jumping, confirmed.data["code"].as_str().unwrap())
+        .await
+        .ok();
+    let claims = Site::verified(&jumping, redeemed["id_token"].as_str().unwrap()).await;
+    let [iat, exp, auth_time] = ["iat", "exp", "auth_time"].map(|claim| claims[claim].as_i64().unwrap());
+    assert!((iat - now() - 3_600).abs() <= 5, "{claims}");
+    assert!(
+        exp > iat && (0..=30).contains(&(iat - auth_time)),
+        "of one clock: {claims}"
+    );
+    assert_eq!(stage.token_calls().await, 1);
+    assert_eq!(stage.used().await.len(), 1);
+}
+
+async fn metric_of_token(service: &Service) -> f64 {
+    service.metric("scanlogin_access_token_left_seconds", APPID).await
+}

@@ -30,6 +30,7 @@ mod redemption;
 mod relying_party;
 mod replicas;
 mod settings;
+mod shapes;
 mod simulator;
 mod subscriber;
 mod token_thrift;

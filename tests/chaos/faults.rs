@@ -42,6 +42,7 @@ pub(crate) enum Kind {
     LinkBlackholed,
     LinkSlow,
     RepliesLost,
+    SlotsMoved,
     FailOverPlanned,
     PrimaryKilled,
     PrimaryKilledUnreplicated,
@@ -79,14 +80,8 @@ impl Kind {
 
     pub(crate) fn applies_to(self, shape: Shape) -> bool {
         match self {
-            Self::RedisRestartedEmpty
-            | Self::RedisReadOnly
-            | Self::RedisReplicaFrozen
-            | Self::LinkCut
-            | Self::LinkStalled
-            | Self::LinkBlackholed
-            | Self::LinkSlow
-            | Self::RepliesLost => shape == Shape::Standalone,
+            Self::RedisRestartedEmpty | Self::RedisReadOnly | Self::RedisReplicaFrozen => shape == Shape::Standalone,
+            Self::SlotsMoved => shape == Shape::Cluster,
             Self::FailOverPlanned | Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => {
                 shape != Shape::Standalone
             }
@@ -119,11 +114,11 @@ impl Kind {
             | Self::ScriptsFlushed
             | Self::RedisReadOnly
             | Self::OutOfMemory
-            | Self::MaxClients => bound(3),
+            | Self::SlotsMoved => bound(3),
             Self::PubsubKilled | Self::PublishRefused | Self::LinkCut | Self::LinkSlow | Self::RepliesLost => bound(2),
-            Self::LinkStalled | Self::LinkBlackholed => bound(5),
-            // A Cluster's waits until both have the same; a Sentinel's does not.
-            Self::FailOverPlanned => Cost {
+            // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
+            // Cluster, and does not with sentinels.
+            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
                 destroys_data: shape == Shape::Sentinel,
                 ..bound(5)
             },
@@ -189,10 +184,11 @@ impl Injector<'_> {
             Kind::OutOfMemory => self.use_up_memory().await,
             Kind::MaxClients => self.refuse_connections().await,
             Kind::LinkCut => self.cut_links().await,
-            Kind::LinkStalled => self.stall_links().await,
-            Kind::LinkBlackholed => self.blackhole_links().await,
+            Kind::LinkStalled => self.stall_link().await,
+            Kind::LinkBlackholed => self.blackhole_link().await,
             Kind::LinkSlow => self.slow_links().await,
             Kind::RepliesLost => self.lose_replies().await,
+            Kind::SlotsMoved => self.move_slots().await,
             Kind::FailOverPlanned => self.fail_over().await,
             Kind::PrimaryKilled => return Some(self.kill_primary(false).await),
             Kind::PrimaryKilledUnreplicated => return Some(self.kill_primary(true).await),

@@ -16,13 +16,14 @@ use crate::checker::Text;
 use crate::history::Usage;
 use crate::recorder::Recorder;
 use crate::site;
-use crate::support::cli::{cli, cli_ok};
+use crate::support::cli::cli;
 use crate::support::cluster::Cluster;
 use crate::support::nginx::Nginx;
+use crate::support::node::{LINK, Node};
 use crate::support::process::scanlogin;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_addr};
-use crate::support::sentinel::{SERVICE, Sentinels};
+use crate::support::sentinel::Sentinels;
 use crate::support::service::{Service, ServiceBuilder};
 use crate::upstream::{APP_SECRET, APPID, Upstream};
 
@@ -205,7 +206,7 @@ impl Redis {
                 let replica = primary.replica().await;
                 let mut links = Vec::new();
                 for _ in 0..REPLICAS {
-                    links.push(Proxy::start(primary.addr(), Duration::from_millis(1)).await);
+                    links.push(Proxy::start(primary.addr(), LINK).await);
                 }
                 Self::Standalone {
                     servers: vec![replica, primary],
@@ -215,9 +216,7 @@ impl Redis {
             Shape::Sentinel => {
                 let sentinels = Sentinels::start().await;
                 // Else the second fail-over within twenty seconds would wait for their end.
-                for addr in sentinels.addrs() {
-                    cli_ok(addr, &["SENTINEL", "SET", SERVICE, "failover-timeout", "2500"]);
-                }
+                sentinels.set("failover-timeout", "2500");
                 Self::Sentinel(sentinels)
             }
             Shape::Cluster => Self::Cluster(Cluster::start().await),
@@ -233,44 +232,58 @@ impl Redis {
         }
     }
 
-    pub(crate) fn servers(&mut self) -> &mut [RedisServer] {
+    /// The server at a place in [`Self::addrs`].
+    pub(crate) fn server(&mut self, n: usize) -> &mut RedisServer {
         match self {
-            Self::Standalone { servers, .. } => servers,
-            Self::Sentinel(sentinels) => sentinels.servers(),
-            Self::Cluster(cluster) => cluster.servers(),
+            Self::Standalone { servers, .. } => &mut servers[n],
+            Self::Sentinel(sentinels) => &mut sentinels.nodes_mut()[n].server,
+            Self::Cluster(cluster) => &mut cluster.nodes_mut()[n].server,
+        }
+    }
+
+    /// What lies between the service and the servers.
+    pub(crate) fn links(&self) -> Vec<&Proxy> {
+        match self {
+            Self::Standalone { links, .. } => links.iter().collect(),
+            Self::Sentinel(_) | Self::Cluster(_) => self.nodes().iter().map(|node| &node.link).collect(),
+        }
+    }
+
+    fn nodes(&self) -> &[Node] {
+        match self {
+            Self::Standalone { .. } => &[],
+            Self::Sentinel(sentinels) => sentinels.nodes(),
+            Self::Cluster(cluster) => cluster.nodes(),
         }
     }
 
     fn addrs(&self) -> Vec<SocketAddr> {
         match self {
             Self::Standalone { servers, .. } => servers.iter().map(RedisServer::addr).collect(),
-            Self::Sentinel(sentinels) => sentinels.server_addrs(),
-            Self::Cluster(cluster) => cluster.addrs(),
+            Self::Sentinel(_) | Self::Cluster(_) => self.nodes().iter().map(Node::addr).collect(),
         }
     }
 
     /// Those that the sentinels name, or that say so themselves; all must be there to say it.
     pub(crate) fn masters(&self) -> Vec<SocketAddr> {
         if let Self::Sentinel(sentinels) = self {
-            let mut named = block_in_place(|| sentinels.masters());
-            named.dedup();
-            return named.iter().filter_map(|named| named.parse().ok()).collect();
+            let named = block_in_place(|| sentinels.masters());
+            let is_named = |node: &&Node| named.contains(&node.link.addr().to_string());
+            return self.nodes().iter().filter(is_named).map(Node::addr).collect();
         }
         let says = |addr: &SocketAddr| ask(*addr, &["ROLE"]).starts_with("master");
         self.addrs().into_iter().filter(says).collect()
     }
 
-    /// Which of [`Self::servers`] is a primary: one of them, by `choice`.
+    /// The place of one of the primaries, by `choice`.
     pub(crate) fn some_master(&self, choice: usize) -> usize {
         let masters = self.masters();
         let chosen = masters[choice % masters.len()];
-        self.addrs()
-            .iter()
-            .position(|addr| *addr == chosen)
-            .expect("it is one of them")
+        let place = self.addrs().iter().position(|addr| *addr == chosen);
+        place.expect("it is one of them")
     }
 
-    /// The replicas of whom the primaries know.
+    /// Those that follow a primary.
     pub(crate) fn replicas(&self) -> Vec<SocketAddr> {
         let says = |addr: &SocketAddr| ask(*addr, &["ROLE"]).starts_with("slave");
         self.addrs().into_iter().filter(says).collect()

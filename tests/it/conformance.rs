@@ -1,4 +1,4 @@
-//! What every store promises, tried on each: in memory, in Redis, in Redis over a slow link, and in a Redis Cluster.
+//! What every store promises, tried on each: in memory, and in Redis of every shape, over slow links.
 //!
 //! Each promise takes two replicas over one truth, so that what one writes is what the other finds. What a Redis
 //! in trouble must not do to anybody is in [`durability`], [`outages`] and [`start`].
@@ -7,6 +7,7 @@ mod backend;
 mod client;
 mod durability;
 mod outages;
+mod shared;
 mod start;
 
 use std::collections::HashSet;
@@ -27,31 +28,27 @@ use scanlogin::store::{
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::support::cluster::Cluster;
 use crate::support::eventually;
+use crate::support::shape::{Security, Topology};
 use backend::{Backend, Login, TTL, changed, put, rewritten};
 
 macro_rules! promises {
     ($($promise:ident),* $(,)?) => {
-        promises!(memory: $($promise),*);
-        promises!(redis: $($promise),*);
-        promises!(slow_redis: $($promise),*);
-
-        /// One after the other on one cluster, because six processes for each would cost more than they show.
-        #[tokio::test]
-        async fn a_cluster_keeps_every_promise() {
-            let cluster = Arc::new(Cluster::start().await);
-            $(
-                $promise(&Backend::cluster(&cluster, stringify!($promise)).await).await;
-            )*
-        }
+        promises!(memory, Backend::memory(); $($promise),*);
+        promises!(standalone, Backend::redis(Topology::Standalone, Security::Plain); $($promise),*);
+        promises!(standalone_acl_tls, Backend::redis(Topology::Standalone, Security::AclTls); $($promise),*);
+        promises!(sentinel, Backend::redis(Topology::Sentinel, Security::Plain); $($promise),*);
+        promises!(sentinel_acl_tls, Backend::redis(Topology::Sentinel, Security::AclTls); $($promise),*);
+        promises!(cluster, Backend::redis(Topology::Cluster, Security::Plain); $($promise),*);
+        promises!(cluster_acl_tls, Backend::redis(Topology::Cluster, Security::AclTls); $($promise),*);
     };
-    ($backend:ident: $($promise:ident),*) => {
-        mod $backend {
+    ($shape:ident, $backend:expr; $($promise:ident),*) => {
+        mod $shape {
+            use super::*;
             $(
                 #[tokio::test]
                 async fn $promise() {
-                    super::$promise(&super::Backend::$backend().await).await;
+                    super::$promise(&$backend.await).await;
                 }
             )*
         }

@@ -33,6 +33,7 @@ mod redemption;
 mod relying_party;
 mod replicas;
 mod settings;
+mod shapes;
 mod simulator;
 mod stores;
 mod subscriber;

@@ -1,20 +1,52 @@
 //! `redis-cli`, for what a client library hides.
 
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+/// Who may do everything where the default user is off; its password is its name.
+pub(crate) const OPERATOR: &str = "operator";
 
 /// What the server at `addr` answers, an error included.
 pub(crate) fn cli(addr: SocketAddr, words: &[&str]) -> String {
-    let output = Command::new("redis-cli")
-        .args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()])
-        .args(words)
-        .output()
-        .expect("redis-cli is not installed: `apt-get install redis-tools`");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    output(command(addr).args(words), "")
 }
 
 /// As [`cli`], where anything but `OK` is a failure of the test.
 pub(crate) fn cli_ok(addr: SocketAddr, words: &[&str]) {
     let answer = cli(addr, words);
     assert_eq!(answer, "OK", "{words:?} at {addr}");
+}
+
+/// As [`cli`], as the operator.
+pub(crate) fn cli_as_operator(addr: SocketAddr, words: &[&str]) -> String {
+    let credentials = ["--user", OPERATOR, "--pass", OPERATOR, "--no-auth-warning"];
+    output(command(addr).args(credentials).args(words), "")
+}
+
+/// One command on each line, one after the other: the lines of all answers.
+pub(crate) fn cli_lines(addr: SocketAddr, commands: &[String]) -> Vec<String> {
+    let answers = output(&mut command(addr), &(commands.join("\n") + "\n"));
+    answers.lines().map(str::to_owned).collect()
+}
+
+fn command(addr: SocketAddr) -> Command {
+    let mut command = Command::new("redis-cli");
+    command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
+    command
+}
+
+fn output(command: &mut Command, input: &str) -> String {
+    let child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = child.expect("redis-cli is not installed: `apt-get install redis-tools`");
+    let mut stdin = child.stdin.take().expect("its input");
+    let input = input.to_owned();
+    let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("its output");
+    let _ = writing.join().expect("no panic");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

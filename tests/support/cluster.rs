@@ -1,121 +1,197 @@
 //! A real Redis Cluster of the test's own: three masters with a replica each, as six processes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::cli::{cli, cli_ok};
+use super::cli::cli_lines;
 use super::eventually;
-use super::redis::{RedisServer, free_addr};
+use super::guard::Guard;
+use super::node::{LINK, Node};
+use super::proxy::Proxy;
+use super::redis::free_addr;
 
 /// Which slots each master owns in the beginning.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
+/// How many slots are on their way at once when many move.
+const TOGETHER: usize = 100;
+
 /// Dies with the test.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    servers: Vec<RedisServer>,
+    nodes: Vec<Node>,
+    /// The nodes' links to each other.
+    buses: Vec<Proxy>,
 }
 
 impl Cluster {
     /// Ready when it returns: every node knows every other, replicas are in step.
     pub(crate) async fn start() -> Self {
-        let servers = (0..6).map(|_| start_node()).collect::<Vec<_>>();
-        let cluster = Self { servers };
-        let addrs = cluster.addrs();
-        for (epoch, (addr, (first, last))) in addrs.iter().zip(SLOTS).enumerate() {
-            cli_ok(
-                *addr,
-                &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()],
-            );
-            cli_ok(*addr, &["CLUSTER", "SET-CONFIG-EPOCH", &(epoch + 1).to_string()]);
+        Self::start_with(None).await
+    }
+
+    pub(crate) async fn start_with(guard: Option<&Arc<Guard>>) -> Self {
+        let (mut nodes, mut buses) = (Vec::new(), Vec::new());
+        for _ in 0..6 {
+            let bus_port = free_addr();
+            let bus = Proxy::start(bus_port, LINK).await;
+            nodes.push(start_node(guard, bus_port.port(), bus.addr().port()).await);
+            buses.push(bus);
         }
-        for addr in &addrs[1..] {
-            let bus = cli(*addr, &["CONFIG", "GET", "cluster-port"]);
-            let bus = bus.lines().last().expect("a bus port");
-            let (host, port) = (addr.ip().to_string(), addr.port().to_string());
-            cli_ok(addrs[0], &["CLUSTER", "MEET", &host, &port, bus]);
+        let cluster = Self { nodes, buses };
+        for (epoch, (node, (first, last))) in cluster.nodes.iter().zip(SLOTS).enumerate() {
+            node.cli_ok(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+            node.cli_ok(&["CLUSTER", "SET-CONFIG-EPOCH", &(epoch + 1).to_string()]);
         }
-        cluster
-            .until_all("every node knows six", |addr| {
-                cli(addr, &["CLUSTER", "INFO"]).contains("cluster_known_nodes:6")
-            })
-            .await;
-        for (replica, master) in addrs[3..].iter().zip(&addrs) {
-            cli_ok(*replica, &["CLUSTER", "REPLICATE", &id(*master)]);
+        for (node, bus) in cluster.nodes.iter().zip(&cluster.buses).skip(1) {
+            let (link, bus) = (node.link.addr(), bus.addr().port().to_string());
+            let (host, port) = (link.ip().to_string(), link.port().to_string());
+            cluster.nodes[0].cli_ok(&["CLUSTER", "MEET", &host, &port, &bus]);
         }
         cluster
-            .until_all("every node says ok", |addr| {
-                cli(addr, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                    && cli(addr, &["CLUSTER", "NODES"]).matches("slave").count() == 3
+            .until_all("every node knows six", |node| {
+                node.cli(&["CLUSTER", "INFO"]).contains("cluster_known_nodes:6")
             })
             .await;
-        for replica in &addrs[3..] {
-            cluster
-                .until("the replica is in step", || {
-                    cli(*replica, &["INFO", "replication"]).contains("master_link_status:up")
-                })
-                .await;
+        for (replica, master) in cluster.nodes[3..].iter().zip(&cluster.nodes) {
+            replica.cli_ok(&["CLUSTER", "REPLICATE", &id(master)]);
         }
+        cluster.until_settled().await;
         cluster
     }
 
+    /// Returns when all six agree, and every replica is in step.
+    pub(crate) async fn until_settled(&self) {
+        self.until_all("every node says ok", |node| {
+            node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+                && node.cli(&["CLUSTER", "NODES"]).matches("slave").count() == 3
+        })
+        .await;
+        self.until_all("replicas are in step", |node| {
+            let seen = node.cli(&["INFO", "replication"]);
+            seen.contains("master_link_status:up") || (seen.contains("state=online") && !seen.contains(",offset=0,"))
+        })
+        .await;
+    }
+
     /// The first three were made masters, each of the last three replica of the one three before it.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The nodes' addresses behind their links.
     pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(RedisServer::addr).collect()
+        self.nodes.iter().map(Node::addr).collect()
     }
 
     /// Names every node.
     pub(crate) fn url(&self) -> String {
-        let addrs = self.addrs();
-        let others = addrs[1..].iter().map(|addr| format!("node={addr}")).collect::<Vec<_>>();
-        format!("redis-cluster://{}?{}", addrs[0], others.join("&"))
+        format!("redis-cluster://{}", self.hosts())
     }
 
-    pub(crate) fn servers(&mut self) -> &mut [RedisServer] {
-        &mut self.servers
+    /// What stands in a URL behind scheme and credentials.
+    pub(crate) fn hosts(&self) -> String {
+        let links = self
+            .nodes
+            .iter()
+            .map(|node| node.link.addr().to_string())
+            .collect::<Vec<_>>();
+        format!("{}?node={}", links[0], links[1..].join("&node="))
+    }
+
+    pub(crate) fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// What a node says that it owns.
+    pub(crate) fn slots_of(&self, index: usize) -> Vec<u16> {
+        let nodes = self.nodes[index].cli(&["CLUSTER", "NODES"]);
+        let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default();
+        let ranges = own.split(' ').skip(8).filter(|range| !range.starts_with('['));
+        let slots = ranges.flat_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            first.parse::<u16>().unwrap()..=last.parse().unwrap()
+        });
+        slots.collect()
     }
 
     /// `kill -9`.
     pub(crate) fn kill(&mut self, index: usize) {
-        self.servers[index].kill();
+        self.nodes[index].server.kill();
     }
 
     /// The replica takes over from its living master.
     pub(crate) fn fail_over_to(&self, replica: usize) {
-        cli_ok(self.addrs()[replica], &["CLUSTER", "FAILOVER"]);
+        self.nodes[replica].cli_ok(&["CLUSTER", "FAILOVER"]);
     }
 
-    /// Moves empty slots, as `redis-cli --cluster reshard` does.
+    /// Moves slots with what is in them, as `redis-cli --cluster reshard` does, some at a time. Of an unguarded cluster.
     pub(crate) fn move_slots(&self, from: usize, to: usize, slots: impl Iterator<Item = u16>) {
-        let addrs = self.addrs();
-        let (source, target) = (id(addrs[from]), id(addrs[to]));
-        for slot in slots.map(|slot| slot.to_string()) {
-            cli_ok(addrs[to], &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]);
-            cli_ok(addrs[from], &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]);
-            cli_ok(addrs[to], &["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
-            cli_ok(addrs[from], &["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let (source_id, target_id) = (id(source), id(target));
+        let slots: Vec<u16> = slots.collect();
+        for slots in slots.chunks(TOGETHER) {
+            let set = |node: &Node, rest: String| {
+                let commands = slots.iter().map(|slot| format!("CLUSTER SETSLOT {slot} {rest}"));
+                let answers = cli_lines(node.addr(), &commands.collect::<Vec<_>>());
+                let all_ok = answers.len() == slots.len() && answers.iter().all(|answer| answer == "OK");
+                assert!(all_ok, "{rest}: {answers:?}");
+            };
+            set(target, format!("IMPORTING {source_id}"));
+            set(source, format!("MIGRATING {target_id}"));
+            migrate(source, target, slots);
+            set(target, format!("NODE {target_id}"));
+            set(source, format!("NODE {target_id}"));
         }
     }
 
-    async fn until_all(&self, what: &str, holds: impl Fn(SocketAddr) -> bool + Sync) {
-        self.until(what, || self.addrs().into_iter().all(&holds)).await;
-    }
-
-    async fn until(&self, what: &str, holds: impl Fn() -> bool + Sync) {
-        eventually(what, || async { holds().then_some(()) }).await;
+    async fn until_all(&self, what: &str, holds: impl Fn(&Node) -> bool + Sync) {
+        for node in &self.nodes {
+            eventually(what, || async { holds(node).then_some(()) }).await;
+        }
     }
 }
 
-fn start_node() -> RedisServer {
-    RedisServer::start_with(&[
-        "--cluster-enabled",
-        "yes",
-        "--cluster-node-timeout",
-        "2000",
-        "--cluster-port",
-        &free_addr().port().to_string(),
-    ])
+/// Moves all keys of slots that are on their way.
+fn migrate(source: &Node, target: &Node, slots: &[u16]) {
+    let (host, port) = (target.addr().ip(), target.addr().port());
+    loop {
+        let lists = slots.iter().map(|slot| format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
+        let keys = cli_lines(source.addr(), &lists.collect::<Vec<_>>());
+        let keys: Vec<String> = keys.into_iter().filter(|key| !key.is_empty()).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let moves = keys.iter().map(|key| format!("MIGRATE {host} {port} {key} 0 1000"));
+        for answer in cli_lines(source.addr(), &moves.collect::<Vec<_>>()) {
+            assert!(["OK", "NOKEY"].contains(&&*answer), "{answer}");
+        }
+    }
 }
 
-fn id(addr: SocketAddr) -> String {
-    cli(addr, &["CLUSTER", "MYID"])
+async fn start_node(guard: Option<&Arc<Guard>>, bus_port: u16, announced_bus_port: u16) -> Node {
+    Node::start(guard, |link| {
+        let announced = if guard.is_some() {
+            "cluster-announce-tls-port"
+        } else {
+            "cluster-announce-port"
+        };
+        let mut lines = vec![
+            "cluster-enabled yes".to_owned(),
+            "cluster-node-timeout 2000".to_owned(),
+            format!("cluster-port {bus_port}"),
+            "cluster-announce-ip 127.0.0.1".to_owned(),
+            format!("cluster-announce-bus-port {announced_bus_port}"),
+            format!("{announced} {link}"),
+        ];
+        if guard.is_some() {
+            lines.push("tls-cluster yes".to_owned());
+        }
+        lines
+    })
+    .await
+}
+
+fn id(node: &Node) -> String {
+    node.cli(&["CLUSTER", "MYID"])
 }

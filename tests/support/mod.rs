@@ -3,7 +3,9 @@
 pub mod cli;
 pub mod cluster;
 pub(crate) mod events;
+pub(crate) mod guard;
 pub(crate) mod nginx;
+pub(crate) mod node;
 pub(crate) mod process;
 pub mod proxy;
 pub mod redis;
@@ -11,6 +13,7 @@ pub(crate) mod reply;
 pub(crate) mod roles;
 pub mod sentinel;
 pub(crate) mod service;
+pub(crate) mod shape;
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,11 +23,14 @@ use tokio::time::{Instant, sleep};
 /// Waits until `condition` gives something, and fails with `what` after ten seconds.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
+    let mut pause = Duration::from_millis(5);
     loop {
         if let Some(found) = condition().await {
             return found;
         }
         assert!(Instant::now() < deadline, "not within ten seconds: {what}");
-        sleep(Duration::from_millis(5)).await;
+        sleep(pause).await;
+        // What takes long is asked less often: some conditions start a process each time.
+        pause = (pause * 3 / 2).min(Duration::from_millis(100));
     }
 }

@@ -2,15 +2,23 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+
+/// Links serve on a runtime of their own: a test blocks its own while it waits for a process, and several tests may share a link.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut builder = Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build();
+    runtime.expect("a runtime for the links")
+});
 
 /// Ends with the test.
 #[derive(Debug)]
@@ -47,7 +55,8 @@ enum Mode {
 impl Proxy {
     /// Passes on to `target` what it gets, `delay` later, in both directions.
     pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let bound = RUNTIME.spawn(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).await;
+        let listener = bound.expect("no panic").expect("a free port");
         let addr = listener.local_addr().expect("its address");
         let link = Arc::new(Link {
             target,
@@ -60,12 +69,16 @@ impl Proxy {
             stall: Mutex::default(),
         });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, Arc::clone(&link)));
+        accepting.spawn_on(accept(listener, Arc::clone(&link)), RUNTIME.handle());
         Self {
             addr,
             link,
             _accepting: accepting,
         }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     pub(crate) fn url(&self) -> String {

@@ -28,7 +28,11 @@ impl RedisServer {
 
     /// With further arguments of redis-server's command line.
     pub fn start_with(args: &[&str]) -> Self {
-        let addr = free_addr();
+        Self::start_at(free_addr(), args)
+    }
+
+    /// The same, where nothing listens yet.
+    pub fn start_at(addr: SocketAddr, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let child = spawn(addr, &args, &dir);

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::cli::cli;
+use super::cli::{cli, cli_as_operator};
 use super::eventually;
-use super::redis::{RedisServer, free_addr};
-
-/// A primary that its replicas have left takes no writes.
-const ISOLATED_STOPS: [&str; 4] = ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"];
+use super::guard::Guard;
+use super::node::{LINK, Node};
+use super::proxy::Proxy;
+use super::redis::free_addr;
 
 /// What the sentinels call the primary.
 pub(crate) const SERVICE: &str = "main";
@@ -19,7 +20,7 @@ pub(crate) const SERVICE: &str = "main";
 #[derive(Debug)]
 pub(crate) struct Sentinels {
     /// The replicas first, so that they end before the primary they follow.
-    servers: Vec<RedisServer>,
+    nodes: Vec<Node>,
     sentinels: Vec<Sentinel>,
 }
 
@@ -27,92 +28,123 @@ pub(crate) struct Sentinels {
 struct Sentinel {
     child: Child,
     addr: SocketAddr,
+    link: Proxy,
+    guarded: bool,
     _dir: TempDir,
 }
 
 impl Sentinels {
     /// Ready when it returns: replicas are in step, and the sentinels know all of them and each other.
     pub(crate) async fn start() -> Self {
-        let primary = RedisServer::start_with(&ISOLATED_STOPS);
-        let (host, port) = (primary.addr().ip().to_string(), primary.addr().port().to_string());
-        let replica =
-            || RedisServer::start_with(&[&ISOLATED_STOPS[..], &["--replicaof", &format!("{host} {port}")]].concat());
-        let servers = vec![replica(), replica(), primary];
-        for replica in &servers[..2] {
-            eventually("the replica is in step", || async {
-                cli(replica.addr(), &["INFO", "replication"])
-                    .contains("master_link_status:up")
-                    .then_some(())
-            })
-            .await;
+        Self::start_with(None).await
+    }
+
+    pub(crate) async fn start_with(guard: Option<&Arc<Guard>>) -> Self {
+        let primary = start_node(guard, None).await;
+        let of = Some(primary.link.addr());
+        let nodes = vec![start_node(guard, of).await, start_node(guard, of).await, primary];
+        eventually("the replicas are in step", || async {
+            nodes[2].cli(&["SET", "something to replicate", "", "PX", "1"]);
+            let seen = nodes[2].cli(&["INFO", "replication"]);
+            (seen.matches("state=online").count() == 2 && !seen.contains(",offset=0,")).then_some(())
+        })
+        .await;
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            sentinels.push(Sentinel::start(guard, nodes[2].link.addr()).await);
         }
-        let sentinels = (0..3).map(|_| Sentinel::start(&host, &port)).collect::<Vec<_>>();
-        let all = Self { servers, sentinels };
-        for addr in all.addrs() {
+        for sentinel in &sentinels {
             eventually("the sentinel knows the others", || async {
-                let info = cli(addr, &["INFO", "sentinel"]);
+                let info = sentinel.cli(&["INFO", "sentinel"]);
                 info.contains("slaves=2,sentinels=3").then_some(())
             })
             .await;
         }
-        all
+        Self { nodes, sentinels }
     }
 
     /// Names every sentinel.
     pub(crate) fn url(&self) -> String {
-        let addrs = self.addrs();
-        format!(
-            "redis-sentinel://{}?node={}&node={}&sentinelServiceName={SERVICE}",
-            addrs[0], addrs[1], addrs[2]
-        )
+        format!("redis-sentinel://{}", self.hosts())
+    }
+
+    /// What stands in a URL behind scheme and credentials.
+    pub(crate) fn hosts(&self) -> String {
+        let [a, b, c] = [0, 1, 2].map(|index| self.sentinels[index].link.addr());
+        format!("{a}?node={b}&node={c}&sentinelServiceName={SERVICE}")
+    }
+
+    /// The primary of the beginning is the last.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(crate) fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// What every sentinel goes by from now on.
+    pub(crate) fn set(&self, option: &str, value: &str) {
+        for sentinel in &self.sentinels {
+            assert_eq!(sentinel.cli(&["SENTINEL", "SET", SERVICE, option, value]), "OK");
+        }
     }
 
     /// The primary of the beginning.
-    pub(crate) fn primary(&self) -> &RedisServer {
-        &self.servers[2]
+    pub(crate) fn primary(&self) -> &Node {
+        &self.nodes[2]
     }
 
     /// The primary that each sentinel names, as `host:port`.
     pub(crate) fn masters(&self) -> Vec<String> {
-        let ask = |addr| cli(addr, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]).replace('\n', ":");
-        self.addrs().into_iter().map(ask).collect()
+        let ask = |sentinel: &Sentinel| {
+            let named = sentinel.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
+            named.replace('\n', ":")
+        };
+        self.sentinels.iter().map(ask).collect()
     }
 
     /// A replica takes over from the living primary.
     pub(crate) async fn fail_over(&self) {
         eventually("a sentinel begins a fail-over", || async {
-            (cli(self.addrs()[0], &["SENTINEL", "FAILOVER", SERVICE]) == "OK").then_some(())
+            (self.sentinels[0].cli(&["SENTINEL", "FAILOVER", SERVICE]) == "OK").then_some(())
         })
         .await;
     }
+}
 
-    /// Primary and replicas, whichever they are by now.
-    pub(crate) fn servers(&mut self) -> &mut [RedisServer] {
-        &mut self.servers
-    }
-
-    pub(crate) fn server_addrs(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(RedisServer::addr).collect()
-    }
-
-    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
-        self.sentinels.iter().map(|sentinel| sentinel.addr).collect()
-    }
+async fn start_node(guard: Option<&Arc<Guard>>, primary: Option<SocketAddr>) -> Node {
+    Node::start(guard, |link| {
+        let mut lines = vec![
+            // A primary that its replicas have left takes no writes.
+            "min-replicas-to-write 1".to_owned(),
+            "min-replicas-max-lag 2".to_owned(),
+            "replica-announce-ip 127.0.0.1".to_owned(),
+            format!("replica-announce-port {link}"),
+        ];
+        lines.extend(primary.map(|primary| format!("replicaof {} {}", primary.ip(), primary.port())));
+        lines
+    })
+    .await
 }
 
 impl Sentinel {
-    fn start(host: &str, port: &str) -> Self {
-        let addr = free_addr();
+    async fn start(guard: Option<&Arc<Guard>>, primary: SocketAddr) -> Self {
+        let (addr, tls) = (free_addr(), free_addr());
+        let link = Proxy::start(if guard.is_some() { tls } else { addr }, LINK).await;
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = dir.path().join("sentinel.conf");
-        let lines = [
+        let mut lines = vec![
             format!("port {}", addr.port()),
             "bind 127.0.0.1".to_owned(),
             format!("dir {}", dir.path().display()),
-            format!("sentinel monitor {SERVICE} {host} {port} 2"),
+            format!("sentinel monitor {SERVICE} {} {} 2", primary.ip(), primary.port()),
             format!("sentinel down-after-milliseconds {SERVICE} 2000"),
             format!("sentinel failover-timeout {SERVICE} 10000"),
+            "sentinel announce-ip 127.0.0.1".to_owned(),
+            format!("sentinel announce-port {}", link.addr().port()),
         ];
+        lines.extend(guard.iter().flat_map(|guard| guard.sentinel_lines(tls.port(), SERVICE)));
         std::fs::write(&config, lines.join("\n")).expect("a configuration");
         let child = Command::new("redis-server")
             .arg(&config)
@@ -121,7 +153,21 @@ impl Sentinel {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is not installed: `apt-get install redis-server`, or run scripts/test");
-        Self { child, addr, _dir: dir }
+        Self {
+            child,
+            addr,
+            link,
+            guarded: guard.is_some(),
+            _dir: dir,
+        }
+    }
+
+    fn cli(&self, words: &[&str]) -> String {
+        if self.guarded {
+            cli_as_operator(self.addr, words)
+        } else {
+            cli(self.addr, words)
+        }
     }
 }
 

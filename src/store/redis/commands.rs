@@ -120,7 +120,7 @@ impl Commands {
         self.observed("ready", ping).await
     }
 
-    /// Whether this server will do, apart from what the scripts need: its version, and the right to wait for replicas.
+    /// Whether this server will do, apart from what the scripts need: its version, and the right to ask and wait.
     pub(super) async fn check(&self) -> Result<(), Unfit> {
         let client = self.shared.client();
         let info: String = client.info(Some(InfoKind::Server)).await?;
@@ -130,6 +130,7 @@ impl Commands {
             return Err(Unfit::Forever(FatalError::TooOld(version.to_owned())));
         }
         let _: String = client.info(Some(InfoKind::Replication)).await?;
+        let () = client.ping(None).await?;
         if self.waiters.is_some() {
             let _: i64 = client.wait(0, 1).await?;
         }

@@ -7,8 +7,7 @@
 //! what is read because of it can miss nothing. Own code on `redis-protocol`, because the client libraries tried go deaf in one or
 //! the other of these cases.
 //!
-//! A server's user for this needs `resetchannels &<prefix>:* -@all +ssubscribe +sunsubscribe +ping +hello +client|setname
-//! +client|info`, in a cluster also `+cluster|nodes`.
+//! What a server's user for this needs is in `docs/redis.md`.
 
 mod alignment;
 mod channels;

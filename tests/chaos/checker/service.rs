@@ -47,7 +47,8 @@ fn deadline_ms(what: &What) -> Option<u64> {
     match what {
         What::Picture { .. } => Some(20_000),
         What::Scan { .. } => Some(6_000),
-        What::Polled { wait_ms, .. } => Some(wait_ms + 3_000),
+        // When a replica dies with it, the proxy asks another.
+        What::Polled { wait_ms, .. } => Some(2 * wait_ms + 3_000),
         What::Started { .. }
         | What::StreamOpened { .. }
         | What::Confirm { .. }

@@ -5,16 +5,20 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
 use super::Injector;
+use crate::support::cli::cli_lines;
+use crate::support::node::LINK;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Frozen;
 use crate::world::{Redis, ask};
 
 /// As long as a fail-over takes: what sentinels and nodes wait before they believe a death, and a second.
 const FAIL_OVER: Duration = Duration::from_millis(3_500);
-const LINK_DELAY: Duration = Duration::from_millis(1);
+/// How many go and come back.
+const SLOTS: usize = 200;
 
 impl Injector<'_> {
     pub(super) fn tell_masters(&self, words: &[&str]) {
@@ -65,15 +69,15 @@ impl Injector<'_> {
 
     pub(super) async fn restart_redis(&mut self) {
         let (n, _) = self.some_primary();
-        self.world.redis.servers()[n].kill();
+        self.world.redis.server(n).kill();
         self.hold(200, 3_000).await;
-        self.world.redis.servers()[n].restart();
+        self.world.redis.server(n).restart();
     }
 
     /// As it is while it believes itself a replica.
     pub(super) async fn make_read_only(&mut self) {
         let (n, _) = self.some_primary();
-        let addr = self.world.redis.servers()[n].addr();
+        let addr = self.world.redis.server(n).addr();
         ask(addr, &["REPLICAOF", "127.0.0.1", "1"]);
         self.hold(500, 2_500).await;
         ask(addr, &["REPLICAOF", "NO", "ONE"]);
@@ -103,27 +107,63 @@ impl Injector<'_> {
 
     pub(super) async fn cut_links(&mut self) {
         for _ in 0..5 {
-            self.links().iter().for_each(Proxy::cut);
+            self.world.redis.links().into_iter().for_each(Proxy::cut);
             sleep(Duration::from_millis(300)).await;
         }
     }
 
-    pub(super) async fn stall_links(&mut self) {
-        self.links().iter().for_each(Proxy::stall);
+    pub(super) async fn stall_link(&mut self) {
+        let n = self.some_link();
+        self.world.redis.links()[n].stall();
         self.hold(500, 4_000).await;
-        self.links().iter().for_each(Proxy::heal);
+        self.world.redis.links()[n].heal();
     }
 
-    pub(super) async fn blackhole_links(&mut self) {
-        let n = self.rng.random_range(0..self.links().len());
-        self.links()[n].blackhole();
+    pub(super) async fn blackhole_link(&mut self) {
+        let n = self.some_link();
+        self.world.redis.links()[n].blackhole();
         self.hold(500, 4_000).await;
-        self.links()[n].heal();
+        self.world.redis.links()[n].heal();
+    }
+
+    /// With sentinels or in a Cluster it is also how a server is reached by its replicas and its sentinels.
+    fn some_link(&mut self) -> usize {
+        self.rng.random_range(0..self.world.redis.links().len())
+    }
+
+    /// Slots with all that is in them go to another primary while they are in use, and come back.
+    pub(super) async fn move_slots(&mut self) {
+        let Redis::Cluster(cluster) = &self.world.redis else {
+            return;
+        };
+        let masters = self.world.redis.masters();
+        let places: Vec<usize> = cluster
+            .addrs()
+            .iter()
+            .enumerate()
+            .filter(|(_, addr)| masters.contains(addr))
+            .map(|(n, _)| n)
+            .collect();
+        let (from, to) = (places[0], places[1]);
+        let slots = block_in_place(|| cluster.slots_of(from));
+        let counts = slots.iter().map(|slot| format!("CLUSTER COUNTKEYSINSLOT {slot}"));
+        let counts = block_in_place(|| cli_lines(cluster.addrs()[from], &counts.collect::<Vec<_>>()));
+        let mut slots: Vec<(Option<u32>, u16)> = counts.iter().map(|count| count.parse().ok()).zip(slots).collect();
+        // Those with most in them first.
+        slots.sort_unstable_by(|one, other| other.cmp(one));
+        let moved: Vec<u16> = slots.into_iter().take(SLOTS).map(|(_, slot)| slot).collect();
+        block_in_place(|| cluster.move_slots(from, to, moved.iter().copied()));
+        sleep(Duration::from_millis(500)).await;
+        block_in_place(|| cluster.move_slots(to, from, moved.into_iter()));
     }
 
     pub(super) async fn slow_links(&mut self) {
-        for delay in [Duration::from_millis(80), LINK_DELAY] {
-            self.links().iter().for_each(|link| link.slow_down_to(delay));
+        for delay in [Duration::from_millis(40), LINK] {
+            self.world
+                .redis
+                .links()
+                .iter()
+                .for_each(|link| link.slow_down_to(delay));
             self.hold(2_000, 4_000).await;
         }
     }
@@ -131,7 +171,11 @@ impl Injector<'_> {
     /// Redis does what it is asked, and nobody hears that it did.
     pub(super) async fn lose_replies(&mut self) {
         for _ in 0..10 {
-            self.links().iter().for_each(|link| link.lose_reply_to("EVAL"));
+            self.world
+                .redis
+                .links()
+                .iter()
+                .for_each(|link| link.lose_reply_to("EVAL"));
             sleep(Duration::from_millis(150)).await;
         }
     }
@@ -152,15 +196,15 @@ impl Injector<'_> {
     /// Healed as soon as it is dead: the rest is up to the others. It comes back, empty, once they have a new primary.
     pub(super) async fn kill_primary(&mut self, unreplicated: bool) -> u64 {
         let (n, _) = self.some_primary();
-        let addr = self.world.redis.servers()[n].addr();
+        let addr = self.world.redis.server(n).addr();
         if unreplicated {
             ask(addr, &["CLIENT", "KILL", "TYPE", "replica"]);
         }
-        self.world.redis.servers()[n].kill();
+        self.world.redis.server(n).kill();
         let killed = self.recorder.now();
         sleep(FAIL_OVER).await;
         self.hold(500, 1_500).await;
-        self.world.redis.servers()[n].restart();
+        self.world.redis.server(n).restart();
         killed
     }
 
@@ -177,14 +221,7 @@ impl Injector<'_> {
     fn some_primary(&mut self) -> (usize, u32) {
         let choice = self.rng.random_range(0..usize::MAX);
         let n = self.world.redis.some_master(choice);
-        (n, self.world.redis.servers()[n].pid())
-    }
-
-    fn links(&self) -> &[Proxy] {
-        match &self.world.redis {
-            Redis::Standalone { links, .. } => links,
-            Redis::Sentinel(_) | Redis::Cluster(_) => &[],
-        }
+        (n, self.world.redis.server(n).pid())
     }
 }
 

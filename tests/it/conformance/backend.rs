@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use scanlogin::entropy::os_rng;
@@ -19,10 +20,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::support::cli::cli_ok;
-use crate::support::cluster::Cluster;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use super::shared::Shared;
+use crate::support::shape::{Security, Topology};
 
 /// How many scenes the store in memory takes.
 const SCENES_MAX: usize = 1_000;
@@ -39,12 +38,11 @@ pub(super) struct Backend {
 
 enum Truth {
     Memory,
-    Redis { server: RedisServer, _proxy: Option<Proxy> },
-    Cluster(Arc<Cluster>),
+    Redis(Shared),
 }
 
 impl Backend {
-    #[expect(clippy::unused_async, reason = "made like the others")]
+    #[expect(clippy::unused_async, reason = "made like the other")]
     pub(super) async fn memory() -> Self {
         let end = CancellationToken::new();
         let (tx, news) = mpsc::channel(1_024);
@@ -52,36 +50,13 @@ impl Backend {
         Self::new(Arc::clone(&store), store, news, Truth::Memory, end)
     }
 
-    pub(super) async fn redis() -> Self {
-        let server = RedisServer::start();
-        let url = server.url();
-        Self::over(&settings(&url), Truth::Redis { server, _proxy: None }).await
-    }
-
-    pub(super) async fn slow_redis() -> Self {
-        let server = RedisServer::start();
-        let proxy = Proxy::start(server.addr(), Duration::from_millis(2)).await;
-        let url = proxy.url();
-        Self::over(
-            &settings(&url),
-            Truth::Redis {
-                server,
-                _proxy: Some(proxy),
-            },
-        )
-        .await
-    }
-
-    /// With a prefix of its own, so that promises tried one after the other don't meet.
-    pub(super) async fn cluster(cluster: &Arc<Cluster>, prefix: &str) -> Self {
-        for addr in cluster.addrs() {
-            cli_ok(addr, &["CONFIG", "SET", "maxmemory", "0"]);
-        }
-        let settings = RedisSettings {
-            prefix: prefix.to_owned(),
-            ..settings(&cluster.url())
-        };
-        Self::over(&settings, Truth::Cluster(Arc::clone(cluster))).await
+    /// With a prefix of its own, so that promises tried on the same servers don't meet.
+    pub(super) async fn redis(topology: Topology, security: Security) -> Self {
+        static LAST: AtomicUsize = AtomicUsize::new(0);
+        let shared = Shared::get(topology, security).await;
+        let prefix = format!("scanlogin:{}", LAST.fetch_add(1, Ordering::Relaxed));
+        let settings = shared.shape().settings(&prefix);
+        Self::over(&settings, Truth::Redis(shared)).await
     }
 
     async fn over(settings: &RedisSettings, truth: Truth) -> Self {
@@ -116,16 +91,11 @@ impl Backend {
         next.expect("no news within five seconds").expect("the store lives")
     }
 
-    /// Lets the store run out of room.
+    /// Lets the store run out of room, once nobody else uses it.
     pub(super) async fn fill(&self) {
         match &self.truth {
             Truth::Memory => while self.here.create(&Login::new().scene, Life::of_new(TTL)).await.is_ok() {},
-            Truth::Redis { server, .. } => cli_ok(server.addr(), &["CONFIG", "SET", "maxmemory", "1"]),
-            Truth::Cluster(cluster) => {
-                for addr in cluster.addrs() {
-                    cli_ok(addr, &["CONFIG", "SET", "maxmemory", "1"]);
-                }
-            }
+            Truth::Redis(shared) => shared.fill().await,
         }
     }
 }

@@ -1,8 +1,6 @@
 //! How a store begins: a Redis that is not there yet, or will never do; and what it may do and keep there.
 
 use std::collections::HashSet;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +14,9 @@ use super::backend::{Login, TTL, settings};
 use super::client::{Client, every_request, in_time};
 use super::{LEASE, owner};
 use crate::support::cli::{cli, cli_ok};
+use crate::support::guard::certify;
 use crate::support::redis::{RedisServer, free_addr};
+use crate::support::shape::{Security, Shape, Topology};
 
 #[tokio::test]
 async fn a_redis_that_is_not_there_at_the_start_is_waited_for() {
@@ -50,39 +50,53 @@ async fn a_redis_that_will_always_refuse_is_fatal_in_one_line() {
 }
 
 #[tokio::test]
-async fn the_least_rights_do_and_one_less_is_fatal() {
-    let server = RedisServer::start();
-    let rights = "resetkeys ~scanlogin:* resetchannels &scanlogin:* -@all +@read +@write +@pubsub +@connection \
-                  +@transaction -@dangerous +eval +evalsha +time +wait +info +role";
-    let grant = |rights: &str| {
-        let mut words = vec!["ACL", "SETUSER", "least", "reset", "on", ">right"];
-        words.extend(rights.split_whitespace());
-        cli_ok(server.addr(), &words);
-    };
-    let url = format!("redis://least:right@{}", server.addr());
-    grant(rights);
-    let store = Client::started(&settings(&url)).await;
+async fn the_documented_rights_do_and_one_less_is_fatal_until_it_is_given() {
+    let shape = Shape::start(Topology::Standalone, Security::AclTls).await;
+    let store = Client::started(&shape.settings("scanlogin")).await;
     let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
     login.redeem_for(&*store, b"grant", TTL).await.unwrap();
+    store.watch(login.id()).await.unwrap();
     every_request_succeeds(&store, &login).await;
-    for missing in [
-        "-eval -evalsha",
-        "-time",
-        "-wait",
-        "-info",
-        "-spublish",
-        "-pttl",
-        "resetchannels",
-        "resetkeys ~other:*",
-    ] {
-        grant(&format!("{rights} {missing}"));
-        let store = Client::new(&settings(&url));
-        let refused = timeout(Duration::from_secs(5), store.started()).await;
-        let Ok(Err(FatalError::Refused(why))) = refused else {
-            panic!("{missing}: {refused:?}");
-        };
-        assert!(!why.contains('\n') && !why.contains("right@"), "{why}");
+    store.unwatch(login.id()).await;
+    assert_eq!(shape.nodes()[0].cli(&["ACL", "LOG"]), "");
+
+    let not_tried = ["ssubscribe", "sunsubscribe", "client|info", "client|id"];
+    for command in shape.commands() {
+        if !not_tried.contains(&&*command) {
+            is_needed(&shape, &format!("-{command}"), &format!("+{command}")).await;
+        }
     }
+    is_needed(&shape, "resetkeys", "~scanlogin:*").await;
+    is_needed(&shape, "resetchannels", "&scanlogin:*").await;
+}
+
+#[tokio::test]
+async fn sentinel_and_cluster_need_the_further_rights_that_the_document_names() {
+    for (topology, command) in [(Topology::Sentinel, "role"), (Topology::Cluster, "cluster|slots")] {
+        let shape = Shape::start(topology, Security::AclTls).await;
+        assert!(shape.commands().iter().any(|named| named == command));
+        is_needed(&shape, &format!("-{command}"), &format!("+{command}")).await;
+    }
+}
+
+/// Without a right the start fails for good; a later one finds nothing of the failed one in its way.
+async fn is_needed(shape: &Shape, less: &str, again: &str) {
+    let settings = shape.settings("scanlogin");
+    let set = |rule: &str| {
+        for node in shape.nodes() {
+            node.cli_ok(&["ACL", "SETUSER", "scanlogin", rule]);
+        }
+    };
+    set(less);
+    let store = Client::new(&settings);
+    let refused = timeout(Duration::from_secs(5), store.started()).await;
+    let Ok(Err(FatalError::Refused(why))) = refused else {
+        panic!("{less}: {refused:?}");
+    };
+    assert!(!why.contains('\n'), "{why}");
+    set(again);
+    let started = timeout(Duration::from_secs(5), Client::started(&settings)).await;
+    assert!(started.is_ok(), "{again}: it does not start");
 }
 
 #[tokio::test]
@@ -143,7 +157,7 @@ async fn everything_kept_has_its_name_and_an_end() {
 #[tokio::test]
 async fn redis_is_reached_by_tls_with_the_authority_that_is_named_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
-    certify(dir.path());
+    certify(dir.path(), "IP:127.0.0.1");
     let file = |name: &str| dir.path().join(name);
     let tls = free_addr();
     let port = tls.port().to_string();
@@ -200,26 +214,4 @@ async fn refused_for_ever(url: &str, why: &str) {
         said.contains(why) && !said.contains('\n') && !said.contains(":right@"),
         "{said}"
     );
-}
-
-/// `ca.pem` and a server's certificate by it for 127.0.0.1, and another authority's `other.pem`.
-fn certify(dir: &Path) {
-    let openssl = |words: &str| {
-        let output = Command::new("openssl")
-            .args(words.split_whitespace())
-            .current_dir(dir)
-            .output();
-        let output = output.expect("openssl is not installed: `apt-get install openssl`");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for name in ["ca", "other"] {
-        openssl(&format!(
-            "req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"
-        ));
-    }
-    openssl(&format!(
-        "req {key} -keyout server.key -out server.csr -subj /CN=server -addext subjectAltName=IP:127.0.0.1"
-    ));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -out server.pem -days 2 -copy_extensions copy");
 }

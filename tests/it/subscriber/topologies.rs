@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::time::sleep;
 use super::listener::{Listener, channel, client, listen, publish_all, scenes, state_of_version};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::cluster::Cluster;
+use crate::support::guard::certify;
 use crate::support::redis::{Frozen, RedisServer, free_addr};
 use crate::support::sentinel::Sentinels;
 
@@ -115,7 +115,7 @@ async fn a_frozen_master_under_sentinel_is_left_for_its_successor_and_stays_left
     let mut listener = Listener::start_with(listen(&sentinels.url()), 8_192, vec![commands.clone()]);
     let ids = scenes(100);
     listener.watch_all(&ids).await;
-    let frozen = Frozen::new(sentinels.primary().pid());
+    let frozen = Frozen::new(sentinels.primary().server.pid());
     listener.lost(&ids).await;
     publish_all(&commands, &ids).await;
     listener.changed(&ids).await;
@@ -130,7 +130,7 @@ async fn a_frozen_master_under_sentinel_is_left_for_its_successor_and_stays_left
 #[tokio::test]
 async fn a_cluster_is_listened_to_over_tls_though_it_tells_addresses_and_its_certificates_names() {
     let dir = tempfile::tempdir().unwrap();
-    certify_localhost(dir.path());
+    certify(dir.path(), "DNS:localhost");
     let file = |name: &str| dir.path().join(name).display().to_string();
     let addr = free_addr();
     let bus = free_addr().port().to_string();
@@ -206,23 +206,6 @@ fn publish_by_cli(masters: &[SocketAddr], ids: &[SceneId]) {
         let owner = masters.iter().find(|addr| !cli(**addr, &words).starts_with("MOVED"));
         assert!(owner.is_some(), "none of {masters:?} owns {id:?}");
     }
-}
-
-/// `ca.pem`, and a server's certificate by it for the name localhost alone.
-fn certify_localhost(dir: &Path) {
-    let openssl = |words: &str| {
-        let output = Command::new("openssl").args(words.split(' ')).current_dir(dir).output();
-        let output = output.expect("openssl is not installed: `apt-get install openssl`");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!(
-        "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca -days 2"
-    ));
-    openssl(&format!(
-        "req {key} -keyout server.key -out server.csr -subj /CN=server -addext subjectAltName=DNS:localhost"
-    ));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -out server.pem -days 2 -copy_extensions copy");
 }
 
 fn trusting(authority: &Path) -> Arc<rustls::ClientConfig> {

@@ -242,6 +242,35 @@ async fn more_pictures_than_wechat_makes_in_time_are_refused_and_hold_up_nothing
     login.goes_on(&service).await;
 }
 
+/// So many calls to WeChat are under way at once, pictures apart.
+const CALLS_MAX: usize = 64;
+
+#[tokio::test]
+async fn more_scans_than_wechat_answers_are_refused_in_time_and_hold_up_nothing_else() {
+    let service = Service::start().await;
+    let login = UnderWay::begin(&service).await;
+    let shown = Browser::start(&service).await;
+    service
+        .fault(json!({"call": "jscode2session", "delay_ms": 60_000, "times": 1_000}))
+        .await;
+    let before = service.wechat_calls("jscode2session").await;
+    let asked = Instant::now();
+    let scan = async |number| {
+        Phone::of(&format!("person-{number}"))
+            .scan(&service, &shown.scene)
+            .await
+    };
+    let crowd = join_all((0..CALLS_MAX + 6).map(scan));
+    let (crowd, ()) = tokio::join!(crowd, login.goes_on(&service));
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    let refused: Vec<&Reply> = crowd.iter().filter(|reply| reply.status != 504).collect();
+    assert_eq!(refused.len(), 6);
+    for refused in refused {
+        comes_again(refused, 503, "wechat_unavailable");
+    }
+    assert_eq!(service.wechat_calls("jscode2session").await, before + CALLS_MAX);
+}
+
 /// Sets the soft limit of a service that runs, or gives it back.
 fn limit_descriptors(service: &Service, most: Option<u64>) {
     let hard = getrlimit(Resource::Nofile).maximum;

@@ -46,8 +46,7 @@ impl UnderWay {
 
     /// Both come to their end. On a machine that is too busy they may be told to try again, but never for want of room.
     async fn goes_on(mut self, service: &Service) {
-        let confirm = async || self.phone.confirm(service, &self.scene).await;
-        until_ok("the confirm", confirm).await;
+        until_ok("the confirm", || self.phone.confirm(service, &self.scene)).await;
         self.events.next_is("confirmed").await;
         until_ok("the redemption", async || {
             Site::demo().redeem(service, &self.code).await
@@ -61,7 +60,7 @@ impl UnderWay {
     }
 }
 
-async fn until_ok(what: &str, request: impl AsyncFn() -> Reply) {
+async fn until_ok<F: Future<Output = Reply> + Send>(what: &str, request: impl Fn() -> F + Send + Sync) {
     eventually(what, || async {
         let reply = request().await;
         assert!(matches!(reply.status, 200 | 503), "{what}: {}", reply.text());
@@ -241,6 +240,35 @@ async fn more_pictures_than_wechat_makes_in_time_are_refused_and_hold_up_nothing
     let refused = Browser::start(&service).await.code_image().await;
     comes_again(&refused, 503, "store_unavailable");
     login.goes_on(&service).await;
+}
+
+/// So many calls to WeChat are under way at once, pictures apart.
+const CALLS_MAX: usize = 64;
+
+#[tokio::test]
+async fn more_scans_than_wechat_answers_are_refused_in_time_and_hold_up_nothing_else() {
+    let service = Service::start().await;
+    let login = UnderWay::begin(&service).await;
+    let shown = Browser::start(&service).await;
+    service
+        .fault(json!({"call": "jscode2session", "delay_ms": 60_000, "times": 1_000}))
+        .await;
+    let before = service.wechat_calls("jscode2session").await;
+    let asked = Instant::now();
+    let scan = async |number| {
+        Phone::of(&format!("person-{number}"))
+            .scan(&service, &shown.scene)
+            .await
+    };
+    let crowd = join_all((0..CALLS_MAX + 6).map(scan));
+    let (crowd, ()) = tokio::join!(crowd, login.goes_on(&service));
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    let refused: Vec<&Reply> = crowd.iter().filter(|reply| reply.status != 504).collect();
+    assert_eq!(refused.len(), 6);
+    for refused in refused {
+        comes_again(refused, 503, "wechat_unavailable");
+    }
+    assert_eq!(service.wechat_calls("jscode2session").await, before + CALLS_MAX);
 }
 
 /// Sets the soft limit of a service that runs, or gives it back.

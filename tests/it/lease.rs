@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
-use crate::support::cli::cli;
+use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
@@ -154,10 +154,8 @@ async fn wakes_late(call: &'static str) {
 
     let scripts = || {
         let stats = cli(redis.addr(), &["INFO", "commandstats"]);
-        let line = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-        line.unwrap().split(',').next().unwrap().parse::<u64>().unwrap()
+        let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+        calls.split(',').next().unwrap().parse::<u64>().unwrap()
     };
     let before = scripts();
     link.heal();
@@ -192,6 +190,22 @@ async fn a_fail_over_between_lease_and_token_leaves_all_replicas_with_one_token(
     assert_eq!(stage.used().await.len(), 1);
     let calls = stage.token_calls().await;
     assert!(calls <= 2, "{calls}: one, and one more if the fail-over lost the lease");
+}
+
+#[tokio::test]
+async fn a_redis_that_forgot_the_lease_costs_one_call_more_and_no_second_token() {
+    let redis = RedisServer::start();
+    let stage = Stage::set(&redis.url(), "stable_token").await;
+    stage.slow_token(2_000).await;
+    let holder = stage.replica().start().await;
+    stage.until_token_calls(1).await;
+    cli_ok(redis.addr(), &["FLUSHALL"]);
+    let other = stage.replica().start().await;
+    tokio::join!(until_a_picture(&other), until_a_picture(&holder));
+    let kept = stored(&redis);
+    tokio::join!(until_a_picture(&other), until_a_picture(&holder));
+    assert_eq!(stored(&redis), kept);
+    assert_eq!((stage.token_calls().await, stage.used().await.len()), (2, 1));
 }
 
 /// The wall clock of one process, to be set while it runs; its monotonic clock goes on as it is.

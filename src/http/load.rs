@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use crate::store::StoreError;
 use crate::telemetry::Metrics;
 
 pub use memory::Memory;
@@ -41,6 +44,17 @@ impl Work {
         }
     }
 
+    /// How long its caller is kept waiting, however many steps of the way are slow; `None` where what is done has a bound of
+    /// its own. Given up, it is as if the caller had gone: whatever it then still does, trying again is the same act.
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Start | Self::Finish => Some(Duration::from_millis(2_800)),
+            // WeChat may take five seconds of it.
+            Self::Scan => Some(Duration::from_millis(5_800)),
+            Self::Picture | Self::Watch => None,
+        }
+    }
+
     /// Whether this is what fills memory: a scene in the embedded store, a picture, a stream.
     fn takes_memory(self) -> bool {
         match self {
@@ -59,6 +73,15 @@ impl Work {
             Self::Finish => "finish",
         }
     }
+}
+
+/// Why something was not done, or failed.
+#[derive(Debug)]
+pub(super) enum Undone<E> {
+    /// It was not begun.
+    Overloaded(Overloaded),
+    /// It failed, or took too long.
+    Failed(E),
 }
 
 /// This replica does as much as it can. Another may do more, or this one in a moment.
@@ -94,6 +117,21 @@ impl Load {
             is_tight: AtomicBool::new(false),
             metrics,
         }))
+    }
+
+    /// Does this, if it can be taken on, within the time that there is for it.
+    pub(super) async fn carry<T, E: From<StoreError>>(
+        &self,
+        work: Work,
+        doing: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Undone<E>> {
+        let _under_way = self.admit(work).map_err(Undone::Overloaded)?;
+        let done = match work.limit() {
+            Some(limit) => timeout(limit, doing).await,
+            None => Ok(doing.await),
+        };
+        let late = || Err(StoreError::Unavailable("no answer in time".to_owned()).into());
+        done.unwrap_or_else(|_| late()).map_err(Undone::Failed)
     }
 
     /// Takes this on until what is returned is dropped.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
-use super::load::{Overloaded, Work};
+use super::load::{Undone, Work};
 use super::problem::{Problem, chain};
 use super::scenes::avatar_urls;
 use crate::login::{
@@ -69,14 +69,14 @@ pub(super) async fn token(
         .get("code")
         .ok_or_else(|| OauthError::bad("invalid_request", "code is missing."))?;
 
-    let _under_way = state.load.admit(Work::Finish)?;
     let now = jiff::Timestamp::now().as_second();
     let presented = Presented {
         code,
         redirect_uri: form.get("redirect_uri"),
         code_verifier: form.get("code_verifier"),
     };
-    let redeemed = state.login.redeem(client, presented, avatar_urls(&state), now).await?;
+    let redeem = state.login.redeem(client, presented, avatar_urls(&state), now);
+    let redeemed = state.load.carry(Work::Finish, redeem).await?;
     let Redeemed {
         access_token,
         client,
@@ -108,8 +108,8 @@ pub(super) async fn userinfo(
     headers: HeaderMap,
 ) -> Result<axum::Json<Claims>, OauthError> {
     let token = authorization(&headers, "Bearer").ok_or_else(OauthError::no_token)?;
-    let _under_way = state.load.admit(Work::Finish)?;
-    Ok(axum::Json(state.login.userinfo(token).await?))
+    let claims = state.load.carry(Work::Finish, state.login.userinfo(token)).await?;
+    Ok(axum::Json(claims))
 }
 
 /// `GET /.well-known/openid-configuration` (OpenID Connect Discovery §3): what exists so far.
@@ -264,9 +264,12 @@ impl From<Problem> for OauthError {
     }
 }
 
-impl From<Overloaded> for OauthError {
-    fn from(error: Overloaded) -> Self {
-        Self::unavailable(&error)
+impl<E: Into<Self>> From<Undone<E>> for OauthError {
+    fn from(undone: Undone<E>) -> Self {
+        match undone {
+            Undone::Overloaded(error) => Self::unavailable(&error),
+            Undone::Failed(error) => error.into(),
+        }
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) async fn scan(
     SceneOf(id): SceneOf,
     Json(request): Json<ScanRequest>,
 ) -> Result<axum::Json<ScanReply>, Problem> {
-    let _under_way = state.load.admit(Work::Scan)?;
-    let scanned = state.login.scan(&id, &request.code).await?;
+    let scan = state.login.scan(&id, &request.code);
+    let scanned = state.load.carry(Work::Scan, scan).await?;
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),
         client: ClientView {
@@ -96,11 +96,10 @@ pub(super) async fn confirm(
 ) -> Result<axum::Json<AnswerReply>, Problem> {
     let ProfileRequest { nickname, avatar_url } = request.profile.unwrap_or_default();
     let token = confirm_token(&headers);
-    let _under_way = state.load.admit(Work::Finish)?;
-    let scene = state
+    let confirm = state
         .login
-        .confirm(&id, token.as_ref(), nickname.as_deref(), avatar_url)
-        .await?;
+        .confirm(&id, token.as_ref(), nickname.as_deref(), avatar_url);
+    let scene = state.load.carry(Work::Finish, confirm).await?;
     Ok(answer(&scene, StateName::Confirmed))
 }
 
@@ -121,11 +120,9 @@ pub(super) async fn decline(
         Some("not_me") => true,
         Some(_) => return Err(Problem::invalid("reason can only be not_me.")),
     };
-    let _under_way = state.load.admit(Work::Finish)?;
-    let scene = state
-        .login
-        .decline(&id, confirm_token(&headers).as_ref(), not_me)
-        .await?;
+    let token = confirm_token(&headers);
+    let decline = state.login.decline(&id, token.as_ref(), not_me);
+    let scene = state.load.carry(Work::Finish, decline).await?;
     Ok(answer(&scene, StateName::Declined))
 }
 
@@ -141,11 +138,9 @@ pub(super) async fn upload_avatar(
     headers: HeaderMap,
     Whole(image): Whole,
 ) -> Result<axum::Json<AvatarReply>, Problem> {
-    let _under_way = state.load.admit(Work::Finish)?;
-    let UploadedAvatar(avatar) = state
-        .login
-        .upload_avatar(&id, confirm_token(&headers).as_ref(), image)
-        .await?;
+    let token = confirm_token(&headers);
+    let upload = state.login.upload_avatar(&id, token.as_ref(), image);
+    let UploadedAvatar(avatar) = state.load.carry(Work::Finish, upload).await?;
     Ok(axum::Json(AvatarReply {
         avatar_url: avatar_url(&state, &id, &Avatar::Uploaded(avatar)),
     }))
@@ -157,8 +152,11 @@ pub(super) async fn avatar(State(state): State<AppState>, Path(name): Path<Strin
     let (scene, avatar) = name.split_once('.').ok_or_else(gone)?;
     let scene: SceneId = scene.parse().map_err(|_| gone())?;
     let avatar = AvatarId::parse(avatar).ok_or_else(gone)?;
-    let _under_way = state.load.admit(Work::Finish)?;
-    let image = state.login.avatar(&scene, avatar).await?.ok_or_else(gone)?;
+    let image = state
+        .load
+        .carry(Work::Finish, state.login.avatar(&scene, avatar))
+        .await?;
+    let image = image.ok_or_else(gone)?;
     let media_type = media_type_of_avatar(&image).ok_or_else(gone)?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),

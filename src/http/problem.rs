@@ -9,7 +9,7 @@ use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::load::Overloaded;
+use super::load::{Overloaded, Undone};
 use super::scenes::whole_seconds;
 use crate::hub::OpenError;
 use crate::login::Error;
@@ -339,6 +339,15 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Self::of_store(&error)
+    }
+}
+
+impl<E: Into<Self>> From<Undone<E>> for Problem {
+    fn from(undone: Undone<E>) -> Self {
+        match undone {
+            Undone::Overloaded(error) => error.into(),
+            Undone::Failed(error) => error.into(),
+        }
     }
 }
 

@@ -81,8 +81,7 @@ pub(super) async fn start(
         browser: describe(&headers, peer.ip),
         now: jiff::Timestamp::now().as_second(),
     };
-    let _under_way = state.load.admit(Work::Start)?;
-    let started = state.login.start(start).await?;
+    let started = state.load.carry(Work::Start, state.login.start(start)).await?;
 
     let scene = &started.scene;
     let address = format!("{}/scenes/{}", state.public_url.as_str(), scene.id);
@@ -220,9 +219,11 @@ pub(super) async fn cancel(
     SceneOf(id): SceneOf,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let _under_way = state.load.admit(Work::Finish)?;
-    let secret = browser_secret(&state, &headers, &id).await?;
-    state.login.cancel(&id, secret.as_ref()).await?;
+    let cancel = async {
+        let secret = browser_secret(&state, &headers, &id).await?;
+        Ok(state.login.cancel(&id, secret.as_ref()).await?)
+    };
+    state.load.carry::<(), Problem>(Work::Finish, cancel).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use reqwest::RequestBuilder;
+use reqwest::{Method, RequestBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -17,7 +17,7 @@ use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
-use crate::support::roles::{Browser, Phone, Site, VERIFIER};
+use crate::support::roles::{Browser, Phone, Site, VERIFIER, with_form};
 use crate::support::service::{Service, http_client};
 
 /// A login that waits for its confirm, and one that waits for its redemption.
@@ -323,4 +323,53 @@ async fn without_file_descriptors_streams_live_on_operators_are_answered_and_all
         .expect("within a second")
         .unwrap();
     assert_eq!(healed.status(), 200);
+}
+
+#[tokio::test]
+async fn who_waits_for_redis_is_told_within_three_seconds_however_many_steps_of_the_way_are_slow() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let service = Service::builder().redis_url(&link.url()).start().await;
+    let login = UnderWay::begin(&service).await;
+    let other = Browser::start(&service).await;
+    let phone = Phone::that_scanned("carol", &service, &other.scene).await;
+
+    link.stall();
+    let timed = async |request: RequestBuilder| {
+        let began = Instant::now();
+        (Reply::to(request).await, began.elapsed())
+    };
+    let confirm = service.post(&format!("/scenes/{}/confirm", login.scene), &json!({}));
+    let avatar = service.call(Method::PUT, &format!("/scenes/{}/avatar", other.scene));
+    let redeem = with_form(
+        service.call(Method::POST, "/token"),
+        &[
+            ("grant_type", "authorization_code"),
+            ("client_id", "demo"),
+            ("code", &login.code),
+            ("code_verifier", VERIFIER),
+        ],
+    );
+    let asked = async {
+        tokio::join!(
+            timed(confirm.bearer_auth(&login.phone.token)),
+            timed(avatar.bearer_auth(&phone.token).body(&b"\xff\xd8\xff\xe0"[..])),
+            timed(redeem),
+        )
+    };
+    // What is read first comes after two seconds, and what is to be written then never arrives.
+    let trouble = async {
+        sleep(Duration::from_secs(2)).await;
+        link.stall_at("EVAL");
+        link.heal();
+    };
+    let ((confirm, avatar, redeem), ()) = futures_util::future::join(asked, trouble).await;
+    comes_again(&confirm.0, 503, "store_unavailable");
+    comes_again(&avatar.0, 503, "store_unavailable");
+    redeem.0.oauth_error(503, "temporarily_unavailable");
+    for (reply, took) in [confirm, avatar, redeem] {
+        assert!(took < Duration::from_millis(3_500), "{took:?}: {}", reply.text());
+    }
+    link.heal();
+    login.goes_on(&service).await;
 }

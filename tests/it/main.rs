@@ -34,5 +34,6 @@ mod shapes;
 mod simulator;
 mod subscriber;
 mod token_thrift;
+mod watched;
 mod wechat_client;
 mod wechat_faults;

@@ -3,7 +3,7 @@
 //! Each promise takes two replicas over one truth, so that what one writes is what the other finds. What a Redis
 //! in trouble must not do to anybody is in [`durability`], [`outages`] and [`start`].
 
-mod backend;
+pub(crate) mod backend;
 mod client;
 mod durability;
 mod outages;

@@ -38,5 +38,6 @@ mod simulator;
 mod stores;
 mod subscriber;
 mod token_thrift;
+mod watched;
 mod wechat_client;
 mod wechat_faults;

@@ -30,6 +30,13 @@ pub(crate) fn cli_lines(addr: SocketAddr, commands: &[String]) -> Vec<String> {
     answers.lines().map(str::to_owned).collect()
 }
 
+/// Many commands in one go. Any error is a failure of the test.
+pub(crate) fn cli_pipe(addr: SocketAddr, commands: &[String]) {
+    let said = output(command(addr).arg("--pipe"), &(commands.join("\r\n") + "\r\n"));
+    let all_fine = said.contains(&format!("errors: 0, replies: {}", commands.len()));
+    assert!(all_fine, "{:?} and so on at {addr}: {said}", commands.first());
+}
+
 fn command(addr: SocketAddr) -> Command {
     let mut command = Command::new("redis-cli");
     command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()]);

@@ -95,6 +95,11 @@ impl Sentinels {
         &self.nodes[2]
     }
 
+    /// `kill -9` to the primary of the beginning.
+    pub(crate) fn kill_primary(&mut self) {
+        self.nodes[2].server.kill();
+    }
+
     /// The primary that each sentinel names, as `host:port`.
     pub(crate) fn masters(&self) -> Vec<String> {
         let ask = |sentinel: &Sentinel| {

@@ -54,12 +54,11 @@ impl Commands {
         shutdown: &CancellationToken,
         on_end: impl Fn(&Error) + Send + 'static,
     ) -> Self {
-        let shared = Link::new(settings.client(5));
+        let shared = Link::new(settings.client());
         let outage = Arc::new(Outage::default());
         tasks.spawn(Arc::clone(&outage).follow(shared.clone(), shutdown.clone()));
         tasks.spawn(shared.clone().keep(shutdown.clone(), on_end));
-        // Neither retries nor redirects: a WAIT must never end up on another node than its write.
-        let waiters = waits.then(|| Waiters::new((0..WAITERS).map(|_| Link::new(settings.client(0))).collect()));
+        let waiters = waits.then(|| Waiters::new((0..WAITERS).map(|_| Link::new(settings.client())).collect()));
         for link in waiters.iter().flat_map(|waiters| waiters.all.iter()) {
             tasks.spawn(link.clone().keep(shutdown.clone(), |_| {}));
         }

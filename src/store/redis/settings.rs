@@ -144,14 +144,16 @@ impl ClientSettings {
         Listen::new(&self.config, prefix)
     }
 
-    /// A client that is not connected yet. With `redirections` 0 a command is answered by the node it was sent to, or not at all.
-    pub(super) fn client(&self, redirections: u32) -> fred::clients::Client {
+    /// A client that is not connected yet. Its commands are answered by the node they were sent to, or not at all.
+    pub(super) fn client(&self) -> fred::clients::Client {
         let connection = ConnectionConfig {
             connection_timeout: COMMAND,
             internal_command_timeout: COMMAND,
             max_command_attempts: 1,
             max_command_buffer_len: QUEUED_MAX,
-            max_redirections: redirections,
+            // Whoever asks tries again, and by then it knows the slot's new owner. A WAIT must not end up on another node than its
+            // write; and to follow an ASK the library takes whatever answer comes next for its own, so that others get wrong ones.
+            max_redirections: 0,
             unresponsive: UnresponsiveConfig {
                 max_timeout: Some(Duration::from_millis(1_500)),
                 interval: Duration::from_millis(500),

@@ -27,9 +27,9 @@ use crate::support::shape::{Security, Topology};
 const SCENES_MAX: usize = 1_000;
 
 /// Two replicas over one truth.
-pub(super) struct Backend {
-    pub(super) here: Arc<dyn Store>,
-    pub(super) there: Arc<dyn Store>,
+pub(crate) struct Backend {
+    pub(crate) here: Arc<dyn Store>,
+    pub(crate) there: Arc<dyn Store>,
     /// What `here` tells.
     news: Mutex<mpsc::Receiver<News>>,
     truth: Truth,
@@ -43,7 +43,7 @@ enum Truth {
 
 impl Backend {
     #[expect(clippy::unused_async, reason = "made like the other")]
-    pub(super) async fn memory() -> Self {
+    pub(crate) async fn memory() -> Self {
         let end = CancellationToken::new();
         let (tx, news) = mpsc::channel(1_024);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::start(SCENES_MAX, tx, &TaskTracker::new(), &end));
@@ -51,7 +51,7 @@ impl Backend {
     }
 
     /// With a prefix of its own, so that promises tried on the same servers don't meet.
-    pub(super) async fn redis(topology: Topology, security: Security) -> Self {
+    pub(crate) async fn redis(topology: Topology, security: Security) -> Self {
         static LAST: AtomicUsize = AtomicUsize::new(0);
         let shared = Shared::get(topology, security).await;
         let prefix = format!("scanlogin:{}", LAST.fetch_add(1, Ordering::Relaxed));
@@ -85,14 +85,14 @@ impl Backend {
     }
 
     /// The next news, within five seconds.
-    pub(super) async fn news(&self) -> News {
+    pub(crate) async fn news(&self) -> News {
         let mut news = self.news.lock().await;
         let next = tokio::time::timeout(Duration::from_secs(5), news.recv()).await;
         next.expect("no news within five seconds").expect("the store lives")
     }
 
     /// Lets the store run out of room, once nobody else uses it.
-    pub(super) async fn fill(&self) {
+    pub(crate) async fn fill(&self) {
         match &self.truth {
             Truth::Memory => while self.here.create(&Login::new().scene, Life::of_new(TTL)).await.is_ok() {},
             Truth::Redis(shared) => shared.fill().await,
@@ -106,7 +106,7 @@ fn replica(settings: &RedisSettings, end: &CancellationToken) -> (Arc<RedisStore
     (Arc::new(store), news)
 }
 
-pub(super) fn settings(url: &str) -> RedisSettings {
+pub(crate) fn settings(url: &str) -> RedisSettings {
     RedisSettings {
         url: url.into(),
         prefix: "scanlogin".to_owned(),
@@ -116,17 +116,17 @@ pub(super) fn settings(url: &str) -> RedisSettings {
     }
 }
 
-pub(super) const TTL: Duration = Duration::from_mins(2);
+pub(crate) const TTL: Duration = Duration::from_mins(2);
 
 /// A scene with all secrets that belong to it.
-pub(super) struct Login {
-    pub(super) scene: Scene,
-    pub(super) browser: BrowserSecret,
-    pub(super) token: ConfirmToken,
+pub(crate) struct Login {
+    pub(crate) scene: Scene,
+    pub(crate) browser: BrowserSecret,
+    pub(crate) token: ConfirmToken,
 }
 
 impl Login {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let rng = &mut os_rng();
         let browser = BrowserSecret::random(rng);
         let scene = Scene {
@@ -149,35 +149,35 @@ impl Login {
     }
 
     /// Created at `store`, to live for `life`.
-    pub(super) async fn created(store: &dyn Store, life: Life) -> Self {
+    pub(crate) async fn created(store: &dyn Store, life: Life) -> Self {
         let login = Self::new();
         store.create(&login.scene, life).await.unwrap();
         login
     }
 
     /// Created and scanned.
-    pub(super) async fn scanned(store: &dyn Store, life: Life) -> Self {
+    pub(crate) async fn scanned(store: &dyn Store, life: Life) -> Self {
         let login = Self::created(store, life).await;
         login.scan(store).await.unwrap();
         login
     }
 
     /// Created, scanned and confirmed.
-    pub(super) async fn confirmed(store: &dyn Store, life: Life) -> Self {
+    pub(crate) async fn confirmed(store: &dyn Store, life: Life) -> Self {
         let login = Self::scanned(store, life).await;
         login.confirm(store).await.unwrap();
         login
     }
 
-    pub(super) fn id(&self) -> &SceneId {
+    pub(crate) fn id(&self) -> &SceneId {
         &self.scene.id
     }
 
-    pub(super) async fn stored(&self, store: &dyn Store) -> Stored {
+    pub(crate) async fn stored(&self, store: &dyn Store) -> Stored {
         find_one(store, self.id()).await.unwrap().expect("the scene")
     }
 
-    pub(super) async fn scan(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+    pub(crate) async fn scan(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
         self.act(store, Durability::Ordinary, || Action::Scan {
             person: Person {
                 appid: "wx1".to_owned(),
@@ -189,7 +189,7 @@ impl Login {
         .await
     }
 
-    pub(super) async fn confirm(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+    pub(crate) async fn confirm(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
         self.act(store, Durability::Durable, || Action::Confirm {
             token: &self.token,
             profile: Profile::default(),
@@ -197,12 +197,19 @@ impl Login {
         .await
     }
 
-    pub(super) async fn redeem(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+    pub(crate) async fn cancel(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
+        self.act(store, Durability::Ordinary, || Action::Cancel {
+            browser_secret: &self.browser,
+        })
+        .await
+    }
+
+    pub(crate) async fn redeem(&self, store: &dyn Store) -> Result<Applied, ApplyError> {
         self.redeem_as(store, Durability::Durable).await
     }
 
     /// With an access token beside the scene, for so long.
-    pub(super) async fn redeem_for(
+    pub(crate) async fn redeem_for(
         &self,
         store: &dyn Store,
         grant: &[u8],
@@ -238,7 +245,7 @@ impl Login {
 }
 
 /// Writes `next` over `seen`.
-pub(super) async fn put(store: &dyn Store, seen: &Stored, next: &Scene, durable: bool) -> Result<Replaced, StoreError> {
+pub(crate) async fn put(store: &dyn Store, seen: &Stored, next: &Scene, durable: bool) -> Result<Replaced, StoreError> {
     let write = Write {
         next,
         durable,
@@ -248,7 +255,7 @@ pub(super) async fn put(store: &dyn Store, seen: &Stored, next: &Scene, durable:
 }
 
 /// The scene as it would be after one more visible change.
-pub(super) fn changed(scene: &Scene) -> Scene {
+pub(crate) fn changed(scene: &Scene) -> Scene {
     Scene {
         version: scene.version + 1,
         event_id: EventId::random(&mut os_rng()),
@@ -257,7 +264,7 @@ pub(super) fn changed(scene: &Scene) -> Scene {
 }
 
 /// The scene as it would be after one more write that nobody sees.
-pub(super) fn rewritten(scene: &Scene) -> Scene {
+pub(crate) fn rewritten(scene: &Scene) -> Scene {
     Scene {
         write_id: WriteId::random(&mut os_rng()),
         ..scene.clone()

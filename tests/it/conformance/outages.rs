@@ -196,6 +196,29 @@ async fn no_request_gets_the_answer_to_another_one() {
 }
 
 #[tokio::test]
+async fn slots_on_their_way_give_no_request_the_answer_to_another_one() {
+    let cluster = Cluster::start().await;
+    let store = Client::started(&settings(&cluster.url())).await;
+    let logins = join_all((0..300).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
+    let slots: Vec<u16> = (0..500).collect();
+    cluster.begin_to_move(0, 1, &slots);
+    let read = async |login: &Login| {
+        if let Ok(found) = find_one(&*store, login.id()).await {
+            assert_eq!(found.expect("the scene").scene, login.scene);
+        }
+    };
+    for _ in 0..5 {
+        let _ = timeout(Duration::from_millis(500), join_all(logins.iter().map(read))).await;
+    }
+    cluster.finish_moving(0, 1, &slots);
+    let scan = async |login: &Login| {
+        assert_eq!(login.stored(&*store).await.scene, login.scene);
+        login.scan(&*store).await.unwrap();
+    };
+    join_all(logins.iter().map(scan)).await;
+}
+
+#[tokio::test]
 async fn a_server_that_becomes_a_replica_and_primary_again_is_written_to_again() {
     let (server, other) = (RedisServer::start(), RedisServer::start());
     let store = Client::started(&settings(&server.url())).await;

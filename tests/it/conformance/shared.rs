@@ -36,17 +36,15 @@ impl Shared {
         let common = {
             let mut kept = KEPT.lock().await;
             let place = kept.entry((topology, security)).or_default();
-            match place.upgrade() {
-                Some(common) => common,
-                None => {
-                    let shape = Shape::start(topology, security).await;
-                    let common = Arc::new(Common {
-                        shape,
-                        turns: Arc::default(),
-                    });
-                    *place = Arc::downgrade(&common);
-                    common
-                }
+            if let Some(common) = place.upgrade() {
+                common
+            } else {
+                let common = Arc::new(Common {
+                    shape: Shape::start(topology, security).await,
+                    turns: Arc::default(),
+                });
+                *place = Arc::downgrade(&common);
+                common
             }
         };
         let beside = Arc::clone(&common.turns).read_owned().await;

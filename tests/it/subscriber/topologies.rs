@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::interfaces::ClientLike;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use scanlogin::scene::SceneId;
@@ -20,26 +19,7 @@ use crate::support::redis::{Frozen, RedisServer, free_addr};
 use crate::support::sentinel::Sentinels;
 
 #[tokio::test]
-async fn a_planned_failover_of_a_cluster_is_followed() {
-    let cluster = Cluster::start().await;
-    let commands = client(&cluster.url()).await;
-    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
-    let ids = scenes(1_000);
-    listener.watch_all(&ids).await;
-    publish_all(&commands, &ids).await;
-    listener.changed(&ids).await;
-
-    let concerned = ids.iter().filter(|id| slot(id) <= 5_460).copied().collect::<Vec<_>>();
-    cluster.fail_over_to(3);
-    let told = listener.lost(&concerned).await;
-    assert!(told < Duration::from_secs(2), "{told:?}");
-    publish_all(&commands, &ids).await;
-    listener.changed(&ids).await;
-    assert!(listener.losses("unsubscribed") + listener.losses("moved") > 0);
-}
-
-#[tokio::test]
-async fn a_killed_master_of_a_cluster_is_replaced() {
+async fn other_shards_are_heard_while_a_killed_master_is_replaced() {
     let mut cluster = Cluster::start().await;
     let commands = client(&cluster.url()).await;
     let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
@@ -47,63 +27,9 @@ async fn a_killed_master_of_a_cluster_is_replaced() {
     listener.watch_all(&ids).await;
     let (concerned, others): (Vec<_>, Vec<_>) = ids.iter().partition(|id| slot(id) <= 5_460);
     cluster.kill(0);
-    // Other shards go on meanwhile.
     publish_by_cli(&cluster.addrs()[1..3], &others[..20]);
     listener.changed(&others[..20]).await;
     listener.lost(&concerned).await;
-    publish_all(&commands, &ids).await;
-    listener.changed(&ids).await;
-}
-
-#[tokio::test]
-async fn slots_that_move_away_and_back_take_their_channels_along() {
-    let cluster = Cluster::start().await;
-    let commands = client(&cluster.url()).await;
-    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
-    let ids = scenes(2_000);
-    listener.watch_all(&ids).await;
-    let slots = ids
-        .iter()
-        .map(slot)
-        .filter(|slot| *slot <= 5_460)
-        .collect::<HashSet<_>>();
-    let concerned = ids
-        .iter()
-        .filter(|id| slots.contains(&slot(id)))
-        .copied()
-        .collect::<Vec<_>>();
-    for (from, to) in [(0, 1), (1, 0)] {
-        cluster.move_slots(from, to, slots.iter().copied());
-        listener.lost(&concerned).await;
-        publish_all(&commands, &ids).await;
-        listener.changed(&ids).await;
-    }
-}
-
-#[tokio::test]
-async fn a_sentinel_failover_is_followed_and_told_when_commands_follow_too() {
-    let sentinels = Sentinels::start().await;
-    let commands = client(&sentinels.url()).await;
-    let mut listener = Listener::start_with(listen(&sentinels.url()), 8_192, vec![commands.clone()]);
-    let ids = scenes(300);
-    listener.watch_all(&ids).await;
-    publish_all(&commands, &ids).await;
-    listener.changed(&ids).await;
-
-    let old = sentinels.masters();
-    sentinels.fail_over().await;
-    let told = listener.lost(&ids).await;
-    let new = sentinels.masters();
-    assert_ne!(old, new);
-    let connected = commands
-        .active_connections()
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>();
-    assert!(
-        new.contains(&connected[0]),
-        "commands go to {connected:?}, the master is {new:?}, told after {told:?}"
-    );
     publish_all(&commands, &ids).await;
     listener.changed(&ids).await;
 }

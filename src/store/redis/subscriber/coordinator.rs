@@ -139,6 +139,7 @@ impl Coordinator {
                 changed = self.around.owners.changed() => match changed {
                     Ok(()) => {
                         self.channels.wake(None);
+                        self.losses.owners_changed();
                         self.reroute(None);
                     }
                     Err(_) => return,

@@ -79,21 +79,25 @@ impl Losses {
         }
     }
 
+    /// Who owns what has changed: commands must follow even where nothing is watched, or they go on at a master that is none.
+    pub(super) fn owners_changed(&mut self) {
+        self.unaligned = true;
+    }
+
     /// Takes what is live again a step further.
     pub(super) fn advance(&mut self, channels: &mut Channels) {
         if self.aligning.is_some() {
             return;
         }
         let recovered = channels.take_recovered();
-        if recovered.is_empty() {
-            if channels.is_whole() && self.ready.is_empty() {
-                self.close_episode();
-            }
-        } else if std::mem::take(&mut self.unaligned) {
+        if self.unaligned && (channels.is_whole() || !recovered.is_empty()) {
+            self.unaligned = false;
             self.held = recovered;
             self.align(Duration::ZERO);
-        } else {
+        } else if !recovered.is_empty() {
             self.ready.extend(recovered);
+        } else if channels.is_whole() && self.ready.is_empty() {
+            self.close_episode();
         }
     }
 

@@ -50,6 +50,9 @@ impl TokenMode {
 /// The least time between two refreshes while a token still serves.
 const REFRESHES_APART: Duration = Duration::from_secs(30);
 
+/// How long a refused token rests before it is tried again, where there is no other.
+const TRIES_APART: Duration = Duration::from_secs(2);
+
 /// Hands out the `access_token` of one Mini Program. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct AccessTokens(Arc<Inner>);
@@ -82,6 +85,8 @@ type Flight = Shared<BoxFuture<'static, Result<AccessToken, Error>>>;
 struct Refusal {
     token: AccessToken,
     error: Error,
+    /// When it was refused last.
+    at: Instant,
 }
 
 /// Until when nothing is fetched, and why.
@@ -138,7 +143,7 @@ impl AccessTokens {
         let result = call(token.clone()).await;
         match &result {
             Ok(_) => self.0.lock().accept(&token),
-            Err(error) if error.class() == Some(Class::TokenInvalid) => self.reject(&token, error.clone()).await,
+            Err(error) if error.class() == Some(Class::TokenInvalid) => self.0.lock().reject(&token, error),
             Err(_) => {}
         }
         Ok(result)
@@ -194,7 +199,7 @@ impl AccessTokens {
                     drop(self.join_flight(&mut local));
                     return Ok(token);
                 }
-                (_, Some(pause)) => return Err(pause.error.clone()),
+                (_, Some(pause)) => return local.last_resort(now).ok_or_else(|| pause.error.clone()),
                 (_, None) => self.join_flight(&mut local),
             }
         };
@@ -215,22 +220,6 @@ impl AccessTokens {
             .shared();
         local.flight = Some(flight.clone());
         flight
-    }
-
-    /// Says that WeChat refused `token`. It is dropped, here and in the store, only where it still is the current one.
-    async fn reject(&self, token: &AccessToken, error: Error) {
-        {
-            let mut local = self.0.lock();
-            if !local.current.as_ref().is_some_and(|current| current.is(token)) {
-                return;
-            }
-            local.current = None;
-            local.refusal = Some(Refusal {
-                token: token.clone(),
-                error,
-            });
-        }
-        self.0.fetcher.forget(token).await;
     }
 }
 
@@ -291,17 +280,39 @@ impl Local {
         Ok(token)
     }
 
-    /// Pauses after a failure. Where no other token may be asked for, those who wait now find out whether WeChat takes the
-    /// refused one again: what refuses the token that it has just given may come to its senses before the budget allows more.
+    /// Pauses after a failure.
     fn do_without(&mut self, failure: Failure) -> Result<AccessToken, Error> {
+        let now = Instant::now();
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(Pause {
-            until: Instant::now() + failure.pause,
+            until: now + failure.pause,
             error: failure.error.clone(),
         });
-        let refused = self.refusal.as_ref().map(|refusal| &refusal.token);
-        let is_worth_a_try = |token: &&AccessToken| failure.is_denied && !token.left().is_zero();
-        refused.filter(is_worth_a_try).cloned().ok_or(failure.error)
+        self.last_resort(now).ok_or(failure.error)
+    }
+
+    /// The token that WeChat refused, once in a while: what refuses a token that it has just given may take it again before the
+    /// budget allows another.
+    fn last_resort(&self, now: Instant) -> Option<AccessToken> {
+        let refusal = self.refusal.as_ref()?;
+        let is_worth_a_try = now >= refusal.at + TRIES_APART && !refusal.token.left().is_zero();
+        is_worth_a_try.then(|| refusal.token.clone())
+    }
+
+    /// WeChat refused this token. It is given up if it still is the current one. The store keeps it: whoever finds it there knows
+    /// it for the refused one, or tries it and learns the same.
+    fn reject(&mut self, token: &AccessToken, error: &Error) {
+        let at = Instant::now();
+        if self.current.as_ref().is_some_and(|current| current.is(token)) {
+            self.current = None;
+            self.refusal = Some(Refusal {
+                token: token.clone(),
+                error: error.clone(),
+                at,
+            });
+        } else if let Some(refusal) = self.refusal.as_mut().filter(|refusal| refusal.token.is(token)) {
+            refusal.at = at;
+        }
     }
 
     /// WeChat took this token. It is the current one again, if it was given up.

@@ -81,8 +81,6 @@ pub(super) struct Known {
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) pause: Duration,
-    /// The replicas have asked WeChat enough for now.
-    pub(super) is_denied: bool,
 }
 
 /// What the store has.
@@ -135,16 +133,6 @@ impl Fetcher {
         &self.mini_program.appid
     }
 
-    /// Takes a token out of the store, if it still is the current one there.
-    pub(super) async fn forget(&self, token: &AccessToken) {
-        if let Some(generation) = token.0.generation
-            && let Err(error) = self.store.drop_token(self.appid(), generation).await
-        {
-            // Whoever finds it there again knows it for the refused one.
-            tracing::debug!(%error, "a refused access_token stays in the store");
-        }
-    }
-
     /// The store's token if it will do, else a new one from WeChat; bounded by twice the lease's length.
     pub(super) async fn fetch(&self, known: &Known) -> Result<AccessToken, Failure> {
         let owner = WriteId::random(&mut os_rng());
@@ -160,7 +148,6 @@ impl Fetcher {
                     Error::Unavailable("an access_token was asked for in vain a moment ago".to_owned())
                 }),
                 pause: between(Duration::from_secs(1), Duration::from_secs(2)),
-                is_denied: true,
             }),
         }
     }
@@ -385,7 +372,6 @@ impl Fetcher {
                     .clone()
                     .unwrap_or_else(|| Error::Unavailable(format!("there is no access_token, and {trouble}"))),
                 pause: between(Duration::from_secs(1), Duration::from_secs(2)),
-                is_denied: true,
             });
         }
         let called_at = Instant::now();
@@ -422,7 +408,6 @@ fn failed(error: Error, known: &Known) -> Failure {
     Failure {
         pause: pause_after(&error, known.failures),
         error,
-        is_denied: false,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use scanlogin::wechat::access_token::TokenMode;
 use scanlogin::wechat::client::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::store::{Shared, Sleepy};
 use super::upstream::{PICTURE, Reply, STABLE_TOKEN, TOKEN, WeChat};
@@ -207,6 +207,33 @@ async fn a_wechat_that_refuses_every_token_it_gives_is_not_asked_for_ever_new_on
     for result in join_all(replicas.iter().map(use_token)).await {
         result.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_token_that_wechat_takes_again_serves_everybody_though_no_other_may_be_asked_for() {
+    let (wechat, _store, replicas) = replicas::<3>().await;
+    wechat.always(PICTURE, Reply::errcode(40001));
+    for _ in 0..10 {
+        for replica in &replicas {
+            use_token(replica).await.unwrap_err();
+        }
+        pass(Duration::from_secs(1)).await;
+    }
+    let asked = wechat.calls(STABLE_TOKEN);
+    wechat.behave();
+    pass(Duration::from_secs(3)).await;
+    // Nobody has used it yet when it is looked after.
+    let looks = replicas
+        .iter()
+        .map(|replica| timeout(Duration::from_millis(100), replica.tokens.clone().keep_fresh()));
+    join_all(looks).await;
+    let everybody = replicas
+        .iter()
+        .flat_map(|replica| (0..10).map(move |_| use_token(replica)));
+    for result in join_all(everybody).await {
+        result.unwrap();
+    }
+    assert_eq!(wechat.calls(STABLE_TOKEN), asked);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The checker is itself tested: correct histories pass, and each doctored one is found by the very invariant it breaks.
 
+mod clauses;
+
 use scanlogin::scene::StateName;
 
 use crate::checker::Invariant::{I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12};

@@ -1,0 +1,232 @@
+//! Further clauses of the invariants, one doctored history each, and further histories that are right.
+
+use scanlogin::scene::StateName;
+
+use super::{
+    LIFE_MS, checked, confirm, correct, entry, fault, flagged, login, redeem, refused, scene, told, upstream, view,
+    with, without,
+};
+use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9};
+use crate::history::{Api, ClientName, Entry, Fault, Identity, Lifetime, Opened, Outcome, View, What};
+
+/// What login 1 has from then on, the redemption included.
+fn is_later(at: u64) -> impl Fn(&Entry) -> bool {
+    move |entry| {
+        let is_redeem = matches!(&entry.what, What::Redeem { code, .. } if code == "code-1");
+        is_redeem || (entry.sent_ms > at && entry.what.scene() == Some("scene-1"))
+    }
+}
+
+/// Login 1 up to its scan, and then this.
+fn scanned_then(more: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
+    without(is_later(1_320)).into_iter().chain(more).collect()
+}
+
+fn decline(at: u64, outcome: Outcome<u64>) -> Entry {
+    let (scene, openid) = (scene(1), "openid-1".to_owned());
+    entry(ClientName::Phone(1), at, What::Decline { scene, openid, outcome })
+}
+
+fn cancel(at: u64, outcome: Outcome<()>) -> Entry {
+    entry(
+        ClientName::Browser(1),
+        at,
+        What::Cancel {
+            scene: scene(1),
+            outcome,
+        },
+    )
+}
+
+fn told_by(nickname: &str) -> View {
+    View {
+        nickname: Some(nickname.to_owned()),
+        ..view(StateName::Confirmed, 3, 1)
+    }
+}
+
+fn userinfo(sub: &str) -> Entry {
+    let identity = Identity {
+        sub: sub.to_owned(),
+        nickname: None,
+    };
+    let (code, outcome) = ("code-1".to_owned(), Outcome::Done(identity));
+    entry(ClientName::Site(0), 1_800, What::Userinfo { code, outcome })
+}
+
+fn forced(at: u64) -> Entry {
+    let what = What::UpstreamCall {
+        api: Api::StableToken,
+        js_code: None,
+        force: true,
+        outcome: Outcome::Done(Some(Lifetime { expires_in_ms: 400_000 })),
+    };
+    entry(ClientName::Simulator, at, what)
+}
+
+fn harmless(change: impl FnOnce(&mut Fault)) -> Entry {
+    let mut entry = fault(1_000, false);
+    if let What::Fault(fault) = &mut entry.what {
+        change(fault);
+    }
+    entry
+}
+
+fn expired(reason: &str) -> View {
+    View {
+        reason: Some(reason.to_owned()),
+        ..view(StateName::Expired, 2, 1)
+    }
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn each_further_clause_is_checked() {
+    let is_confirm = |entry: &Entry| matches!(&entry.what, What::Confirm { scene, .. } if scene == "scene-1");
+    let is_own_code = |entry: &Entry| {
+        entry
+            .what
+            .view()
+            .is_some_and(|view| view.code.as_deref() == Some("code-1"))
+    };
+    let changed = |change: &dyn Fn(&mut Entry)| {
+        let mut entries = correct();
+        entries.iter_mut().for_each(change);
+        entries
+    };
+    let stream_9 = |at, what: fn(String) -> What| entry(ClientName::Browser(1), at, what(scene(1)));
+    let opened = |scene| What::StreamOpened {
+        scene,
+        stream: 9,
+        last_event_id: None,
+        outcome: Outcome::Done(Opened::Stream),
+    };
+    let before = harmless(|fault| (fault.destroys_data, fault.from_ms, fault.to_ms) = (true, 100, 150));
+    let ended = |scene| What::StreamEnded { scene, stream: 9 };
+    let variants = [
+        ("a code that nobody confirmed", vec![I1, I3, I4], without(is_confirm)),
+        (
+            "somebody else's profile beside the code",
+            vec![I1, I3],
+            without(is_own_code)
+                .into_iter()
+                .chain([told(1, 1_420, told_by("nickname-9"))])
+                .collect(),
+        ),
+        ("claims of somebody else", vec![I3], with([userinfo("openid-2")])),
+        (
+            "a nickname that is not of the person",
+            vec![I3],
+            changed(&|entry| {
+                if let What::Redeem {
+                    outcome: Outcome::Done(identity),
+                    ..
+                } = &mut entry.what
+                {
+                    identity.nickname = Some("nickname-9".to_owned());
+                }
+            }),
+        ),
+        ("a code that no browser was told", vec![I3], with([redeem(9, 1_800, 9)])),
+        (
+            "no snapshot",
+            vec![I5],
+            with([stream_9(1_350, opened), stream_9(60_000, ended)]),
+        ),
+        (
+            "declined although it was confirmed",
+            vec![I4],
+            scanned_then([decline(1_400, Outcome::Done(3)), cancel(1_450, Outcome::Done(()))]),
+        ),
+        (
+            "told unknown while it lived",
+            vec![I4],
+            scanned_then([cancel(1_400, refused(404, "unknown_scene"))]),
+        ),
+        (
+            "an end, a loss long before, another end",
+            vec![I6],
+            with([before, decline(30_000, Outcome::Done(3))]),
+        ),
+        ("two forced tokens in an hour", vec![I7], {
+            let invalid = |at| harmless(move |fault| (fault.invalidations, fault.from_ms, fault.to_ms) = (2, at, at));
+            with([invalid(2_000), forced(7_000_000), forced(9_000_000)])
+        }),
+        (
+            "a refusal without a code",
+            vec![I9],
+            changed(&|entry| {
+                if let What::Scan { outcome, .. } = &mut entry.what
+                    && entry.client == ClientName::Phone(1)
+                {
+                    *outcome = refused(409, "");
+                }
+            })
+            .into_iter()
+            .chain(login(3, 3_000))
+            .filter(|entry| !is_later(1_310)(entry))
+            .collect(),
+        ),
+    ];
+    for (what, invariants, entries) in variants {
+        assert_eq!(flagged(entries), invariants, "{what}");
+    }
+}
+
+#[test]
+fn every_other_end_is_right_too_and_counted() {
+    let declined = [
+        decline(1_400, Outcome::Done(3)),
+        told(1, 1_420, view(StateName::Declined, 3, 1)),
+    ];
+    let cancelled = [
+        cancel(1_400, Outcome::Done(())),
+        told(1, 1_420, view(StateName::Cancelled, 3, 1)),
+    ];
+    let late = told(1, 1_000 + LIFE_MS + 100, expired("time"));
+    for (entries, of) in [
+        (scanned_then(declined), "declined"),
+        (scanned_then(cancelled), "cancelled"),
+        (scanned_then([late]), "expired"),
+    ] {
+        let report = checked(entries);
+        assert_eq!(report.violations, [], "{of}");
+        let tally = &report.tally;
+        let counts = [tally.declined, tally.cancelled, tally.expired];
+        let expected = ["declined", "cancelled", "expired"].map(|each| usize::from(each == of));
+        assert_eq!((counts, tally.completed), (expected, 1), "{of}");
+    }
+}
+
+#[test]
+fn what_a_fault_explains_passes() {
+    let killed = harmless(|fault| fault.kills_lease_holder = true);
+    assert_eq!(flagged(with([killed, upstream(1_800, Api::StableToken, None)])), []);
+    let mut slow = cancel(1_010, refused(503, "store_unavailable"));
+    slow.got_ms = Some(9_000);
+    let paused = harmless(|fault| (fault.pauses, fault.to_ms) = (true, 8_000));
+    assert_eq!(flagged(with([slow.clone(), paused])), []);
+    assert_eq!(flagged(with([slow])), [I9]);
+}
+
+#[test]
+fn while_redis_fails_over_the_copy_that_will_be_lost_may_answer_once_more() {
+    let lost = harmless(|fault| (fault.destroys_data, fault.from_ms, fault.to_ms) = (true, 1_325, 1_400));
+    let entries = scanned_then([
+        lost,
+        told(1, 1_330, expired("lost")),
+        // Another replica still asks the old primary.
+        confirm(1, 1_360, Outcome::Done(3)),
+        cancel(1_500, refused(404, "unknown_scene")),
+    ]);
+    let report = checked(entries.into_iter().chain(login(3, 3_000)).collect());
+    assert_eq!(report.violations, []);
+    assert_eq!((report.tally.fallbacks, report.tally.lost), (1, 0));
+}
+
+#[test]
+fn a_run_that_ends_in_the_middle_of_a_confirm_is_read_all_the_same() {
+    let mut open = confirm(1, 1_400, Outcome::Unknown);
+    open.got_ms = None;
+    assert_eq!(flagged(scanned_then([open])), []);
+}

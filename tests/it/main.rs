@@ -34,6 +34,7 @@ mod shapes;
 mod simulator;
 mod subscriber;
 mod token_thrift;
+mod waiting;
 mod watched;
 mod wechat_client;
 mod wechat_faults;

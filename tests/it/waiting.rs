@@ -13,12 +13,15 @@ use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
 use crate::support::shape::{Security, Shape, Topology};
 
+/// Which scenes will do.
+type Wanted = fn(&str) -> bool;
+
 /// In the Cluster's first shard, which is concerned, or in another.
 fn is_concerned(scene: &str) -> bool {
     fred::util::redis_keyslot(&scene.as_bytes()[..2]) <= 5_460
 }
 
-async fn browser_where(service: &Service, wanted: impl Fn(&str) -> bool) -> Browser {
+async fn browser_where(service: &Service, wanted: Wanted) -> Browser {
     loop {
         let browser = Browser::start(service).await;
         if wanted(&browser.scene) {
@@ -32,9 +35,9 @@ fn is_told_to_come_again(reply: &Reply) {
 }
 
 /// Confirms and redemptions whose shard's `replicas` are stopped are refused and can be tried again; others go on.
-async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[&Node], wanted: impl Fn(&str) -> bool) {
-    let to_redeem = browser_where(service, &wanted).await.code_of("alice", service).await;
-    let to_confirm = browser_where(service, &wanted).await;
+async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[&Node], wanted: Wanted) {
+    let to_redeem = browser_where(service, wanted).await.code_of("alice", service).await;
+    let to_confirm = browser_where(service, wanted).await;
     let bob = Phone::that_scanned("bob", service, &to_confirm.scene).await;
     let frozen: Vec<Frozen> = replicas
         .iter()
@@ -62,8 +65,8 @@ async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[&Node], w
 }
 
 /// A shard without any replica takes durable writes again after ten seconds.
-async fn a_shard_left_alone_goes_on(service: &Service, replicas: &[&Node], wanted: impl Fn(&str) -> bool) {
-    let browser = browser_where(service, &wanted).await;
+async fn a_shard_left_alone_goes_on(service: &Service, replicas: &[&Node], wanted: Wanted) {
+    let browser = browser_where(service, wanted).await;
     let carol = Phone::that_scanned("carol", service, &browser.scene).await;
     for replica in replicas {
         let pid = Pid::from_raw(i32::try_from(replica.server.pid()).unwrap()).unwrap();
@@ -85,7 +88,7 @@ async fn a_shard_left_alone_goes_on(service: &Service, replicas: &[&Node], wante
     Site::demo().redeem(service, &code).await.ok();
 }
 
-async fn a_login_succeeds(service: &Service, wanted: impl Fn(&str) -> bool) {
+async fn a_login_succeeds(service: &Service, wanted: Wanted) {
     let code = browser_where(service, wanted).await.code_of("dora", service).await;
     Site::demo().redeem(service, &code).await.ok();
 }

@@ -1,7 +1,7 @@
 //! What every store promises, tried on each: in memory, and in Redis of every shape, over slow links.
 //!
 //! Each promise takes two replicas over one truth, so that what one writes is what the other finds. What a Redis
-//! in trouble must not do to anybody is in [`durability`], [`outages`] and [`start`].
+//! in trouble must not do to anybody is in [`durability`], [`outages`], [`successions`] and [`start`].
 
 pub(crate) mod backend;
 mod client;
@@ -9,6 +9,7 @@ mod durability;
 mod outages;
 mod shared;
 mod start;
+mod successions;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -38,6 +38,7 @@ mod simulator;
 mod stores;
 mod subscriber;
 mod token_thrift;
+mod waiting;
 mod watched;
 mod wechat_client;
 mod wechat_faults;

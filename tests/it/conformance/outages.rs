@@ -1,23 +1,20 @@
 //! Servers that die, freeze, load, forget or change places, and links that break.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use scanlogin::scene::Life;
 use scanlogin::store::redis::RedisStore;
-use scanlogin::store::{Created, Replaced, SceneStore, StoreError, Stored, find_one};
+use scanlogin::store::{Created, SceneStore, StoreError, Stored, find_one};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backend::{Login, TTL, changed, put, settings};
 use super::client::{Client, EVERY_REQUEST, every_request, in_time};
 use crate::support::cli::{cli, cli_ok};
-use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
-use crate::support::sentinel::Sentinels;
 
 #[tokio::test]
 async fn connections_that_are_cut_again_and_again_cost_no_request() {
@@ -196,29 +193,6 @@ async fn no_request_gets_the_answer_to_another_one() {
 }
 
 #[tokio::test]
-async fn slots_on_their_way_give_no_request_the_answer_to_another_one() {
-    let cluster = Cluster::start().await;
-    let store = Client::started(&settings(&cluster.url())).await;
-    let logins = join_all((0..300).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
-    let slots: Vec<u16> = (0..500).collect();
-    cluster.begin_to_move(0, 1, &slots);
-    let read = async |login: &Login| {
-        if let Ok(found) = find_one(&*store, login.id()).await {
-            assert_eq!(found.expect("the scene").scene, login.scene);
-        }
-    };
-    for _ in 0..5 {
-        let _ = timeout(Duration::from_millis(500), join_all(logins.iter().map(read))).await;
-    }
-    cluster.finish_moving(0, 1, &slots);
-    let scan = async |login: &Login| {
-        assert_eq!(login.stored(&*store).await.scene, login.scene);
-        login.scan(&*store).await.unwrap();
-    };
-    join_all(logins.iter().map(scan)).await;
-}
-
-#[tokio::test]
 async fn a_server_that_becomes_a_replica_and_primary_again_is_written_to_again() {
     let (server, other) = (RedisServer::start(), RedisServer::start());
     let store = Client::started(&settings(&server.url())).await;
@@ -235,79 +209,9 @@ async fn a_server_that_becomes_a_replica_and_primary_again_is_written_to_again()
     .await;
 }
 
-#[tokio::test]
-async fn a_frozen_primary_is_left_for_the_one_the_sentinels_chose_even_under_load() {
-    let sentinels = Sentinels::start().await;
-    let store = Client::started(&settings(&sentinels.url())).await;
-    let primary: SocketAddr = sentinels.masters()[0].parse().unwrap();
-    let _frozen = Frozen::new(pid(primary));
-    goes_on(&store).await;
-    assert_ne!(sentinels.masters()[0].parse(), Ok(primary));
-}
-
-#[tokio::test]
-async fn a_frozen_primary_of_a_cluster_is_left_for_its_replica_even_under_load() {
-    let cluster = Cluster::start().await;
-    let store = Client::started(&settings(&cluster.url())).await;
-    let _frozen = Frozen::new(pid(cluster.addrs()[0]));
-    goes_on(&store).await;
-}
-
-#[tokio::test]
-async fn a_killed_primary_of_a_cluster_is_left_for_its_replica() {
-    let mut cluster = Cluster::start().await;
-    let store = Client::started(&settings(&cluster.url())).await;
-    cluster.kill(0);
-    goes_on(&store).await;
-}
-
-fn pid(addr: SocketAddr) -> u32 {
-    let info = cli(addr, &["INFO", "server"]);
-    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:"));
-    pid.unwrap().trim().parse().unwrap()
-}
-
 async fn every_request_fails_in_time(store: &RedisStore, seen: &Stored) {
     let requests = every_request(store, seen).into_iter().map(in_time);
     for (kind, answer) in join_all(requests).await.into_iter().enumerate() {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{kind}: {answer:?}");
-    }
-}
-
-/// Under load all the time, until scenes of all shards are created again, and then durably written.
-async fn goes_on(store: &RedisStore) {
-    let load = async {
-        loop {
-            let reads = join_all((0..32).map(|_| async { in_time(find_one(store, Login::new().id())).await }));
-            tokio::join!(reads, sleep(Duration::from_millis(20)));
-        }
-    };
-    let created = || async {
-        let login = Login::new();
-        in_time(store.create(&login.scene, Life::of_new(TTL))).await.ok()?;
-        Some(login)
-    };
-    let written = || async {
-        let login = created().await?;
-        let seen = in_time(find_one(store, login.id())).await.ok()??;
-        let replaced = in_time(put(store, &seen, &changed(&login.scene), true)).await.ok()?;
-        (replaced == Replaced::Written).then_some(())
-    };
-    let again = async {
-        let since = Instant::now();
-        let mut in_a_row = 0;
-        while in_a_row < 64 {
-            in_a_row = created().await.map_or(0, |_| in_a_row + 1);
-            assert!(since.elapsed() < Duration::from_secs(12), "no scenes are created");
-        }
-        // A shard whose only replica became its primary takes durable writes again ten seconds after.
-        while in_a_row < 128 {
-            in_a_row = written().await.map_or(64, |()| in_a_row + 1);
-            assert!(since.elapsed() < Duration::from_secs(20), "nothing is durably written");
-        }
-    };
-    tokio::select! {
-        () = load => {}
-        () = again => {}
     }
 }

@@ -1,0 +1,121 @@
+//! Primaries that are replaced, and slots on their way to another one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use scanlogin::scene::Life;
+use scanlogin::store::redis::RedisStore;
+use scanlogin::store::{Replaced, SceneStore, find_one};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::backend::{Login, TTL, changed, put, settings};
+use super::client::{Client, in_time};
+use crate::support::cli::cli;
+use crate::support::cluster::Cluster;
+use crate::support::eventually;
+use crate::support::redis::Frozen;
+use crate::support::sentinel::Sentinels;
+
+#[tokio::test]
+async fn slots_on_their_way_give_no_request_the_answer_to_another_one() {
+    let cluster = Cluster::start().await;
+    let store = Client::started(&settings(&cluster.url())).await;
+    let logins = join_all((0..300).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
+    let slots: Vec<u16> = (0..500).collect();
+    cluster.begin_to_move(0, 1, &slots);
+    let read = async |login: &Login| {
+        if let Ok(found) = find_one(&*store, login.id()).await {
+            assert_eq!(found.expect("the scene").scene, login.scene);
+        }
+    };
+    for _ in 0..5 {
+        let _ = timeout(Duration::from_millis(500), join_all(logins.iter().map(read))).await;
+    }
+    cluster.finish_moving(0, 1, &slots);
+    // Some may be told to come again: the library learns of each slot's new owner anew.
+    let scan = async |login: &Login| {
+        eventually("it is read and scanned", || async {
+            let found = find_one(&*store, login.id()).await.ok()?;
+            let scanned = login.scan(&*store).await.ok()?;
+            assert_eq!(
+                found.expect("the scene").scene.browser_secret,
+                login.scene.browser_secret
+            );
+            assert_eq!(scanned.scene.browser_secret, login.scene.browser_secret);
+            Some(())
+        })
+        .await;
+    };
+    join_all(logins.iter().map(scan)).await;
+}
+
+#[tokio::test]
+async fn a_frozen_primary_is_left_for_the_one_the_sentinels_chose_even_under_load() {
+    let sentinels = Sentinels::start().await;
+    let store = Client::started(&settings(&sentinels.url())).await;
+    let primary: SocketAddr = sentinels.masters()[0].parse().unwrap();
+    let _frozen = Frozen::new(pid(primary));
+    goes_on(&store).await;
+    assert_ne!(sentinels.masters()[0].parse(), Ok(primary));
+}
+
+#[tokio::test]
+async fn a_frozen_primary_of_a_cluster_is_left_for_its_replica_even_under_load() {
+    let cluster = Cluster::start().await;
+    let store = Client::started(&settings(&cluster.url())).await;
+    let _frozen = Frozen::new(pid(cluster.addrs()[0]));
+    goes_on(&store).await;
+}
+
+#[tokio::test]
+async fn a_killed_primary_of_a_cluster_is_left_for_its_replica() {
+    let mut cluster = Cluster::start().await;
+    let store = Client::started(&settings(&cluster.url())).await;
+    cluster.kill(0);
+    goes_on(&store).await;
+}
+
+fn pid(addr: SocketAddr) -> u32 {
+    let info = cli(addr, &["INFO", "server"]);
+    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+    pid.unwrap().trim().parse().unwrap()
+}
+
+/// Under load all the time, until scenes of all shards are created again, and then durably written.
+async fn goes_on(store: &RedisStore) {
+    let load = async {
+        loop {
+            let reads = join_all((0..32).map(|_| async { in_time(find_one(store, Login::new().id())).await }));
+            tokio::join!(reads, sleep(Duration::from_millis(20)));
+        }
+    };
+    let created = || async {
+        let login = Login::new();
+        in_time(store.create(&login.scene, Life::of_new(TTL))).await.ok()?;
+        Some(login)
+    };
+    let written = || async {
+        let login = created().await?;
+        let seen = in_time(find_one(store, login.id())).await.ok()??;
+        let replaced = in_time(put(store, &seen, &changed(&login.scene), true)).await.ok()?;
+        (replaced == Replaced::Written).then_some(())
+    };
+    let again = async {
+        let since = Instant::now();
+        let mut in_a_row = 0;
+        while in_a_row < 64 {
+            in_a_row = created().await.map_or(0, |_| in_a_row + 1);
+            assert!(since.elapsed() < Duration::from_secs(12), "no scenes are created");
+        }
+        // A shard whose only replica became its primary takes durable writes again ten seconds after.
+        while in_a_row < 128 {
+            in_a_row = written().await.map_or(64, |()| in_a_row + 1);
+            assert!(since.elapsed() < Duration::from_secs(20), "nothing is durably written");
+        }
+    };
+    tokio::select! {
+        () = load => {}
+        () = again => {}
+    }
+}

@@ -1,0 +1,121 @@
+//! What must not be lost waits for a replica of its own shard: while one keeps up, and for ten seconds after.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+
+use crate::support::eventually;
+use crate::support::node::Node;
+use crate::support::redis::Frozen;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site};
+use crate::support::service::Service;
+use crate::support::shape::{Security, Shape, Topology};
+
+/// Which scenes will do.
+type Wanted = fn(&str) -> bool;
+
+/// In the Cluster's first shard, which is concerned, or in another.
+fn is_concerned(scene: &str) -> bool {
+    fred::util::redis_keyslot(&scene.as_bytes()[..2]) <= 5_460
+}
+
+async fn browser_where(service: &Service, wanted: Wanted) -> Browser {
+    loop {
+        let browser = Browser::start(service).await;
+        if wanted(&browser.scene) {
+            return browser;
+        }
+    }
+}
+
+fn is_told_to_come_again(reply: &Reply) {
+    assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+/// Confirms and redemptions whose shard's `replicas` are stopped are refused and can be tried again; others go on.
+async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[&Node], wanted: Wanted) {
+    let to_redeem = browser_where(service, wanted).await.code_of("alice", service).await;
+    let to_confirm = browser_where(service, wanted).await;
+    let bob = Phone::that_scanned("bob", service, &to_confirm.scene).await;
+    let frozen: Vec<Frozen> = replicas
+        .iter()
+        .map(|replica| Frozen::new(replica.server.pid()))
+        .collect();
+    for _ in 0..2 {
+        let refused = bob.confirm(service, &to_confirm.scene).await;
+        refused.problem(503, "store_unavailable");
+        is_told_to_come_again(&refused);
+        let refused = Site::demo().redeem(service, &to_redeem).await;
+        refused.oauth_error(503, "temporarily_unavailable");
+        is_told_to_come_again(&refused);
+    }
+    drop(frozen);
+    eventually("the confirm counts", || async {
+        let confirmed = bob.confirm(service, &to_confirm.scene).await;
+        (confirmed.status == 200).then_some(())
+    })
+    .await;
+    eventually("the code, whose redemptions were taken back, is good", || async {
+        let redeemed = Site::demo().redeem(service, &to_redeem).await;
+        (redeemed.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// A shard without any replica takes durable writes again after ten seconds.
+async fn a_shard_left_alone_goes_on(service: &Service, replicas: &[&Node], wanted: Wanted) {
+    let browser = browser_where(service, wanted).await;
+    let carol = Phone::that_scanned("carol", service, &browser.scene).await;
+    for replica in replicas {
+        let pid = Pid::from_raw(i32::try_from(replica.server.pid()).unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    let since = Instant::now();
+    loop {
+        let answer = carol.confirm(service, &browser.scene).await;
+        if answer.status == 200 {
+            break;
+        }
+        answer.problem(503, "store_unavailable");
+        assert!(since.elapsed() < Duration::from_secs(15), "it never goes on");
+        sleep(Duration::from_millis(200)).await;
+    }
+    let elapsed = since.elapsed();
+    assert!(elapsed > Duration::from_secs(8), "it went on after {elapsed:?}");
+    let code = browser.status().await["code"].as_str().expect("a code").to_owned();
+    Site::demo().redeem(service, &code).await.ok();
+}
+
+async fn a_login_succeeds(service: &Service, wanted: Wanted) {
+    let code = browser_where(service, wanted).await.code_of("dora", service).await;
+    Site::demo().redeem(service, &code).await.ok();
+}
+
+#[tokio::test]
+async fn a_shard_of_a_cluster_waits_for_its_own_replica_and_goes_on_without_it() {
+    let shape = Shape::start(Topology::Cluster, Security::Plain).await;
+    let service = shape.tell(Service::builder()).start().await;
+    let replicas = [&shape.nodes()[3]];
+    a_frozen_replica_is_waited_for(&service, &replicas, is_concerned).await;
+    let others = async |service: &Service| a_login_succeeds(service, |scene| !is_concerned(scene)).await;
+    let frozen = Frozen::new(replicas[0].server.pid());
+    others(&service).await;
+    drop(frozen);
+    a_shard_left_alone_goes_on(&service, &replicas, is_concerned).await;
+    others(&service).await;
+}
+
+#[tokio::test]
+async fn under_sentinel_one_replica_of_two_is_enough_and_without_any_it_goes_on_after_a_while() {
+    let shape = Shape::start(Topology::Sentinel, Security::Plain).await;
+    let service = shape.tell(Service::builder()).start().await;
+    let replicas = [&shape.nodes()[0], &shape.nodes()[1]];
+    for replica in replicas {
+        let _frozen = Frozen::new(replica.server.pid());
+        a_login_succeeds(&service, |_| true).await;
+    }
+    a_frozen_replica_is_waited_for(&service, &replicas, |_| true).await;
+    a_shard_left_alone_goes_on(&service, &replicas, |_| true).await;
+}

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::task::block_in_place;
+
 use super::cli::{cli_lines, cli_pipe};
 use super::eventually;
 use super::guard::Guard;
@@ -31,13 +33,15 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(guard: Option<&Arc<Guard>>) -> Self {
-        let (mut nodes, mut buses) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for _ in 0..6 {
             let bus_port = free_addr();
             let bus = Proxy::start(bus_port, LINK).await;
-            nodes.push(start_node(guard, bus_port.port(), bus.addr().port()).await);
-            buses.push(bus);
+            all.push((start_node(guard, bus_port.port(), bus.addr().port()).await, bus));
         }
+        // The client library asks the first of them first, so the first master is the one whose loss is worst.
+        all.sort_by_key(|(node, _)| node.link.addr().port());
+        let (nodes, buses) = all.into_iter().unzip();
         let cluster = Self { nodes, buses };
         for (epoch, (node, (first, last))) in cluster.nodes.iter().zip(SLOTS).enumerate() {
             node.cli_ok(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
@@ -113,6 +117,14 @@ impl Cluster {
             first.parse::<u16>().unwrap()..=last.parse().unwrap()
         });
         slots.collect()
+    }
+
+    /// Returns when this node says that it owns something.
+    pub(crate) async fn until_owner(&self, index: usize) {
+        eventually("it has taken over", || async {
+            (!block_in_place(|| self.slots_of(index)).is_empty()).then_some(())
+        })
+        .await;
     }
 
     /// `kill -9`.

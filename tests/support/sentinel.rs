@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tokio::task::block_in_place;
 
 use super::cli::{cli, cli_as_operator};
 use super::eventually;
@@ -107,6 +108,15 @@ impl Sentinels {
             named.replace('\n', ":")
         };
         self.sentinels.iter().map(ask).collect()
+    }
+
+    /// Returns when each names another primary than it did.
+    pub(crate) async fn until_replaced(&self, before: &[String]) {
+        eventually("the sentinels name another primary", || async {
+            let named = block_in_place(|| self.masters());
+            named.iter().all(|master| !before.contains(master)).then_some(())
+        })
+        .await;
     }
 
     /// A replica takes over from the living primary.

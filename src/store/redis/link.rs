@@ -25,7 +25,7 @@ pub(super) struct Link {
 
 /// How long reconnecting on purpose may take before the connections are left to the library again.
 const RESYNC: Duration = Duration::from_secs(2);
-/// Between two of them. In a Cluster each holds up the commands to healthy primaries as well.
+/// Between two of them.
 const RESYNC_GAP: Duration = Duration::from_secs(1);
 
 impl Link {
@@ -77,16 +77,12 @@ impl Link {
         self.stalled.notify_one();
     }
 
-    /// Connects to what is primary now.
+    /// Connects to what is primary now. In a Cluster, whoever watches its owners does that once there is another one.
     async fn resync(&self) {
-        let moved = async {
-            if self.client.is_clustered() {
-                self.client.sync_cluster().await
-            } else {
-                self.client.force_reconnection().await
-            }
-        };
-        if let Ok(Err(error)) = timeout(RESYNC, moved).await {
+        if self.client.is_clustered() {
+            return;
+        }
+        if let Ok(Err(error)) = timeout(RESYNC, self.client.force_reconnection()).await {
             tracing::debug!(%error, "reconnecting to redis on purpose failed");
         }
     }

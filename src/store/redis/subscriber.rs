@@ -30,6 +30,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::alignment::Alignment;
 use self::coordinator::{Coordinator, Surroundings, Wish};
 use self::owners::Owners;
 use self::wire::Dialer;
@@ -106,6 +107,8 @@ impl Subscriber {
         };
         let observer = topology::observe(listen.servers.clone(), dialer.clone(), owners_found, Arc::clone(&look));
         tracker.spawn(stop.clone().run_until_cancelled_owned(observer));
+        let following = Alignment::of(&listen.servers, commands.clone()).keep(owners.clone());
+        tracker.spawn(stop.clone().run_until_cancelled_owned(following));
         let surroundings = Surroundings {
             servers: listen.servers,
             dialer,

@@ -12,11 +12,11 @@ use scanlogin::store::{ApplyError, News, SceneStore};
 use scanlogin::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, unconstrained};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{SCENES, TOLD};
+use super::{TOLD, scenes};
 use crate::conformance::backend::Login;
 
 /// How many requests of the other replica are under way at once.
@@ -59,8 +59,8 @@ impl Watch {
         let (there, ignored, _, there_ends) = replica(settings, &tasks).await;
         tasks.spawn(drain(ignored));
         let limits = StreamLimits {
-            total: SCENES,
-            per_address: SCENES,
+            total: scenes(),
+            per_address: scenes(),
             per_scene: 1,
         };
         let hub = Hub::new(here, metrics, limits, NEVER);
@@ -68,7 +68,7 @@ impl Watch {
         tasks.spawn(async move { running.run(news, stop).await });
 
         let began = Instant::now();
-        let logins: Vec<Login> = stream::iter(0..SCENES)
+        let logins: Vec<Login> = stream::iter(0..scenes())
             .map(|_| created(&there))
             .buffer_unordered(AT_ONCE)
             .collect()
@@ -79,7 +79,7 @@ impl Watch {
             .buffered(SUBSCRIBING)
             .collect()
             .await;
-        println!("{SCENES} scenes watched after {:?}", began.elapsed());
+        println!("{} scenes watched after {:?}", scenes(), began.elapsed());
         Self {
             settings: settings.clone(),
             there,
@@ -90,13 +90,19 @@ impl Watch {
         }
     }
 
-    /// The other replica does this to so many of the scenes, each as often as it takes. What there is of all then.
-    pub(super) fn begin(&self, step: Step, count: usize) -> JoinHandle<Vec<Written>> {
+    /// The other replica does this to so many of the scenes, each as often as it takes, one after the other over a time. What there
+    /// is of all then.
+    pub(super) fn begin(&self, step: Step, count: usize, over: Duration) -> JoinHandle<Vec<Written>> {
         let (store, logins) = (Arc::clone(&self.there), Arc::clone(&self.logins));
         self.tasks.spawn(async move {
+            let (began, apart) = (Instant::now(), over / u32::try_from(count).unwrap());
             let written = stream::iter(0..count).map(|index| {
                 let (store, logins) = (Arc::clone(&store), Arc::clone(&logins));
-                async move { insist(&logins[index], &store, step).await }
+                let due = began + apart * u32::try_from(index).unwrap();
+                async move {
+                    sleep_until(due).await;
+                    insist(&logins[index], &store, step).await
+                }
             });
             written.buffered(AT_ONCE).collect().await
         })
@@ -128,7 +134,12 @@ impl Watch {
         let records: Vec<_> = self.records().await.into_iter().map(|(event, _)| event).collect();
         let differing = |others: &[Event]| others.iter().zip(&records).filter(|(one, other)| one != other).count();
         println!("{what}: {} of the writes are lost", differing(&expected));
-        assert_eq!(differing(&told), 0, "{what}: so many of {SCENES} were not told in time");
+        assert_eq!(
+            differing(&told),
+            0,
+            "{what}: so many of {} were not told in time",
+            scenes()
+        );
     }
 
     /// The last event of each stream.
@@ -155,12 +166,12 @@ impl Watch {
 
     /// Afterwards nobody is deaf, and nothing is written where it gets lost.
     pub(super) async fn goes_on(&mut self) {
-        let written = self.begin(Step::Cancel, SCENES).await.unwrap();
+        let written = self.begin(Step::Cancel, scenes(), Duration::ZERO).await.unwrap();
         let by = Instant::now() + TOLD;
         self.is_told("afterwards", &written, by).await;
         let records = self.records().await;
         let kept = records.iter().filter(|(_, state)| *state == StateName::Cancelled);
-        assert_eq!(kept.count(), SCENES, "all were answered");
+        assert_eq!(kept.count(), scenes(), "all were answered");
     }
 }
 

@@ -1,12 +1,15 @@
 //! Brings the clients that carry commands to the servers that we listen to. Hides what fred needs for that.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, ClusterInterface};
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::owners::Owners;
 use crate::store::redis::servers::{Address, Servers};
 
 /// How long it may hold up the telling of a loss.
@@ -14,6 +17,12 @@ const LIMIT: Duration = Duration::from_millis(1_200);
 
 /// How long until clients are looked at again that did not follow at once.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The same, after some tries.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long it is tried to make a client learn new owners. Where it knows them by other names than we do, that is in vain.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What it takes.
 #[derive(Debug, Clone)]
@@ -44,20 +53,62 @@ impl Alignment {
     }
 
     /// Brings them there, within a bound.
-    pub(super) async fn run(self, master: Option<Address>) -> Aligned {
-        match (self, master) {
-            (Self::Master(commands), Some(master)) => match timeout(LIMIT, bring_to(&commands, &master)).await {
-                Ok(()) => Aligned::Yes,
-                Err(_) => Aligned::NotYet,
-            },
-            (Self::Slots(commands), _) => {
-                // One that can't learn them now follows redirections, so this is as good as it gets.
-                let _ = timeout(LIMIT, join_all(commands.iter().map(ClusterInterface::sync_cluster))).await;
+    pub(super) async fn run(self, owners: Owners) -> Aligned {
+        match self {
+            Self::Master(commands) => {
+                let Some(master) = owners.addresses().first().copied().cloned() else {
+                    return Aligned::Yes;
+                };
+                match timeout(LIMIT, bring_to(&commands, &master)).await {
+                    Ok(()) => Aligned::Yes,
+                    Err(_) => Aligned::NotYet,
+                }
+            }
+            Self::Slots(commands) => {
+                let all_know = async {
+                    while !commands.iter().all(|client| knows(client, &owners)) {
+                        sleep(PAUSE).await;
+                    }
+                };
+                // One that still asks the wrong server is told so by it, so this is as good as it gets.
+                let _ = timeout(LIMIT, all_know).await;
                 Aligned::Yes
             }
-            (Self::None | Self::Master(_), _) => Aligned::Yes,
+            Self::None => Aligned::Yes,
         }
     }
+
+    /// Makes the clients of a Cluster learn its owners whenever those change, and at no other time: while one learns them it does
+    /// nothing else, and if it asks a frozen server first, for as long as that takes. Before the others have agreed on a new owner
+    /// there is nothing to be learnt.
+    pub(super) async fn keep(self, owners: watch::Receiver<Owners>) {
+        if let Self::Slots(commands) = self {
+            join_all(commands.iter().map(|client| follow(client, owners.clone()))).await;
+        }
+    }
+}
+
+async fn follow(client: &Client, mut owners: watch::Receiver<Owners>) {
+    while owners.changed().await.is_ok() {
+        let until = Instant::now() + FOLLOWS_WITHIN;
+        let mut pause = PAUSE;
+        while client.sync_cluster().await.is_err() || !knows(client, &owners.borrow_and_update()) {
+            if Instant::now() > until {
+                tracing::debug!("a Redis client does not learn the Cluster's owners");
+                break;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+fn knows(client: &Client, owners: &Owners) -> bool {
+    let Some(slots) = client.cached_cluster_state() else {
+        return false;
+    };
+    let known: BTreeSet<Address> = slots.unique_primary_nodes().iter().map(Address::from).collect();
+    owners.addresses().into_iter().all(|owner| known.contains(owner))
 }
 
 async fn bring_to(commands: &[Client], master: &Address) {

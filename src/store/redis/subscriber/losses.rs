@@ -142,10 +142,10 @@ impl Losses {
 
     fn align(&mut self, delay: Duration) {
         let alignment = self.alignment.clone();
-        let master = self.owners.borrow().addresses().first().copied().cloned();
+        let owners = self.owners.borrow().clone();
         self.aligning = Some(Box::pin(async move {
             sleep(delay).await;
-            alignment.run(master).await
+            alignment.run(owners).await
         }));
     }
 

@@ -15,7 +15,7 @@ use super::wire::{Dialer, Wire, WireError};
 use crate::store::redis::servers::{Address, Servers};
 
 /// How often to ask without a reason.
-const PERIOD: Duration = Duration::from_millis(500);
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// How soon to ask again for a reason.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -26,7 +26,7 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// How long instead while nobody has answered: time to connect over a slow network.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(1_400);
 
-/// Keeps asking, when `look` says so and every half second, and tells `owners` what changed. Ends with its receivers.
+/// Keeps asking, when `look` says so and five times a second, and tells `owners` what changed. Ends with its receivers.
 pub(super) async fn observe(servers: Servers, dialer: Dialer, owners: watch::Sender<Owners>, look: Arc<Notify>) {
     let mut observer = match servers {
         Servers::Standalone(address) => {

@@ -1,5 +1,6 @@
 //! A process from its start to its end: how it leaves, what its operators see, and what its log never tells.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -78,6 +79,37 @@ async fn a_replica_that_is_asked_to_end_serves_on_for_a_while_and_then_leaves_no
         service.log().lines()
     );
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn those_who_lose_their_streams_at_once_are_told_to_come_back_at_different_times() {
+    const MANY: usize = 500;
+    let mut service = Service::builder().with("DRAIN_DELAY", 0).start().await;
+    let browsers = join_all((0..MANY).map(|_| Browser::start(&service))).await;
+    let mut streams = join_all(browsers.iter().map(Browser::events)).await;
+    for stream in &mut streams {
+        stream.next_is("waiting").await;
+    }
+    // Those whose replica just dies know no more than what they were told at first.
+    let died: Vec<u64> = streams.iter().map(|stream| stream.retry.unwrap()).collect();
+    let asked = Instant::now();
+    service.terminate();
+    let ended = streams.into_iter().map(|stream| async {
+        let stream = stream.ends().await;
+        u64::try_from(asked.elapsed().as_millis()).unwrap() + stream.retry.unwrap()
+    });
+    let deployed = join_all(ended).await;
+    service.process.ended().await;
+    for (back, least) in [(died, 1_500), (deployed, 5_000)] {
+        let (first, last) = (back.iter().min().unwrap(), back.iter().max().unwrap());
+        assert!(last - first > least, "all within {} ms", last - first);
+        let mut by_tenth = HashMap::<u64, usize>::new();
+        for at in &back {
+            *by_tenth.entry(at / 100).or_default() += 1;
+        }
+        let most = by_tenth.values().max().unwrap();
+        assert!(*most < MANY / 6, "{most} of {MANY} within a tenth of a second");
+    }
 }
 
 /// A login goes on as if nothing were, but each connection is used no more.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use rand::RngExt;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
@@ -31,8 +33,15 @@ pub(crate) struct Person {
     pub(crate) nickname: String,
 }
 
-/// Scans `scene` and answers, until that is done or clearly refused.
-pub(crate) async fn answer(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person, answer: Answer) {
+/// Scans `scene` and answers, until that is done or clearly refused; `tap` hears of each answer about to be sent.
+pub(crate) async fn answer(
+    client: &mut Client,
+    wechat: &Wechat,
+    scene: &str,
+    person: &Person,
+    answer: Answer,
+    tap: &Notify,
+) {
     let until = Instant::now() + PATIENCE;
     for _ in 0..SCANS {
         let Some(token) = scan(client, wechat, scene, person, until).await else {
@@ -40,6 +49,7 @@ pub(crate) async fn answer(client: &mut Client, wechat: &Wechat, scene: &str, pe
         };
         client.recorder.secret("a confirm token", &token);
         client.dawdle(50, 600).await;
+        tap.notify_one();
         let is_unknown = if answer == Answer::No {
             decline(client, scene, person, &token, until).await
         } else {
@@ -73,6 +83,10 @@ async fn scan(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person
             // Call wx.login again, says the service.
             Outcome::Refused(refusal) if refusal.code.as_deref() == Some("invalid_wx_code") => {
                 Duration::from_millis(100)
+            }
+            // Who scanned first may be forgotten.
+            Outcome::Refused(refusal) if refusal.code.as_deref() == Some("scanned_by_another") => {
+                Duration::from_millis(client.rng.random_range(300..900))
             }
             _ => client.again(&outcome)?,
         };

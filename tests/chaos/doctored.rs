@@ -114,6 +114,7 @@ fn fault(from_ms: u64, destroys_data: bool) -> Entry {
         kills_lease_holder: false,
         pauses: false,
         invalidations: 0,
+        is_graceful: false,
         recovery_bound_ms: 1_000,
     });
     entry(ClientName::Harness, from_ms, what)

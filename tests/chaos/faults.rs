@@ -63,6 +63,7 @@ struct Cost {
     kills_lease_holder: bool,
     pauses: bool,
     invalidations: usize,
+    is_graceful: bool,
     bound_ms: u64,
 }
 
@@ -103,7 +104,11 @@ impl Kind {
                 pauses: true,
                 ..bound(3)
             },
-            Self::ReplicasRolled | Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
+            Self::ReplicasRolled => Cost {
+                is_graceful: true,
+                ..bound(1)
+            },
+            Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
             Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
                 destroys_data: true,
                 ..bound(3)
@@ -156,6 +161,7 @@ impl Injector<'_> {
             kills_lease_holder: cost.kills_lease_holder,
             pauses: cost.pauses,
             invalidations: cost.invalidations,
+            is_graceful: cost.is_graceful,
             recovery_bound_ms: cost.bound_ms,
         };
         self.recorder.note(ClientName::Harness, What::Fault(fault));

@@ -60,7 +60,7 @@ struct Login {
     number: u32,
     watch: Watch,
     play: Play,
-    /// How often its code is redeemed: twice at once, and the rest [`LATER`].
+    /// How often its code is redeemed: once at once, or, after a while, twice at once and the rest [`LATER`].
     redeems: u64,
     /// How often a connection of its clients goes away with an answer on it, 0 to 1.
     flakiness: f64,
@@ -84,13 +84,13 @@ impl Stage {
             5..10 => Play::Answered(Answer::Twice),
             10..13 => Play::Ignored,
             13..18 => Play::Cancelled,
-            18..23 => Play::Rivals,
+            18..30 => Play::Rivals,
             _ => Play::Answered(Answer::Yes),
         };
         let login = Login {
             watch,
             play,
-            redeems: if rng.random_bool(0.1) { 4 } else { 1 },
+            redeems: if rng.random_bool(0.2) { 4 } else { 1 },
             flakiness: 0.03,
             ..self.expected(number)
         };
@@ -208,6 +208,11 @@ impl Login {
 
     async fn site(&self, code: Option<String>, part: u64) {
         let Some(code) = &code else { return };
+        if self.redeems > 1 {
+            self.client(ClientName::Site(self.number), part + 9)
+                .dawdle(0, 3_000)
+                .await;
+        }
         let redeems = (0..self.redeems).map(|n| async move {
             let mut client = self.client(ClientName::Site(self.number), part + n);
             if n >= 2 {

@@ -16,6 +16,8 @@ use crate::upstream::Wechat;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often somebody whom the service no longer knows scans again.
 const SCANS: usize = 3;
+/// And somebody who is told that another was first: until Redis may have another primary, that knows less.
+const INSISTS: usize = 12;
 
 /// What the person says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub(crate) async fn answer(
 }
 
 async fn scan(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person, until: Instant) -> Option<String> {
+    let mut insisted = 0;
     loop {
         let mut token = None;
         let code = wechat.login(&person.openid).await;
@@ -84,9 +87,10 @@ async fn scan(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person
             Outcome::Refused(refusal) if refusal.code.as_deref() == Some("invalid_wx_code") => {
                 Duration::from_millis(100)
             }
-            // Who scanned first may be forgotten.
-            Outcome::Refused(refusal) if refusal.code.as_deref() == Some("scanned_by_another") => {
-                Duration::from_millis(client.rng.random_range(300..900))
+            // Who came first may be forgotten.
+            Outcome::Refused(refusal) if refusal.status == 409 && insisted < INSISTS => {
+                insisted += 1;
+                Duration::from_millis(client.rng.random_range(300..1_000))
             }
             _ => client.again(&outcome)?,
         };

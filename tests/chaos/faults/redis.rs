@@ -201,7 +201,7 @@ impl Injector<'_> {
             // Long enough for whole logins that only this server knows.
             ask(addr, &["ACL", "SETUSER", "default", "-psync", "-sync"]);
             ask(addr, &["CLIENT", "KILL", "TYPE", "replica"]);
-            self.hold(1_000, 2_000).await;
+            self.hold(2_500, 3_500).await;
         }
         self.world.redis.server(n).kill();
         let killed = self.recorder.now();

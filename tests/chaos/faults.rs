@@ -58,6 +58,7 @@ pub(crate) enum Kind {
 
 /// What a fault may cost. What is left out, it may not.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "any of these may go with any other")]
 struct Cost {
     destroys_data: bool,
     kills_lease_holder: bool,
@@ -205,7 +206,7 @@ impl Injector<'_> {
             Kind::WechatGarbage => self.misbehave(upstream::garbage()).await,
             Kind::WechatBusy => self.misbehave(upstream::busy()).await,
             Kind::TokenRefused => self.refuse_token().await,
-            Kind::TokenRevoked => self.world.upstream.wechat.revoke().await,
+            Kind::TokenRevoked => self.revoke_token().await,
         }
         None
     }

@@ -183,6 +183,7 @@ pub(crate) struct Lifetime {
 
 /// Something done to the service. What several flags say, it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "any of these may go with any other")]
 pub(crate) struct Fault {
     /// Its name in the table of recoveries.
     pub(crate) kind: String,

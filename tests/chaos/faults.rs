@@ -58,11 +58,13 @@ pub(crate) enum Kind {
 
 /// What a fault may cost. What is left out, it may not.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "any of these may go with any other")]
 struct Cost {
     destroys_data: bool,
     kills_lease_holder: bool,
     pauses: bool,
     invalidations: usize,
+    is_graceful: bool,
     bound_ms: u64,
 }
 
@@ -103,7 +105,11 @@ impl Kind {
                 pauses: true,
                 ..bound(3)
             },
-            Self::ReplicasRolled | Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
+            Self::ReplicasRolled => Cost {
+                is_graceful: true,
+                ..bound(1)
+            },
+            Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
             Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
                 destroys_data: true,
                 ..bound(3)
@@ -156,6 +162,7 @@ impl Injector<'_> {
             kills_lease_holder: cost.kills_lease_holder,
             pauses: cost.pauses,
             invalidations: cost.invalidations,
+            is_graceful: cost.is_graceful,
             recovery_bound_ms: cost.bound_ms,
         };
         self.recorder.note(ClientName::Harness, What::Fault(fault));
@@ -199,7 +206,7 @@ impl Injector<'_> {
             Kind::WechatGarbage => self.misbehave(upstream::garbage()).await,
             Kind::WechatBusy => self.misbehave(upstream::busy()).await,
             Kind::TokenRefused => self.refuse_token().await,
-            Kind::TokenRevoked => self.world.upstream.wechat.revoke().await,
+            Kind::TokenRevoked => self.revoke_token().await,
         }
         None
     }

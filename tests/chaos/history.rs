@@ -183,6 +183,7 @@ pub(crate) struct Lifetime {
 
 /// Something done to the service. What several flags say, it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "any of these may go with any other")]
 pub(crate) struct Fault {
     /// Its name in the table of recoveries.
     pub(crate) kind: String,
@@ -197,6 +198,8 @@ pub(crate) struct Fault {
     pub(crate) pauses: bool,
     /// How often WeChat takes an access token no more that it gave.
     pub(crate) invalidations: usize,
+    /// Every request gets an answer all the same.
+    pub(crate) is_graceful: bool,
     /// From healing until fresh logins must succeed.
     pub(crate) recovery_bound_ms: u64,
 }
@@ -353,7 +356,12 @@ impl What {
     /// Whether a client of the service came away with nothing but the advice to try again, if that.
     pub(crate) fn is_trouble(&self) -> bool {
         let is_passing = |refusal: &Refusal| refusal.status >= 500 || refusal.status == 429;
-        let is_unknown = match self {
+        self.is_unanswered() || self.refusal().is_some_and(is_passing)
+    }
+
+    /// Whether the service did not answer a client who waited.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        match self {
             Self::Started { outcome, .. } | Self::Picture { outcome, .. } => *outcome == Outcome::Unknown,
             Self::StreamOpened { outcome, .. } => *outcome == Outcome::Unknown,
             Self::Polled { outcome, .. } => *outcome == Outcome::Unknown,
@@ -361,8 +369,7 @@ impl What {
             Self::Confirm { outcome, .. } | Self::Decline { outcome, .. } => *outcome == Outcome::Unknown,
             Self::Redeem { outcome, .. } | Self::Userinfo { outcome, .. } => *outcome == Outcome::Unknown,
             _ => false,
-        };
-        is_unknown || self.refusal().is_some_and(is_passing)
+        }
     }
 
     /// The service's refusal, if it was one.

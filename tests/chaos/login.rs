@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use crate::browser::{self, Shown};
 use crate::client::Client;
@@ -14,6 +15,9 @@ use crate::phone::{self, Answer, Person};
 use crate::recorder::Recorder;
 use crate::site;
 use crate::upstream::Wechat;
+
+/// When Redis may have another primary, that knows less.
+const LATER: Duration = Duration::from_secs(3);
 
 /// What a login needs of the run it is part of.
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ enum Watch {
     Polls,
     TwoTabs,
     Reloads,
+    /// The page is back just as the person taps.
+    Late,
 }
 
 /// What its people do.
@@ -43,7 +49,7 @@ enum Play {
     Ignored,
     /// The browser gives up at some moment.
     Cancelled,
-    /// A second person scans the same picture.
+    /// A second person scans the same picture, again and again.
     Rivals,
 }
 
@@ -54,20 +60,23 @@ struct Login {
     number: u32,
     watch: Watch,
     play: Play,
-    /// How often its code is redeemed at once.
+    /// How often its code is redeemed: once at once, or, after a while, twice at once and the rest [`LATER`].
     redeems: u64,
     /// How often a connection of its clients goes away with an answer on it, 0 to 1.
     flakiness: f64,
+    /// The person taps.
+    tap: Notify,
 }
 
 impl Stage {
     /// A login of whatever kind the seed has for it.
     pub(crate) async fn any(self, number: u32) {
         let rng = &mut StdRng::seed_from_u64(self.seed ^ u64::from(number));
-        let watch = match rng.random_range(0..8) {
+        let watch = match rng.random_range(0..9) {
             0 => Watch::Polls,
             1 => Watch::TwoTabs,
             2 => Watch::Reloads,
+            3 => Watch::Late,
             _ => Watch::Stream,
         };
         let play = match rng.random_range(0..100) {
@@ -75,13 +84,13 @@ impl Stage {
             5..10 => Play::Answered(Answer::Twice),
             10..13 => Play::Ignored,
             13..18 => Play::Cancelled,
-            18..23 => Play::Rivals,
+            18..30 => Play::Rivals,
             _ => Play::Answered(Answer::Yes),
         };
         let login = Login {
             watch,
             play,
-            redeems: if rng.random_bool(0.1) { 4 } else { 1 },
+            redeems: if rng.random_bool(0.2) { 4 } else { 1 },
             flakiness: 0.03,
             ..self.expected(number)
         };
@@ -101,6 +110,7 @@ impl Stage {
             play: Play::Answered(Answer::Yes),
             redeems: 1,
             flakiness: 0.0,
+            tap: Notify::new(),
         }
     }
 }
@@ -156,7 +166,7 @@ impl Login {
         };
         let mut client = self.client(ClientName::Phone(self.number * 2 + which), u64::from(2 + which));
         client.dawdle(20, 500).await;
-        phone::answer(&mut client, &self.stage.wechat, scene, &person, answer).await;
+        phone::answer(&mut client, &self.stage.wechat, scene, &person, answer, &self.tap).await;
     }
 
     async fn cancelling(&self, shown: &Shown) {
@@ -178,6 +188,12 @@ impl Login {
                 };
                 tokio::join!(self.tab(5, shown, None), second);
             }
+            Watch::Late => {
+                // Not every person taps.
+                let _ = timeout(LATER, self.tap.notified()).await;
+                self.browser(7).dawdle(0, 10).await;
+                self.tab(5, shown, None).await;
+            }
             Watch::Polls => {
                 let code = browser::poll(&mut self.browser(5), shown).await;
                 self.site(code, 50).await;
@@ -192,8 +208,16 @@ impl Login {
 
     async fn site(&self, code: Option<String>, part: u64) {
         let Some(code) = &code else { return };
+        if self.redeems > 1 {
+            self.client(ClientName::Site(self.number), part + 9)
+                .dawdle(0, 3_000)
+                .await;
+        }
         let redeems = (0..self.redeems).map(|n| async move {
             let mut client = self.client(ClientName::Site(self.number), part + n);
+            if n >= 2 {
+                sleep(LATER).await;
+            }
             site::redeem(&mut client, code).await;
         });
         join_all(redeems).await;

@@ -32,7 +32,7 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use schedule::Schedule;
-use world::Shape;
+use serde::de::DeserializeOwned;
 
 /// As `scripts/chaos` sets it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -44,15 +44,18 @@ async fn no_login_is_lost_doubled_or_given_to_another() {
         rate: setting("CHAOS_RATE"),
         seed: setting("CHAOS_SEED"),
         legs: setting("CHAOS_LEGS"),
-        shapes: setting::<String>("CHAOS_SHAPES").split(',').map(shape).collect(),
+        shapes: named(&setting::<String>("CHAOS_SHAPES")),
+        kinds: named(&setting::<String>("CHAOS_KINDS")),
         slack_ms: setting("CHAOS_SLACK"),
         directory: setting("CHAOS_DIRECTORY"),
     };
     assert!(schedule.run().await, "promises were broken: see above");
 }
 
-fn shape(name: &str) -> Shape {
-    serde_json::from_value(name.into()).unwrap_or_else(|error| panic!("CHAOS_SHAPES: {error}"))
+fn named<T: DeserializeOwned>(names: &str) -> Vec<T> {
+    let names = names.split(',').filter(|name| !name.is_empty());
+    let read = |name: &str| serde_json::from_value(name.into()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    names.map(read).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "settings of the test, not of the program")]

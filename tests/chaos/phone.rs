@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use rand::RngExt;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
@@ -14,6 +16,8 @@ use crate::upstream::Wechat;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often somebody whom the service no longer knows scans again.
 const SCANS: usize = 3;
+/// And somebody who is told that another was first: until Redis may have another primary, that knows less.
+const INSISTS: usize = 12;
 
 /// What the person says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +35,15 @@ pub(crate) struct Person {
     pub(crate) nickname: String,
 }
 
-/// Scans `scene` and answers, until that is done or clearly refused.
-pub(crate) async fn answer(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person, answer: Answer) {
+/// Scans `scene` and answers, until that is done or clearly refused; `tap` hears of each answer about to be sent.
+pub(crate) async fn answer(
+    client: &mut Client,
+    wechat: &Wechat,
+    scene: &str,
+    person: &Person,
+    answer: Answer,
+    tap: &Notify,
+) {
     let until = Instant::now() + PATIENCE;
     for _ in 0..SCANS {
         let Some(token) = scan(client, wechat, scene, person, until).await else {
@@ -40,6 +51,7 @@ pub(crate) async fn answer(client: &mut Client, wechat: &Wechat, scene: &str, pe
         };
         client.recorder.secret("a confirm token", &token);
         client.dawdle(50, 600).await;
+        tap.notify_one();
         let is_unknown = if answer == Answer::No {
             decline(client, scene, person, &token, until).await
         } else {
@@ -52,6 +64,7 @@ pub(crate) async fn answer(client: &mut Client, wechat: &Wechat, scene: &str, pe
 }
 
 async fn scan(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person, until: Instant) -> Option<String> {
+    let mut insisted = 0;
     loop {
         let mut token = None;
         let code = wechat.login(&person.openid).await;
@@ -73,6 +86,11 @@ async fn scan(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person
             // Call wx.login again, says the service.
             Outcome::Refused(refusal) if refusal.code.as_deref() == Some("invalid_wx_code") => {
                 Duration::from_millis(100)
+            }
+            // Who came first may be forgotten.
+            Outcome::Refused(refusal) if refusal.status == 409 && insisted < INSISTS => {
+                insisted += 1;
+                Duration::from_millis(client.rng.random_range(300..1_000))
             }
             _ => client.again(&outcome)?,
         };

@@ -26,6 +26,8 @@ pub(crate) struct Schedule {
     pub(crate) legs: u32,
     /// One after the other.
     pub(crate) shapes: Vec<Shape>,
+    /// Of fault; all when there are none.
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) slack_ms: u64,
     /// Where each leg's report is kept; a leg that has one is not run again.
     pub(crate) directory: PathBuf,
@@ -68,14 +70,15 @@ impl Schedule {
     /// The same for the same words: each leg has the next shape, and of the kinds that it can have those had least so far.
     fn plans(&self) -> Vec<LegPlan> {
         let mut rng = StdRng::seed_from_u64(self.seed);
-        let mut had: BTreeMap<Kind, u32> = Kind::iter().map(|kind| (kind, 0)).collect();
+        let asked = |kind: &Kind| self.kinds.is_empty() || self.kinds.contains(kind);
+        let mut had: BTreeMap<Kind, u32> = Kind::iter().filter(asked).map(|kind| (kind, 0)).collect();
         let part_of = |all: u32, leg: u32| all * (leg + 1) / self.legs - all * leg / self.legs;
         (0..self.legs)
             .map(|leg| {
                 let shape = self.shapes[leg as usize % self.shapes.len()];
                 let mut faults = Vec::new();
                 for _ in 0..part_of(self.faults, leg) {
-                    let possible: Vec<Kind> = Kind::iter().filter(|kind| kind.applies_to(shape)).collect();
+                    let possible: Vec<Kind> = had.keys().copied().filter(|kind| kind.applies_to(shape)).collect();
                     let least = possible.iter().map(|kind| had[kind]).min().expect("some kinds");
                     let rare: Vec<Kind> = possible.into_iter().filter(|kind| had[kind] == least).collect();
                     let kind = *rare.choose(&mut rng).expect("one of them");

@@ -106,7 +106,8 @@ impl World {
                 // Drawing and reading pictures is most of what this machine does.
                 .with("CODE_WIDTH", 280)
                 .with("LIMIT_STREAMS_PER_ADDRESS", 20_000)
-                .with("DRAIN_DELAY", 1);
+                // Longer than the proxy keeps connections that nobody uses.
+                .with("DRAIN_DELAY", 3);
             replicas.push(Replica {
                 addr,
                 service: builder.clone().start().await,

@@ -60,7 +60,8 @@ fn deadline_ms(what: &What) -> Option<u64> {
     }
 }
 
-/// I10, *liveness*: each fault has no effects longer than it may, and the last so many logins of the run succeed.
+/// I10, *liveness*: each fault has no effects longer than it may, a graceful one leaves no request unanswered, and the last so
+/// many logins of the run succeed.
 pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> Vec<Violation> {
     let late = recoveries(index)
         .into_iter()
@@ -70,6 +71,19 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
         format!("{kind} at {from_ms} ms had effects for {trouble} ms after it was healed, not {bound}")
     };
     let late = late.map(|found| Violation::of_run(Invariant::I10, words(found)));
+    let graceful = index.faults.iter().filter(|fault| fault.is_graceful);
+    let abrupt = graceful.filter_map(|fault| {
+        let during = |entry: &&Entry| (fault.from_ms..=fault.to_ms).contains(&entry.sent_ms);
+        let unanswered = |entry: &&Entry| entry.what.is_unanswered();
+        let (kind, from_ms) = (&fault.kind, fault.from_ms);
+        let count = index.entries.iter().filter(during).filter(unanswered).count();
+        (count > 0).then(|| {
+            Violation::of_run(
+                Invariant::I10,
+                format!("{kind} at {from_ms} ms left {count} requests unanswered"),
+            )
+        })
+    });
     let started = |entry: &&Entry| matches!(entry.what, What::Started { .. });
     let mut fresh: Vec<_> = index.entries.iter().filter(started).collect();
     fresh.sort_by_key(|entry| std::cmp::Reverse(entry.sent_ms));
@@ -80,7 +94,7 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
     let in_a_row = fresh.iter().take(tail_logins).filter(succeeded).count();
     let words = || format!("{in_a_row} of the last {tail_logins} logins succeeded");
     let tail = (in_a_row < tail_logins).then(|| Violation::of_run(Invariant::I10, words()));
-    late.chain(tail).collect()
+    late.chain(abrupt).chain(tail).collect()
 }
 
 /// I11, *no secret anywhere*: no canary stands in a log, a metric or a dump.

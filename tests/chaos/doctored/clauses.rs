@@ -6,7 +6,7 @@ use super::{
     LIFE_MS, checked, confirm, correct, entry, fault, flagged, login, redeem, refused, scene, told, upstream, view,
     with, without,
 };
-use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9};
+use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9, I10};
 use crate::history::{Api, ClientName, Entry, Fault, Identity, Lifetime, Opened, Outcome, View, What};
 
 /// What login 1 has from then on, the redemption included.
@@ -167,6 +167,10 @@ fn each_further_clause_is_checked() {
             .filter(|entry| !is_later(1_310)(entry))
             .collect(),
         ),
+        ("a graceful restart that left a request unanswered", vec![I10], {
+            let restarted = harmless(|fault| fault.is_graceful = true);
+            with([restarted, cancel(1_020, Outcome::Unknown)])
+        }),
     ];
     for (what, invariants, entries) in variants {
         assert_eq!(flagged(entries), invariants, "{what}");

@@ -198,7 +198,10 @@ impl Injector<'_> {
         let (n, _) = self.some_primary();
         let addr = self.world.redis.server(n).addr();
         if unreplicated {
+            // Long enough for whole logins that only this server knows.
+            ask(addr, &["ACL", "SETUSER", "default", "-psync", "-sync"]);
             ask(addr, &["CLIENT", "KILL", "TYPE", "replica"]);
+            self.hold(2_500, 3_500).await;
         }
         self.world.redis.server(n).kill();
         let killed = self.recorder.now();

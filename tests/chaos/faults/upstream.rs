@@ -54,4 +54,13 @@ impl Injector<'_> {
         self.hold(500, 2_000).await;
         wechat.behave().await;
     }
+
+    /// The next one takes a while, so that whoever needs one asks for it at the same time.
+    pub(super) async fn revoke_token(&mut self) {
+        let wechat = self.world.upstream.wechat.clone();
+        wechat.misbehave("stable_token", json!({ "delay_ms": 1_000 })).await;
+        wechat.revoke().await;
+        self.hold(2_000, 3_000).await;
+        wechat.behave().await;
+    }
 }

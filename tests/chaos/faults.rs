@@ -32,6 +32,7 @@ pub(crate) enum Kind {
     RedisReplicaFrozen,
     WritesPaused,
     RedisRestartedEmpty,
+    RedisLoading,
     RedisFlushed,
     ScriptsFlushed,
     RedisReadOnly,
@@ -108,6 +109,8 @@ impl Kind {
                 destroys_data: true,
                 ..bound(3)
             },
+            // Its replicas come back to it, and without one it takes no writes.
+            Self::RedisLoading => bound(5),
             Self::RedisFrozen
             | Self::RedisReplicaFrozen
             | Self::WritesPaused
@@ -178,6 +181,7 @@ impl Injector<'_> {
             Kind::RedisReplicaFrozen => self.freeze_redis_replica().await,
             Kind::WritesPaused => self.pause_writes().await,
             Kind::RedisRestartedEmpty => self.restart_redis().await,
+            Kind::RedisLoading => self.load_redis().await,
             Kind::RedisFlushed => self.tell_masters(&["FLUSHALL"]),
             Kind::ScriptsFlushed => self.tell_masters(&["SCRIPT", "FLUSH"]),
             Kind::RedisReadOnly => self.make_read_only().await,

@@ -31,6 +31,7 @@ mod world;
 use std::fmt::Debug;
 use std::str::FromStr;
 
+use faults::Kind;
 use schedule::Schedule;
 use world::Shape;
 
@@ -45,6 +46,10 @@ async fn no_login_is_lost_doubled_or_given_to_another() {
         seed: setting("CHAOS_SEED"),
         legs: setting("CHAOS_LEGS"),
         shapes: setting::<String>("CHAOS_SHAPES").split(',').map(shape).collect(),
+        only: setting::<String>("CHAOS_ONLY")
+            .split_terminator(',')
+            .map(kind)
+            .collect(),
         slack_ms: setting("CHAOS_SLACK"),
         directory: setting("CHAOS_DIRECTORY"),
     };
@@ -53,6 +58,10 @@ async fn no_login_is_lost_doubled_or_given_to_another() {
 
 fn shape(name: &str) -> Shape {
     serde_json::from_value(name.into()).unwrap_or_else(|error| panic!("CHAOS_SHAPES: {error}"))
+}
+
+fn kind(name: &str) -> Kind {
+    serde_json::from_value(name.into()).unwrap_or_else(|error| panic!("CHAOS_ONLY: {error}"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "settings of the test, not of the program")]

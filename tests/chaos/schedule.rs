@@ -26,6 +26,8 @@ pub(crate) struct Schedule {
     pub(crate) legs: u32,
     /// One after the other.
     pub(crate) shapes: Vec<Shape>,
+    /// None means all.
+    pub(crate) only: Vec<Kind>,
     pub(crate) slack_ms: u64,
     /// Where each leg's report is kept; a leg that has one is not run again.
     pub(crate) directory: PathBuf,
@@ -75,10 +77,12 @@ impl Schedule {
                 let shape = self.shapes[leg as usize % self.shapes.len()];
                 let mut faults = Vec::new();
                 for _ in 0..part_of(self.faults, leg) {
-                    let possible: Vec<Kind> = Kind::iter().filter(|kind| kind.applies_to(shape)).collect();
-                    let least = possible.iter().map(|kind| had[kind]).min().expect("some kinds");
-                    let rare: Vec<Kind> = possible.into_iter().filter(|kind| had[kind] == least).collect();
-                    let kind = *rare.choose(&mut rng).expect("one of them");
+                    let is_wanted = |kind: &Kind| self.only.is_empty() || self.only.contains(kind);
+                    let possible = || Kind::iter().filter(|kind| kind.applies_to(shape) && is_wanted(kind));
+                    let least = possible().map(|kind| had[&kind]).min();
+                    let rare: Vec<Kind> = possible().filter(|kind| Some(had[kind]) == least).collect();
+                    // This shape has none of those wanted.
+                    let Some(&kind) = rare.choose(&mut rng) else { break };
                     *had.entry(kind).or_default() += 1;
                     faults.push(kind);
                 }

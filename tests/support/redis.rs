@@ -74,7 +74,34 @@ impl RedisServer {
     /// Starts it again, empty, at the same address.
     pub fn restart(&mut self) {
         self.kill();
+        // Which is there if somebody had it saved.
+        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
         self.child = spawn(self.addr, &self.args, &self.dir);
+    }
+
+    /// `kill -9`, and starts it again as a primary with all that it had, but answers `LOADING` for at least so long.
+    pub fn restart_loading(&mut self, loading: Duration) {
+        // Else it would lose what it had acknowledged since it saved.
+        cli_ok(self.addr, &["CLIENT", "PAUSE", "10000", "WRITE"]);
+        cli_ok(self.addr, &["SAVE"]);
+        let keys: u128 = cli(self.addr, &["DBSIZE"]).parse().expect("a number");
+        self.kill();
+        let delay = (loading.as_micros() / keys.max(1)).to_string();
+        let mut args = self.args.clone();
+        // It serves connections once in so many bytes.
+        let slowly = [
+            "--key-load-delay",
+            &delay,
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ];
+        args.extend(
+            ["--replicaof", "no", "one"]
+                .into_iter()
+                .chain(slowly)
+                .map(str::to_owned),
+        );
+        self.child = spawn(self.addr, &args, &self.dir);
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Injector;
 use crate::support::cli::cli_lines;
+use crate::support::eventually;
 use crate::support::node::LINK;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Frozen;
@@ -72,6 +73,20 @@ impl Injector<'_> {
         self.world.redis.server(n).kill();
         self.hold(200, 3_000).await;
         self.world.redis.server(n).restart();
+    }
+
+    /// With all its data, and too shortly for a fail-over.
+    pub(super) async fn load_redis(&mut self) {
+        let (n, _) = self.some_primary();
+        let loading = Duration::from_millis(self.rng.random_range(1_000..1_800));
+        let server = self.world.redis.server(n);
+        block_in_place(|| server.restart_loading(loading));
+        let addr = server.addr();
+        eventually("it has loaded", || async {
+            (ask(addr, &["PING"]) == "PONG").then_some(())
+        })
+        .await;
+        ask(addr, &["CONFIG", "SET", "key-load-delay", "0"]);
     }
 
     /// As it is while it believes itself a replica.

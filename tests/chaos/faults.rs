@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     ProxyRestarted,
     PubsubKilled,
     PublishRefused,
+    OutputLimited,
     RedisFrozen,
     RedisReplicaFrozen,
     WritesPaused,
@@ -48,6 +49,7 @@ pub(crate) enum Kind {
     PrimaryKilled,
     PrimaryKilledUnreplicated,
     PrimaryFrozen,
+    PrimaryParted,
     WechatSlow,
     WechatDown,
     WechatResets,
@@ -83,9 +85,11 @@ impl Kind {
         match self {
             Self::RedisRestartedEmpty | Self::RedisReadOnly | Self::RedisReplicaFrozen => shape == Shape::Standalone,
             Self::SlotsMoved => shape == Shape::Cluster,
-            Self::FailOverPlanned | Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => {
-                shape != Shape::Standalone
-            }
+            Self::FailOverPlanned
+            | Self::PrimaryKilled
+            | Self::PrimaryKilledUnreplicated
+            | Self::PrimaryFrozen
+            | Self::PrimaryParted => shape != Shape::Standalone,
             _ => true,
         }
     }
@@ -118,14 +122,19 @@ impl Kind {
             | Self::RedisReadOnly
             | Self::OutOfMemory
             | Self::SlotsMoved => bound(3),
-            Self::PubsubKilled | Self::PublishRefused | Self::LinkCut | Self::LinkSlow | Self::RepliesLost => bound(2),
+            Self::PubsubKilled
+            | Self::PublishRefused
+            | Self::OutputLimited
+            | Self::LinkCut
+            | Self::LinkSlow
+            | Self::RepliesLost => bound(2),
             // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
             // Cluster, and does not with sentinels.
             Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
                 destroys_data: shape == Shape::Sentinel,
                 ..bound(5)
             },
-            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => Cost {
+            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen | Self::PrimaryParted => Cost {
                 destroys_data: true,
                 ..bound(5)
             },
@@ -177,6 +186,7 @@ impl Injector<'_> {
             Kind::ProxyRestarted => self.world.nginx.restart().await,
             Kind::PubsubKilled => self.kill_pubsub().await,
             Kind::PublishRefused => self.refuse_publishes().await,
+            Kind::OutputLimited => self.limit_output().await,
             Kind::RedisFrozen => self.freeze_redis().await,
             Kind::RedisReplicaFrozen => self.freeze_redis_replica().await,
             Kind::WritesPaused => self.pause_writes().await,
@@ -197,6 +207,7 @@ impl Injector<'_> {
             Kind::PrimaryKilled => return Some(self.kill_primary(false).await),
             Kind::PrimaryKilledUnreplicated => return Some(self.kill_primary(true).await),
             Kind::PrimaryFrozen => return Some(self.freeze_primary().await),
+            Kind::PrimaryParted => self.part_primary().await,
             Kind::WechatSlow => self.misbehave(upstream::slow()).await,
             Kind::WechatDown => self.misbehave(upstream::down()).await,
             Kind::WechatResets => self.misbehave(upstream::resets()).await,

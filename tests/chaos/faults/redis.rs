@@ -18,6 +18,8 @@ use crate::world::{Redis, ask};
 
 /// As long as a fail-over takes: what sentinels and nodes wait before they believe a death, and a second.
 const FAIL_OVER: Duration = Duration::from_millis(3_500);
+/// Redis has room for 16 KiB beside the queue that it limits.
+const LONGER_THAN_AT_ONCE: usize = 20_000;
 /// How many go and come back.
 const SLOTS: usize = 200;
 
@@ -44,6 +46,22 @@ impl Injector<'_> {
         self.tell_masters(&["ACL", "SETUSER", "default", "-spublish"]);
         self.hold(1_000, 4_000).await;
         self.tell_masters(&["ACL", "SETUSER", "default", "+spublish"]);
+    }
+
+    /// Who listens is cut off by a message that does not fit into what is sent at once.
+    pub(super) async fn limit_output(&mut self) {
+        let limit = |limit| ["CONFIG", "SET", "client-output-buffer-limit", limit];
+        self.tell_masters(&limit("pubsub 1 0 0"));
+        let long = "x".repeat(LONGER_THAN_AT_ONCE);
+        for _ in 0..self.rng.random_range(5..20) {
+            for addr in self.world.redis.masters() {
+                let channels = ask(addr, &["PUBSUB", "SHARDCHANNELS"]);
+                let messages = channels.lines().map(|channel| format!("SPUBLISH {channel} {long}"));
+                block_in_place(|| cli_lines(addr, &messages.collect::<Vec<_>>()));
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        self.tell_masters(&limit("pubsub 32mb 8mb 60"));
     }
 
     /// Too shortly for a fail-over.
@@ -230,6 +248,23 @@ impl Injector<'_> {
         self.hold(500, 2_500).await;
         drop(frozen);
         since
+    }
+
+    /// It takes what the service writes, and the others have another.
+    pub(super) async fn part_primary(&mut self) {
+        let (n, _) = self.some_primary();
+        match &self.world.redis {
+            Redis::Standalone { .. } => {}
+            Redis::Sentinel(sentinels) => sentinels.part(n),
+            Redis::Cluster(cluster) => cluster.part(n),
+        }
+        sleep(FAIL_OVER).await;
+        self.hold(1_500, 3_500).await;
+        match &self.world.redis {
+            Redis::Standalone { .. } => {}
+            Redis::Sentinel(sentinels) => sentinels.rejoin(n),
+            Redis::Cluster(cluster) => cluster.rejoin(),
+        }
     }
 
     /// Its place among the servers, and its process.

@@ -1,6 +1,6 @@
 //! A real redis-server process of the test's own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -127,6 +127,12 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = kill_process(self.0, Signal::CONT);
     }
+}
+
+/// An address of loopback that only the server that listens on `port` speaks from.
+pub fn source_of(port: u16) -> IpAddr {
+    let [high, low] = port.to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low).into()
 }
 
 /// An address of loopback where nothing listens just now.

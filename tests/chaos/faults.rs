@@ -43,6 +43,7 @@ pub(crate) enum Kind {
     LinkStalled,
     LinkBlackholed,
     LinkSlow,
+    LinkLossy,
     RepliesLost,
     SlotsMoved,
     FailOverPlanned,
@@ -127,6 +128,7 @@ impl Kind {
             | Self::OutputLimited
             | Self::LinkCut
             | Self::LinkSlow
+            | Self::LinkLossy
             | Self::RepliesLost => bound(2),
             // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
             // Cluster, and does not with sentinels.
@@ -201,6 +203,7 @@ impl Injector<'_> {
             Kind::LinkStalled => self.stall_link().await,
             Kind::LinkBlackholed => self.blackhole_link().await,
             Kind::LinkSlow => self.slow_links().await,
+            Kind::LinkLossy => self.lose_packets().await,
             Kind::RepliesLost => self.lose_replies().await,
             Kind::SlotsMoved => self.move_slots().await,
             Kind::FailOverPlanned => self.fail_over().await,

@@ -32,6 +32,8 @@ pub(crate) struct Proxy {
 struct Link {
     target: SocketAddr,
     delay: Mutex<Duration>,
+    /// How much later at most some bytes are than others.
+    jitter: Mutex<Duration>,
     mode: watch::Sender<Mode>,
     /// Whose connections are black holes.
     parted: watch::Sender<Vec<IpAddr>>,
@@ -63,6 +65,7 @@ impl Proxy {
         let link = Arc::new(Link {
             target,
             delay: Mutex::new(delay),
+            jitter: Mutex::default(),
             mode: watch::Sender::new(Mode::Open),
             parted: watch::Sender::default(),
             cuts: watch::Sender::new(0),
@@ -91,6 +94,11 @@ impl Proxy {
     /// How much later it passes on what it gets from now on.
     pub(crate) fn slow_down_to(&self, delay: Duration) {
         *self.link.delay.lock().unwrap() = delay;
+    }
+
+    /// Each of its reads from now on waits for up to so long, as behind a lost packet; what follows waits with it.
+    pub(crate) fn lose_packets(&self, most: Duration) {
+        *self.link.jitter.lock().unwrap() = most;
     }
 
     /// Resets every connection; new ones are served.
@@ -240,7 +248,8 @@ async fn pass(
             if taken(&link.swallow, &buffer[..read]).is_some() {
                 link.mode.send_replace(Mode::Blackholed);
             }
-            let due = Instant::now() + *link.delay.lock().unwrap();
+            let jitter = link.jitter.lock().unwrap().mul_f64(rand::random());
+            let due = Instant::now() + *link.delay.lock().unwrap() + jitter;
             let rest = match taken(&link.hold, &buffer[..read]) {
                 Some(end) => {
                     if tx.send((due, buffer[..end].to_vec(), true)).await.is_err() {

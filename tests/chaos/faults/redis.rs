@@ -201,6 +201,14 @@ impl Injector<'_> {
         }
     }
 
+    /// TCP delivers all of it, in order and late.
+    pub(super) async fn lose_packets(&mut self) {
+        let n = self.some_link();
+        self.world.redis.links()[n].lose_packets(Duration::from_millis(300));
+        self.hold(2_000, 5_000).await;
+        self.world.redis.links()[n].lose_packets(Duration::ZERO);
+    }
+
     /// Redis does what it is asked, and nobody hears that it did.
     pub(super) async fn lose_replies(&mut self) {
         for _ in 0..10 {

@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     DescriptorsUsedUp,
     SlowReaders,
     ProxyRestarted,
+    StreamsCut,
     PubsubKilled,
     PublishRefused,
     OutputLimited,
@@ -109,7 +110,11 @@ impl Kind {
                 pauses: true,
                 ..bound(3)
             },
-            Self::ReplicasRolled | Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
+            Self::ReplicasRolled
+            | Self::ProxyRestarted
+            | Self::StreamsCut
+            | Self::DescriptorsUsedUp
+            | Self::SlowReaders => bound(1),
             Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
                 destroys_data: true,
                 ..bound(3)
@@ -186,6 +191,7 @@ impl Injector<'_> {
             Kind::DescriptorsUsedUp => self.use_up_descriptors().await,
             Kind::SlowReaders => self.read_slowly().await,
             Kind::ProxyRestarted => self.world.nginx.restart().await,
+            Kind::StreamsCut => self.cut_silent_streams().await,
             Kind::PubsubKilled => self.kill_pubsub().await,
             Kind::PublishRefused => self.refuse_publishes().await,
             Kind::OutputLimited => self.limit_output().await,

@@ -41,6 +41,13 @@ impl Injector<'_> {
         }
     }
 
+    /// Sooner than a heartbeat comes.
+    pub(super) async fn cut_silent_streams(&mut self) {
+        self.world.nginx.cut_silent_streams(Some(Duration::from_secs(2)));
+        self.hold(4_000, 8_000).await;
+        self.world.nginx.cut_silent_streams(None);
+    }
+
     pub(super) async fn use_up_descriptors(&mut self) {
         let n = self.some_replica();
         let pid = Pid::from_raw(i32::try_from(self.world.replicas[n].pid()).unwrap()).unwrap();

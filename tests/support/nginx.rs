@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::eventually;
@@ -44,16 +43,15 @@ impl Nginx {
 
     /// Cuts every connection, and serves new ones.
     pub(crate) async fn restart(&mut self) {
-        self.kill();
-        self.child = spawn(&self.dir);
-        self.listens().await;
+        self.restart_cutting(KEEPS_SILENT_STREAMS).await;
     }
 
-    /// From now on cuts new streams that say nothing for so long; as at first when that is none.
-    pub(crate) fn cut_silent_streams(&self, after: Option<Duration>) {
-        let after = after.unwrap_or(KEEPS_SILENT_STREAMS);
-        write_configuration(&self.dir, self.addr, &self.replicas, after);
-        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("nginx is there");
+    /// The same, and cuts streams that say nothing for so long.
+    pub(crate) async fn restart_cutting(&mut self, silent: Duration) {
+        self.kill();
+        write_configuration(&self.dir, self.addr, &self.replicas, silent);
+        self.child = spawn(&self.dir);
+        self.listens().await;
     }
 
     async fn listens(&self) {

@@ -43,9 +43,9 @@ impl Injector<'_> {
 
     /// Sooner than a heartbeat comes.
     pub(super) async fn cut_silent_streams(&mut self) {
-        self.world.nginx.cut_silent_streams(Some(Duration::from_secs(2)));
+        self.world.nginx.restart_cutting(Duration::from_secs(2)).await;
         self.hold(4_000, 8_000).await;
-        self.world.nginx.cut_silent_streams(None);
+        self.world.nginx.restart().await;
     }
 
     pub(super) async fn use_up_descriptors(&mut self) {

@@ -57,6 +57,9 @@ pub(crate) enum Kind {
     WechatResets,
     WechatGarbage,
     WechatBusy,
+    WechatTruncates,
+    WechatRefuses,
+    TokenDenied,
     TokenRefused,
     TokenRevoked,
 }
@@ -145,13 +148,22 @@ impl Kind {
                 destroys_data: true,
                 ..bound(5)
             },
-            Self::WechatSlow | Self::WechatDown | Self::WechatResets | Self::WechatGarbage | Self::WechatBusy => {
-                bound(5)
-            }
+            Self::WechatSlow
+            | Self::WechatDown
+            | Self::WechatResets
+            | Self::WechatGarbage
+            | Self::WechatBusy
+            | Self::WechatTruncates
+            | Self::WechatRefuses => bound(5),
             // Each token that is asked for instead; see the budget of fetches.
             Self::TokenRefused => Cost {
                 invalidations: 5,
                 ..bound(5)
+            },
+            // Each failure doubles the time until WeChat is asked for a token again.
+            Self::TokenDenied => Cost {
+                invalidations: 1,
+                ..bound(8)
             },
             Self::TokenRevoked => Cost {
                 invalidations: 1,
@@ -222,6 +234,9 @@ impl Injector<'_> {
             Kind::WechatResets => self.misbehave(upstream::resets()).await,
             Kind::WechatGarbage => self.misbehave(upstream::garbage()).await,
             Kind::WechatBusy => self.misbehave(upstream::busy()).await,
+            Kind::WechatTruncates => self.misbehave(upstream::truncated()).await,
+            Kind::WechatRefuses => self.refuse().await,
+            Kind::TokenDenied => return Some(self.deny_token().await),
             Kind::TokenRefused => self.refuse_token().await,
             Kind::TokenRevoked => self.world.upstream.wechat.revoke().await,
         }

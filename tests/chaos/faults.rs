@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     ReplicasRolled,
     DescriptorsUsedUp,
     SlowReaders,
+    ClockJumped,
     ProxyRestarted,
     StreamsCut,
     PubsubKilled,
@@ -116,6 +117,7 @@ impl Kind {
             Self::ReplicasRolled
             | Self::ProxyRestarted
             | Self::StreamsCut
+            | Self::ClockJumped
             | Self::DescriptorsUsedUp
             | Self::SlowReaders => bound(1),
             Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
@@ -202,6 +204,7 @@ impl Injector<'_> {
             Kind::ReplicasRolled => self.roll_replicas().await,
             Kind::DescriptorsUsedUp => self.use_up_descriptors().await,
             Kind::SlowReaders => self.read_slowly().await,
+            Kind::ClockJumped => self.set_clock().await,
             Kind::ProxyRestarted => self.world.nginx.restart().await,
             Kind::StreamsCut => self.cut_silent_streams().await,
             Kind::PubsubKilled => self.kill_pubsub().await,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -39,6 +40,14 @@ impl Injector<'_> {
             assert!(took < GONE_WITHIN, "a replica took {took:?} to end");
             replica.start().await;
         }
+    }
+
+    pub(super) async fn set_clock(&mut self) {
+        let n = self.some_replica();
+        let jump = *["+3600", "-3600"].choose(self.rng).expect("there are two");
+        self.world.replicas[n].set_clock(Some(jump));
+        self.hold(2_000, 5_000).await;
+        self.world.replicas[n].set_clock(None);
     }
 
     /// Sooner than a heartbeat comes.

@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     DescriptorsUsedUp,
     SlowReaders,
     ClockJumped,
+    LogUnread,
     ProxyRestarted,
     StreamsCut,
     PubsubKilled,
@@ -118,6 +119,7 @@ impl Kind {
             | Self::ProxyRestarted
             | Self::StreamsCut
             | Self::ClockJumped
+            | Self::LogUnread
             | Self::DescriptorsUsedUp
             | Self::SlowReaders => bound(1),
             Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
@@ -205,6 +207,7 @@ impl Injector<'_> {
             Kind::DescriptorsUsedUp => self.use_up_descriptors().await,
             Kind::SlowReaders => self.read_slowly().await,
             Kind::ClockJumped => self.set_clock().await,
+            Kind::LogUnread => self.leave_log_unread().await,
             Kind::ProxyRestarted => self.world.nginx.restart().await,
             Kind::StreamsCut => self.cut_silent_streams().await,
             Kind::PubsubKilled => self.kill_pubsub().await,

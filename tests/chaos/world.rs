@@ -21,7 +21,7 @@ use crate::support::clock::WallClock;
 use crate::support::cluster::Cluster;
 use crate::support::nginx::Nginx;
 use crate::support::node::{LINK, Node};
-use crate::support::process::scanlogin;
+use crate::support::process::{Log, scanlogin};
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::sentinel::Sentinels;
@@ -197,6 +197,11 @@ impl Replica {
     /// Its wall clock jumps by so many seconds; none is what it was at first.
     pub(crate) fn set_clock(&self, jump: Option<&str>) {
         self.clock.set(jump.unwrap_or(self.skew));
+    }
+
+    /// Of the process that runs now.
+    pub(crate) fn log(&self) -> &Log {
+        self.service.log()
     }
 
     fn rss_kb(&self) -> u64 {

@@ -50,6 +50,14 @@ impl Injector<'_> {
         self.world.replicas[n].set_clock(None);
     }
 
+    /// Long enough for its pipe to fill.
+    pub(super) async fn leave_log_unread(&mut self) {
+        let n = self.some_replica();
+        self.world.replicas[n].log().stand_still();
+        self.hold(10_000, 14_000).await;
+        self.world.replicas[n].log().read_on();
+    }
+
     /// Sooner than a heartbeat comes.
     pub(super) async fn cut_silent_streams(&mut self) {
         self.world.nginx.restart_cutting(Duration::from_secs(2)).await;

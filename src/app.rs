@@ -48,8 +48,7 @@ impl App {
     pub async fn start(config: Config, logs: &Logs) -> anyhow::Result<Self> {
         // One provider of cryptography for every TLS connection of this process; a second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let ground = Ground::new()?;
-        ground.metrics.register(logs.dropped())?;
+        let ground = Ground::new(logs)?;
         let listener = bind(config.listen, "SCANLOGIN_LISTEN").await?;
         let ops_listener = bind(config.ops_listen, "SCANLOGIN_OPS_LISTEN").await?;
         let public_url = config.public_url.clone().map_or_else(|| own_address(&listener), Ok)?;

@@ -57,6 +57,7 @@ impl Logs {
     }
 
     /// Counts the lines that were not written.
+    #[must_use]
     pub fn dropped(&self) -> impl Collector + use<> {
         self.dropped.clone()
     }

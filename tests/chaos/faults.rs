@@ -102,77 +102,93 @@ impl Kind {
     }
 
     fn cost(self, shape: Shape) -> Cost {
-        let bound = |seconds: u64| Cost {
-            bound_ms: seconds * 1_000,
+        let none = Cost {
+            bound_ms: self.bound_seconds() * 1_000,
             ..Cost::default()
         };
         match self {
             Self::ReplicaKilled => Cost {
                 kills_lease_holder: true,
-                ..bound(3)
+                ..none
             },
-            Self::ReplicaFrozen => Cost {
-                pauses: true,
-                ..bound(3)
+            Self::ReplicaFrozen => Cost { pauses: true, ..none },
+            // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
+            // Cluster, and does not with sentinels.
+            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
+                destroys_data: shape == Shape::Sentinel,
+                ..none
             },
+            Self::RedisRestartedEmpty
+            | Self::RedisFlushed
+            | Self::PrimaryKilled
+            | Self::PrimaryKilledUnreplicated
+            | Self::PrimaryFrozen
+            | Self::PrimaryParted => Cost {
+                destroys_data: true,
+                ..none
+            },
+            // Each token that is asked for instead; see the budget of fetches.
+            Self::TokenRefused => Cost {
+                invalidations: 5,
+                ..none
+            },
+            Self::TokenDenied | Self::TokenRevoked => Cost {
+                invalidations: 1,
+                ..none
+            },
+            _ => none,
+        }
+    }
+
+    /// From healing until fresh logins must succeed.
+    fn bound_seconds(self) -> u64 {
+        match self {
             Self::ReplicasRolled
             | Self::ProxyRestarted
             | Self::StreamsCut
             | Self::ClockJumped
             | Self::LogUnread
             | Self::DescriptorsUsedUp
-            | Self::SlowReaders => bound(1),
-            Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
-                destroys_data: true,
-                ..bound(3)
-            },
-            // Its replicas come back to it, and without one it takes no writes.
-            Self::RedisLoading => bound(5),
-            Self::RedisFrozen
-            | Self::RedisReplicaFrozen
-            | Self::WritesPaused
-            | Self::ScriptsFlushed
-            | Self::RedisReadOnly
-            | Self::OutOfMemory
-            | Self::SlotsMoved => bound(3),
+            | Self::SlowReaders => 1,
             Self::PubsubKilled
             | Self::PublishRefused
             | Self::OutputLimited
             | Self::LinkCut
             | Self::LinkSlow
             | Self::LinkLossy
-            | Self::RepliesLost => bound(2),
-            // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
-            // Cluster, and does not with sentinels.
-            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
-                destroys_data: shape == Shape::Sentinel,
-                ..bound(5)
-            },
-            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen | Self::PrimaryParted => Cost {
-                destroys_data: true,
-                ..bound(5)
-            },
-            Self::WechatSlow
+            | Self::RepliesLost => 2,
+            Self::ReplicaKilled
+            | Self::ReplicaFrozen
+            | Self::RedisRestartedEmpty
+            | Self::RedisFlushed
+            | Self::RedisFrozen
+            | Self::RedisReplicaFrozen
+            | Self::WritesPaused
+            | Self::ScriptsFlushed
+            | Self::RedisReadOnly
+            | Self::OutOfMemory
+            | Self::SlotsMoved => 3,
+            // A fail-over, replicas that come back to a primary, or the probe of a host that was thought dead.
+            Self::RedisLoading
+            | Self::MaxClients
+            | Self::LinkStalled
+            | Self::LinkBlackholed
+            | Self::FailOverPlanned
+            | Self::PrimaryKilled
+            | Self::PrimaryKilledUnreplicated
+            | Self::PrimaryFrozen
+            | Self::PrimaryParted
+            | Self::WechatSlow
             | Self::WechatDown
             | Self::WechatResets
             | Self::WechatGarbage
             | Self::WechatBusy
             | Self::WechatTruncates
-            | Self::WechatRefuses => bound(5),
-            // Each token that is asked for instead; see the budget of fetches.
-            Self::TokenRefused => Cost {
-                invalidations: 5,
-                ..bound(5)
-            },
+            | Self::WechatRefuses
+            | Self::TokenRefused
+            | Self::TokenRevoked => 5,
             // Each failure doubles the time until WeChat is asked for a token again.
-            Self::TokenDenied => Cost {
-                invalidations: 1,
-                ..bound(8)
-            },
-            Self::TokenRevoked => Cost {
-                invalidations: 1,
-                ..bound(5)
-            },
+            Self::TokenDenied => 8,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::http::serve::{Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, TrustedProxies};
 use crate::login::Login;
 use crate::store::redis::FatalError;
+use crate::telemetry::Logs;
 use crate::wechat::simulator::Simulator;
 
 use parts::{Ground, Kept, WeChat};
@@ -44,10 +45,10 @@ impl App {
     ///
     /// # Errors
     /// A port that is taken, files that can't be used.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, logs: &Logs) -> anyhow::Result<Self> {
         // One provider of cryptography for every TLS connection of this process; a second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let ground = Ground::new()?;
+        let ground = Ground::new(logs)?;
         let listener = bind(config.listen, "SCANLOGIN_LISTEN").await?;
         let ops_listener = bind(config.ops_listen, "SCANLOGIN_OPS_LISTEN").await?;
         let public_url = config.public_url.clone().map_or_else(|| own_address(&listener), Ok)?;

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use scanlogin::app::App;
 use scanlogin::config::{Cli, Command, ConfigError, KeysCommand};
+use scanlogin::keys;
+use scanlogin::telemetry::Logs;
 use scanlogin::wechat::simulator;
-use scanlogin::{keys, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,15 +28,15 @@ async fn run() -> anyhow::Result<()> {
             command: KeysCommand::New { alg, out },
         }) => keys::new(alg, out.as_deref()),
         Some(Command::Simulate(args)) => {
-            telemetry::init_logs(false)?;
+            let _logs = Logs::init(false)?;
             Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
         }
         None => {
             let config = cli.settings.check(&tables)?;
-            telemetry::init_logs(config.log_json)?;
+            let logs = Logs::init(config.log_json)?;
             // Heard from before the first request on.
             let asked = until_asked_to_end()?;
-            App::start(config).await?.run(asked).await
+            App::start(config, &logs).await?.run(asked).await
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Logs and metrics.
 
-use std::io::IsTerminal;
+mod logs;
 
-use anyhow::Context;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+pub use logs::Logs;
 
 /// Everything this process counts. Labels are closed sets; there is no global registry.
 #[derive(Debug, Clone)]
@@ -118,6 +120,14 @@ impl Metrics {
         })
     }
 
+    /// Counts this too.
+    ///
+    /// # Errors
+    /// When something of that name is counted already.
+    pub fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(collector))
+    }
+
     /// The Prometheus text format.
     ///
     /// # Errors
@@ -134,30 +144,7 @@ fn prefixed(name: &str) -> String {
     format!("scanlogin_{name}")
 }
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: C,
-) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
-}
-
-/// Writes the log to standard error, as text or as one JSON object a line; `RUST_LOG` says how much, `info` unless set.
-///
-/// # Errors
-/// When `RUST_LOG` can't be read, or a log is set up already.
-pub fn init_logs(json: bool) -> anyhow::Result<()> {
-    use tracing_subscriber::prelude::*;
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env()
-        .context("RUST_LOG: it must be such as info or scanlogin=debug")?;
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let layer = if json {
-        layer.json().flatten_event(true).boxed()
-    } else {
-        layer.with_ansi(std::io::stderr().is_terminal()).boxed()
-    };
-    tracing_subscriber::registry().with(filter).with(layer).try_init()?;
-    Ok(())
 }

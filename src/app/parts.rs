@@ -21,7 +21,7 @@ use crate::login::Program;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{FatalError, RedisStore};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Logs, Metrics};
 use crate::wechat::MiniProgram;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client::{Client, Url};
@@ -45,10 +45,12 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(super) fn new(logs: &Logs) -> anyhow::Result<Self> {
         raise_limit();
+        let metrics = Metrics::new()?;
+        metrics.register(logs.dropped())?;
         Ok(Self {
-            metrics: Metrics::new()?,
+            metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })

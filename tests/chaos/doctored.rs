@@ -241,6 +241,25 @@ fn a_confirm_whose_reply_was_lost_may_have_happened_and_its_retry_is_right() {
 }
 
 #[test]
+fn redemptions_at_once_may_all_be_refused_only_under_a_fault() {
+    let both_refused = || {
+        let mut entries = without(|entry| matches!(&entry.what, What::Redeem { code, .. } if code == "code-1"));
+        for mut redeem in [redeem(1, 1_500, 1), redeem(1, 1_505, 1)] {
+            let What::Redeem { outcome, .. } = &mut redeem.what else {
+                continue;
+            };
+            *outcome = refused(400, "invalid_grant");
+            entries.push(redeem);
+        }
+        entries
+    };
+    assert_eq!(flagged(both_refused()), [I4]);
+    let mut entries = both_refused();
+    entries.push(fault(1_480, false));
+    assert_eq!(flagged(entries), []);
+}
+
+#[test]
 fn a_fall_back_after_a_loss_of_data_passes_and_is_counted() {
     let is_after = |entry: &Entry| entry.sent_ms > 1_410 && entry.what.scene() == Some("scene-1");
     let is_redeem = |entry: &Entry| matches!(&entry.what, What::Redeem { code, .. } if code == "code-1");

@@ -25,13 +25,18 @@ pub(crate) enum Kind {
     ReplicasRolled,
     DescriptorsUsedUp,
     SlowReaders,
+    ClockJumped,
+    LogUnread,
     ProxyRestarted,
+    StreamsCut,
     PubsubKilled,
     PublishRefused,
+    OutputLimited,
     RedisFrozen,
     RedisReplicaFrozen,
     WritesPaused,
     RedisRestartedEmpty,
+    RedisLoading,
     RedisFlushed,
     ScriptsFlushed,
     RedisReadOnly,
@@ -41,17 +46,22 @@ pub(crate) enum Kind {
     LinkStalled,
     LinkBlackholed,
     LinkSlow,
+    LinkLossy,
     RepliesLost,
     SlotsMoved,
     FailOverPlanned,
     PrimaryKilled,
     PrimaryKilledUnreplicated,
     PrimaryFrozen,
+    PrimaryParted,
     WechatSlow,
     WechatDown,
     WechatResets,
     WechatGarbage,
     WechatBusy,
+    WechatTruncates,
+    WechatRefuses,
+    TokenDenied,
     TokenRefused,
     TokenRevoked,
 }
@@ -84,66 +94,107 @@ impl Kind {
         match self {
             Self::RedisRestartedEmpty | Self::RedisReadOnly | Self::RedisReplicaFrozen => shape == Shape::Standalone,
             Self::SlotsMoved => shape == Shape::Cluster,
-            Self::FailOverPlanned | Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => {
-                shape != Shape::Standalone
-            }
+            Self::FailOverPlanned
+            | Self::PrimaryKilled
+            | Self::PrimaryKilledUnreplicated
+            | Self::PrimaryFrozen
+            | Self::PrimaryParted => shape != Shape::Standalone,
             _ => true,
         }
     }
 
     fn cost(self, shape: Shape) -> Cost {
-        let bound = |seconds: u64| Cost {
-            bound_ms: seconds * 1_000,
+        let none = Cost {
+            bound_ms: self.bound_seconds() * 1_000,
             ..Cost::default()
         };
         match self {
             Self::ReplicaKilled => Cost {
                 kills_lease_holder: true,
-                ..bound(3)
+                ..none
             },
-            Self::ReplicaFrozen => Cost {
-                pauses: true,
-                ..bound(3)
+            Self::ReplicaFrozen => Cost { pauses: true, ..none },
+            // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
+            // Cluster, and does not with sentinels.
+            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
+                destroys_data: shape == Shape::Sentinel,
+                ..none
             },
             Self::ReplicasRolled => Cost {
                 is_graceful: true,
-                ..bound(1)
+                ..none
             },
-            Self::ProxyRestarted | Self::DescriptorsUsedUp | Self::SlowReaders => bound(1),
-            Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
+            Self::RedisRestartedEmpty
+            | Self::RedisFlushed
+            | Self::PrimaryKilled
+            | Self::PrimaryKilledUnreplicated
+            | Self::PrimaryFrozen
+            | Self::PrimaryParted => Cost {
                 destroys_data: true,
-                ..bound(3)
+                ..none
             },
-            Self::RedisFrozen
+            // Each token that is asked for instead; see the budget of fetches.
+            Self::TokenRefused => Cost {
+                invalidations: 5,
+                ..none
+            },
+            Self::TokenDenied | Self::TokenRevoked => Cost {
+                invalidations: 1,
+                ..none
+            },
+            _ => none,
+        }
+    }
+
+    /// From healing until fresh logins must succeed.
+    fn bound_seconds(self) -> u64 {
+        match self {
+            Self::ReplicasRolled
+            | Self::ProxyRestarted
+            | Self::StreamsCut
+            | Self::ClockJumped
+            | Self::LogUnread
+            | Self::DescriptorsUsedUp
+            | Self::SlowReaders => 1,
+            Self::PubsubKilled
+            | Self::PublishRefused
+            | Self::OutputLimited
+            | Self::LinkCut
+            | Self::LinkSlow
+            | Self::LinkLossy
+            | Self::RepliesLost => 2,
+            Self::ReplicaKilled
+            | Self::ReplicaFrozen
+            | Self::RedisRestartedEmpty
+            | Self::RedisFlushed
+            | Self::RedisFrozen
             | Self::RedisReplicaFrozen
             | Self::WritesPaused
             | Self::ScriptsFlushed
             | Self::RedisReadOnly
             | Self::OutOfMemory
-            | Self::SlotsMoved => bound(3),
-            Self::PubsubKilled | Self::PublishRefused | Self::LinkCut | Self::LinkSlow | Self::RepliesLost => bound(2),
-            // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
-            // Cluster, and does not with sentinels.
-            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
-                destroys_data: shape == Shape::Sentinel,
-                ..bound(5)
-            },
-            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen => Cost {
-                destroys_data: true,
-                ..bound(5)
-            },
-            Self::WechatSlow | Self::WechatDown | Self::WechatResets | Self::WechatGarbage | Self::WechatBusy => {
-                bound(5)
-            }
-            // Each token that is asked for instead; see the budget of fetches.
-            Self::TokenRefused => Cost {
-                invalidations: 5,
-                ..bound(5)
-            },
-            Self::TokenRevoked => Cost {
-                invalidations: 1,
-                ..bound(5)
-            },
+            | Self::SlotsMoved => 3,
+            // A fail-over, replicas that come back to a primary, or the probe of a host that was thought dead.
+            Self::RedisLoading
+            | Self::MaxClients
+            | Self::LinkStalled
+            | Self::LinkBlackholed
+            | Self::FailOverPlanned
+            | Self::PrimaryKilled
+            | Self::PrimaryKilledUnreplicated
+            | Self::PrimaryFrozen
+            | Self::PrimaryParted
+            | Self::WechatSlow
+            | Self::WechatDown
+            | Self::WechatResets
+            | Self::WechatGarbage
+            | Self::WechatBusy
+            | Self::WechatTruncates
+            | Self::WechatRefuses
+            | Self::TokenRefused
+            | Self::TokenRevoked => 5,
+            // Each failure doubles the time until WeChat is asked for a token again.
+            Self::TokenDenied => 8,
         }
     }
 }
@@ -178,13 +229,18 @@ impl Injector<'_> {
             Kind::ReplicasRolled => self.roll_replicas().await,
             Kind::DescriptorsUsedUp => self.use_up_descriptors().await,
             Kind::SlowReaders => self.read_slowly().await,
+            Kind::ClockJumped => self.set_clock().await,
+            Kind::LogUnread => self.leave_log_unread().await,
             Kind::ProxyRestarted => self.world.nginx.restart().await,
+            Kind::StreamsCut => self.cut_silent_streams().await,
             Kind::PubsubKilled => self.kill_pubsub().await,
             Kind::PublishRefused => self.refuse_publishes().await,
+            Kind::OutputLimited => self.limit_output().await,
             Kind::RedisFrozen => self.freeze_redis().await,
             Kind::RedisReplicaFrozen => self.freeze_redis_replica().await,
             Kind::WritesPaused => self.pause_writes().await,
             Kind::RedisRestartedEmpty => self.restart_redis().await,
+            Kind::RedisLoading => self.load_redis().await,
             Kind::RedisFlushed => self.tell_masters(&["FLUSHALL"]),
             Kind::ScriptsFlushed => self.tell_masters(&["SCRIPT", "FLUSH"]),
             Kind::RedisReadOnly => self.make_read_only().await,
@@ -194,17 +250,22 @@ impl Injector<'_> {
             Kind::LinkStalled => self.stall_link().await,
             Kind::LinkBlackholed => self.blackhole_link().await,
             Kind::LinkSlow => self.slow_links().await,
+            Kind::LinkLossy => self.lose_packets().await,
             Kind::RepliesLost => self.lose_replies().await,
             Kind::SlotsMoved => self.move_slots().await,
             Kind::FailOverPlanned => self.fail_over().await,
             Kind::PrimaryKilled => return Some(self.kill_primary(false).await),
             Kind::PrimaryKilledUnreplicated => return Some(self.kill_primary(true).await),
             Kind::PrimaryFrozen => return Some(self.freeze_primary().await),
+            Kind::PrimaryParted => self.part_primary().await,
             Kind::WechatSlow => self.misbehave(upstream::slow()).await,
             Kind::WechatDown => self.misbehave(upstream::down()).await,
             Kind::WechatResets => self.misbehave(upstream::resets()).await,
             Kind::WechatGarbage => self.misbehave(upstream::garbage()).await,
             Kind::WechatBusy => self.misbehave(upstream::busy()).await,
+            Kind::WechatTruncates => self.misbehave(upstream::truncated()).await,
+            Kind::WechatRefuses => self.refuse().await,
+            Kind::TokenDenied => return Some(self.deny_token().await),
             Kind::TokenRefused => self.refuse_token().await,
             Kind::TokenRevoked => self.revoke_token().await,
         }

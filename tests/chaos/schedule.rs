@@ -78,10 +78,11 @@ impl Schedule {
                 let shape = self.shapes[leg as usize % self.shapes.len()];
                 let mut faults = Vec::new();
                 for _ in 0..part_of(self.faults, leg) {
-                    let possible: Vec<Kind> = had.keys().copied().filter(|kind| kind.applies_to(shape)).collect();
-                    let least = possible.iter().map(|kind| had[kind]).min().expect("some kinds");
-                    let rare: Vec<Kind> = possible.into_iter().filter(|kind| had[kind] == least).collect();
-                    let kind = *rare.choose(&mut rng).expect("one of them");
+                    let possible = || had.keys().copied().filter(|kind| kind.applies_to(shape));
+                    let least = possible().map(|kind| had[&kind]).min();
+                    let rare: Vec<Kind> = possible().filter(|kind| Some(had[kind]) == least).collect();
+                    // This shape has none of those wanted.
+                    let Some(&kind) = rare.choose(&mut rng) else { break };
                     *had.entry(kind).or_default() += 1;
                     faults.push(kind);
                 }

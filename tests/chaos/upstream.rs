@@ -91,6 +91,15 @@ impl Wechat {
         request.send().await.expect("an answer");
     }
 
+    /// When it last gave a picture.
+    pub(crate) async fn drew_at(&self) -> Option<String> {
+        let request = self.http.get(format!("{}/simulator/calls", self.base));
+        let calls: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+        let mut calls = calls.as_array().expect("a list").iter();
+        let last = calls.rfind(|call| call["call"] == "getwxacodeunlimit" && call["errcode"] == 0)?;
+        Some(last["at"].as_str().expect("a time").to_owned())
+    }
+
     /// Takes no access_token given so far.
     pub(crate) async fn revoke(&self) {
         self.post("revoke", &json!({})).await;

@@ -17,10 +17,11 @@ use crate::history::Usage;
 use crate::recorder::Recorder;
 use crate::site;
 use crate::support::cli::cli;
+use crate::support::clock::WallClock;
 use crate::support::cluster::Cluster;
 use crate::support::nginx::Nginx;
 use crate::support::node::{LINK, Node};
-use crate::support::process::scanlogin;
+use crate::support::process::{Log, scanlogin};
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::sentinel::Sentinels;
@@ -28,6 +29,8 @@ use crate::support::service::{Service, ServiceBuilder};
 use crate::upstream::{APP_SECRET, APPID, Upstream};
 
 const REPLICAS: usize = 3;
+/// By how many seconds each replica's clock is wrong.
+const SKEWS: [&str; REPLICAS] = ["+0", "+300", "-300"];
 /// Of a scene: so short that what nobody scans ends within the run.
 pub(crate) const SCENE_LIFE: Duration = Duration::from_secs(30);
 /// Nothing takes longer to come to rest.
@@ -69,6 +72,8 @@ pub(crate) struct World {
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) addr: SocketAddr,
+    clock: WallClock,
+    skew: &'static str,
     builder: ServiceBuilder,
     service: Service,
     /// What those before it had logged.
@@ -87,8 +92,10 @@ impl World {
         let addrs: Vec<_> = (0..REPLICAS).map(|_| free_addr()).collect();
         let nginx = Nginx::start(&addrs).await;
         let mut replicas = Vec::new();
-        for (n, addr) in addrs.into_iter().enumerate() {
-            let builder = Service::builder()
+        for (n, (addr, skew)) in addrs.into_iter().zip(SKEWS).enumerate() {
+            let clock = WallClock::new(skew);
+            let builder = clock
+                .of(Service::builder())
                 .with("LISTEN", addr)
                 .with("PUBLIC_URL", nginx.base())
                 .with("TRUSTED_PROXIES", "127.0.0.0/8")
@@ -111,6 +118,8 @@ impl World {
             replicas.push(Replica {
                 addr,
                 service: builder.clone().start().await,
+                clock,
+                skew,
                 builder,
                 logged: Vec::new(),
             });
@@ -184,6 +193,16 @@ impl Replica {
     pub(crate) async fn start(&mut self) {
         self.logged.extend(self.service.log().lines());
         self.service = self.builder.clone().start_unready().await;
+    }
+
+    /// Its wall clock jumps by so many seconds; none is what it was at first.
+    pub(crate) fn set_clock(&self, jump: Option<&str>) {
+        self.clock.set(jump.unwrap_or(self.skew));
+    }
+
+    /// Of the process that runs now.
+    pub(crate) fn log(&self) -> &Log {
+        self.service.log()
     }
 
     fn rss_kb(&self) -> u64 {

@@ -2,15 +2,13 @@
 //!
 //! The simulator's own record of calls says how often it was asked for a token, and which one each picture was made with.
 
-use std::fs;
-use std::path::PathBuf;
-
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
 use crate::support::cli::{cli, cli_ok};
+use crate::support::clock::WallClock;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
@@ -208,41 +206,6 @@ async fn a_redis_that_forgot_the_lease_costs_one_call_more_and_no_second_token()
     assert_eq!((stage.token_calls().await, stage.used().await.len()), (2, 1));
 }
 
-/// The wall clock of one process, to be set while it runs; its monotonic clock goes on as it is.
-struct WallClock(tempfile::TempDir);
-
-impl WallClock {
-    fn new() -> Self {
-        let clock = Self(tempfile::tempdir().unwrap());
-        clock.set("+0");
-        clock
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.path().join("offset")
-    }
-
-    fn set(&self, offset: &str) {
-        let next = self.0.path().join("next");
-        fs::write(&next, offset).unwrap();
-        fs::rename(next, self.file()).unwrap();
-    }
-
-    fn of(&self, builder: ServiceBuilder) -> ServiceBuilder {
-        let libraries = fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
-        let mut preloads = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
-        let preload = preloads.find(|path| path.exists());
-        builder
-            .env(
-                "LD_PRELOAD",
-                preload.expect("libfaketime is not installed: `apt-get install faketime`, or run scripts/test"),
-            )
-            .env("FAKETIME_TIMESTAMP_FILE", self.file())
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-    }
-}
-
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
@@ -251,7 +214,7 @@ fn now() -> i64 {
 async fn a_wall_clock_that_jumps_an_hour_costs_no_token_and_no_login() {
     let redis = RedisServer::start();
     let stage = Stage::set(&redis.url(), "stable_token").await;
-    let clock = WallClock::new();
+    let clock = WallClock::new("+0");
     let (jumping, steady) = tokio::join!(clock.of(stage.replica()).start(), stage.replica().start());
     tokio::join!(until_a_picture(&jumping), until_a_picture(&steady));
     let browser = Browser::start(&jumping).await;

@@ -25,6 +25,7 @@ mod demo_site;
 mod events;
 mod lease;
 mod lifecycle;
+mod log_output;
 mod login_flow;
 mod made_ahead;
 mod origins;

@@ -1,6 +1,6 @@
 //! A real Redis Cluster of the test's own: three masters with a replica each, as six processes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::task::block_in_place;
@@ -160,6 +160,23 @@ impl Cluster {
         let done = format!("NODE {}", id(target));
         set_slots(target, slots, &done);
         set_slots(source, slots, &done);
+    }
+
+    /// Cuts a node off from all others, while its clients still reach it.
+    pub(crate) fn part(&self, index: usize) {
+        let sources: Vec<IpAddr> = self.nodes.iter().map(Node::source).collect();
+        for (n, (node, bus)) in self.nodes.iter().zip(&self.buses).enumerate() {
+            let parted = |peer: &usize| (*peer == index) != (n == index);
+            let parted: Vec<IpAddr> = (0..sources.len()).filter(parted).map(|peer| sources[peer]).collect();
+            node.link.part_from(parted.clone());
+            bus.part_from(parted);
+        }
+    }
+
+    /// Ends what [`Self::part`] began.
+    pub(crate) fn rejoin(&self) {
+        let links = self.nodes.iter().map(|node| &node.link);
+        links.chain(&self.buses).for_each(|link| link.part_from(Vec::new()));
     }
 
     async fn until_all(&self, what: &str, holds: impl Fn(&Node) -> bool + Sync) {

@@ -1,6 +1,7 @@
 //! What the tests stand on: real processes, links that add time, and conditions to wait for.
 
 pub mod cli;
+pub(crate) mod clock;
 pub mod cluster;
 pub(crate) mod events;
 pub(crate) mod guard;

@@ -2,17 +2,22 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::eventually;
 use super::redis::free_addr;
 
+/// Unless a test says otherwise.
+const KEEPS_SILENT_STREAMS: Duration = Duration::from_hours(1);
+
 /// Dies with the test.
 #[derive(Debug)]
 pub(crate) struct Nginx {
     child: Child,
     addr: SocketAddr,
+    replicas: Vec<SocketAddr>,
     dir: TempDir,
 }
 
@@ -21,10 +26,11 @@ impl Nginx {
     pub(crate) async fn start(replicas: &[SocketAddr]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let addr = free_addr();
-        std::fs::write(dir.path().join("nginx.conf"), configuration(addr, replicas)).expect("a configuration");
+        write_configuration(&dir, addr, replicas, KEEPS_SILENT_STREAMS);
         let nginx = Self {
             child: spawn(&dir),
             addr,
+            replicas: replicas.to_vec(),
             dir,
         };
         nginx.listens().await;
@@ -37,7 +43,13 @@ impl Nginx {
 
     /// Cuts every connection, and serves new ones.
     pub(crate) async fn restart(&mut self) {
+        self.restart_cutting(KEEPS_SILENT_STREAMS).await;
+    }
+
+    /// The same, and cuts streams that say nothing for so long.
+    pub(crate) async fn restart_cutting(&mut self, silent: Duration) {
         self.kill();
+        write_configuration(&self.dir, self.addr, &self.replicas, silent);
         self.child = spawn(&self.dir);
         self.listens().await;
     }
@@ -74,7 +86,12 @@ fn spawn(dir: &TempDir) -> Child {
         .expect("nginx is not installed: `apt-get install nginx-light`, or run scripts/test")
 }
 
-fn configuration(addr: SocketAddr, replicas: &[SocketAddr]) -> String {
+fn write_configuration(dir: &TempDir, addr: SocketAddr, replicas: &[SocketAddr], keeps: Duration) {
+    let text = configuration(addr, replicas, keeps.as_secs());
+    std::fs::write(dir.path().join("nginx.conf"), text).expect("a configuration");
+}
+
+fn configuration(addr: SocketAddr, replicas: &[SocketAddr], keeps_seconds: u64) -> String {
     let server = |replica| format!("server {replica} max_fails=1 fail_timeout=1s;");
     let servers = replicas.iter().map(server).collect::<Vec<_>>().join(" ");
     // One process, so that its death is the end of it; what it writes stays in its own directory.
@@ -94,7 +111,7 @@ http {{
         proxy_connect_timeout 1s;
         proxy_read_timeout 60s;
         location / {{ proxy_pass http://replicas; }}
-        location /events/ {{ proxy_pass http://replicas; proxy_buffering off; proxy_read_timeout 1h; }}
+        location /events/ {{ proxy_pass http://replicas; proxy_buffering off; proxy_read_timeout {keeps_seconds}s; }}
     }}
 }}
 "

@@ -1,13 +1,13 @@
 //! One redis-server of several, which the service and the other servers reach over a slow link alone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::cli::{cli, cli_as_operator};
 use super::guard::Guard;
 use super::proxy::Proxy;
-use super::redis::{RedisServer, free_addr};
+use super::redis::{RedisServer, free_addr, source_of};
 
 /// What a link adds each way: bare loopback hides faults.
 pub(crate) const LINK: Duration = Duration::from_millis(1);
@@ -26,6 +26,7 @@ impl Node {
         let (addr, tls) = (free_addr(), free_addr());
         let link = Proxy::start(if guard.is_some() { tls } else { addr }, LINK).await;
         let mut all = lines(link.addr().port());
+        all.push(format!("bind-source-addr {}", source_of(addr.port())));
         all.extend(guard.iter().flat_map(|guard| guard.server_lines(tls.port())));
         let mut args = Vec::new();
         for line in &all {
@@ -44,6 +45,11 @@ impl Node {
     /// Where it is reached without its link, for what is no part of the story.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.addr()
+    }
+
+    /// Where the others see it come from.
+    pub(crate) fn source(&self) -> IpAddr {
+        source_of(self.addr().port())
     }
 
     /// What it answers to somebody who may do everything.

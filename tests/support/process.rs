@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -17,7 +17,17 @@ pub(crate) struct Process {
 
 /// What a process has written to standard error so far.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Arc<Reader>,
+}
+
+/// Who takes the lines out of the pipe.
+#[derive(Debug, Default)]
+struct Reader {
+    stands_still: Mutex<bool>,
+    goes_on: Condvar,
+}
 
 /// The program, without any setting from outside the test.
 pub(crate) fn scanlogin() -> Command {
@@ -28,19 +38,27 @@ pub(crate) fn scanlogin() -> Command {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command
+        let mut process = Self::start_with_log_to(command, Stdio::piped());
+        let (log, output) = (process.log.clone(), process.child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                log.lines.lock().unwrap().push(line);
+                let still = log.reader.stands_still.lock().unwrap();
+                drop(log.reader.goes_on.wait_while(still, |still| *still).unwrap());
+            }
+        });
+        process
+    }
+
+    /// With a log that is not kept.
+    pub(crate) fn start_with_log_to(command: &mut Command, output: Stdio) -> Self {
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(output)
             .spawn()
             .expect("the program starts");
         let log = Log::default();
-        let (lines, output) = (log.clone(), child.stderr.take().expect("its standard error"));
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                lines.0.lock().unwrap().push(line);
-            }
-        });
         Self { child, log }
     }
 
@@ -84,7 +102,17 @@ impl Drop for Process {
 
 impl Log {
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Takes no more lines out of the pipe, until [`Self::read_on`].
+    pub(crate) fn stand_still(&self) {
+        *self.reader.stands_still.lock().unwrap() = true;
+    }
+
+    pub(crate) fn read_on(&self) {
+        *self.reader.stands_still.lock().unwrap() = false;
+        self.reader.goes_on.notify_all();
     }
 
     /// Waits for a line that contains all of `words`.

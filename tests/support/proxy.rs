@@ -1,6 +1,6 @@
 //! A TCP link before a server: slow, and at a word cut, stalled, blackholed, or without the next reply.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -32,7 +32,11 @@ pub(crate) struct Proxy {
 struct Link {
     target: SocketAddr,
     delay: Mutex<Duration>,
+    /// How much later at most some bytes are than others.
+    jitter: Mutex<Duration>,
     mode: watch::Sender<Mode>,
+    /// Whose connections are black holes.
+    parted: watch::Sender<Vec<IpAddr>>,
     /// How often everything was cut.
     cuts: watch::Sender<u64>,
     /// What a request holds whose reply is to be lost.
@@ -61,7 +65,9 @@ impl Proxy {
         let link = Arc::new(Link {
             target,
             delay: Mutex::new(delay),
+            jitter: Mutex::default(),
             mode: watch::Sender::new(Mode::Open),
+            parted: watch::Sender::default(),
             cuts: watch::Sender::new(0),
             lose: Mutex::default(),
             hold: Mutex::default(),
@@ -90,6 +96,11 @@ impl Proxy {
         *self.link.delay.lock().unwrap() = delay;
     }
 
+    /// Each of its reads from now on waits for up to so long, as behind a lost packet; what follows waits with it.
+    pub(crate) fn lose_packets(&self, most: Duration) {
+        *self.link.jitter.lock().unwrap() = most;
+    }
+
     /// Resets every connection; new ones are served.
     pub(crate) fn cut(&self) {
         self.link.cuts.send_modify(|cuts| *cuts += 1);
@@ -109,6 +120,12 @@ impl Proxy {
         if self.link.mode.send_replace(Mode::Open) == Mode::Blackholed {
             self.cut();
         }
+    }
+
+    /// From now on throws away all bytes from and to these peers, and no others. Connections that have lost some are reset when
+    /// their peer is none of them any more.
+    pub(crate) fn part_from(&self, peers: Vec<IpAddr>) {
+        self.link.parted.send_replace(peers);
     }
 
     /// Passes on the next request that holds `needle`, then resets its connection instead of passing on the reply.
@@ -151,13 +168,13 @@ impl Proxy {
 
 async fn accept(listener: TcpListener, link: Arc<Link>) {
     let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(connect(client, Arc::clone(&link)));
+    while let Ok((client, peer)) = listener.accept().await {
+        connections.spawn(connect(client, peer.ip(), Arc::clone(&link)));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connect(mut client: TcpStream, link: Arc<Link>) {
+async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
     let mut cuts = link.cuts.subscribe();
     let Ok(mut server) = TcpStream::connect(link.target).await else {
         let _ = client.set_zero_linger();
@@ -168,7 +185,7 @@ async fn connect(mut client: TcpStream, link: Arc<Link>) {
     let reset = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let up = pass(from_client, to_server, &link, |chunk| {
+        let up = pass(from_client, to_server, peer, &link, |chunk| {
             if taken(&link.lose, chunk).is_some() {
                 losing.store(true, Ordering::Relaxed);
             }
@@ -177,15 +194,25 @@ async fn connect(mut client: TcpStream, link: Arc<Link>) {
             }
             true
         });
-        let down = pass(from_server, to_client, &link, |_| !losing.load(Ordering::Relaxed));
+        let down = pass(from_server, to_client, peer, &link, |_| !losing.load(Ordering::Relaxed));
         tokio::select! {
             passed = up => !passed,
             passed = down => !passed,
             _ = cuts.changed() => true,
+            () = rejoined(peer, &link) => true,
         }
     };
     if reset {
         let _ = (client.set_zero_linger(), server.set_zero_linger());
+    }
+}
+
+/// Returns when this peer has been parted and is no more.
+async fn rejoined(peer: IpAddr, link: &Link) {
+    let mut parted = link.parted.subscribe();
+    for is_parted in [true, false] {
+        let seen = parted.wait_for(|peers| peers.contains(&peer) == is_parted).await;
+        drop(seen.expect("it lives as long as its connections"));
     }
 }
 
@@ -198,7 +225,13 @@ fn taken(needle: &Mutex<Option<Vec<u8>>>, chunk: &[u8]) -> Option<usize> {
 }
 
 /// Whether it ended as the sender ended, not because `is_passed` refused a chunk.
-async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, link: &Link, is_passed: impl Fn(&[u8]) -> bool) -> bool {
+async fn pass(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    peer: IpAddr,
+    link: &Link,
+    is_passed: impl Fn(&[u8]) -> bool,
+) -> bool {
     let (tx, mut rx) = mpsc::channel::<(Instant, Vec<u8>, bool)>(1_024);
     let reading = async move {
         let mut buffer = vec![0; 64 * 1024];
@@ -209,13 +242,14 @@ async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, link: &Link, is_pas
             if !is_passed(&buffer[..read]) {
                 return false;
             }
-            if *link.mode.borrow() == Mode::Blackholed {
+            if *link.mode.borrow() == Mode::Blackholed || link.parted.borrow().contains(&peer) {
                 continue;
             }
             if taken(&link.swallow, &buffer[..read]).is_some() {
                 link.mode.send_replace(Mode::Blackholed);
             }
-            let due = Instant::now() + *link.delay.lock().unwrap();
+            let jitter = link.jitter.lock().unwrap().mul_f64(rand::random());
+            let due = Instant::now() + *link.delay.lock().unwrap() + jitter;
             let rest = match taken(&link.hold, &buffer[..read]) {
                 Some(end) => {
                     if tx.send((due, buffer[..end].to_vec(), true)).await.is_err() {

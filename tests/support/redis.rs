@@ -1,6 +1,6 @@
 //! A real redis-server process of the test's own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -74,7 +74,34 @@ impl RedisServer {
     /// Starts it again, empty, at the same address.
     pub fn restart(&mut self) {
         self.kill();
+        // Which is there if somebody had it saved.
+        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
         self.child = spawn(self.addr, &self.args, &self.dir);
+    }
+
+    /// `kill -9`, and starts it again as a primary with all that it had, but answers `LOADING` for at least so long.
+    pub fn restart_loading(&mut self, loading: Duration) {
+        // Else it would lose what it had acknowledged since it saved.
+        cli_ok(self.addr, &["CLIENT", "PAUSE", "10000", "WRITE"]);
+        cli_ok(self.addr, &["SAVE"]);
+        let keys: u128 = cli(self.addr, &["DBSIZE"]).parse().expect("a number");
+        self.kill();
+        let delay = (loading.as_micros() / keys.max(1)).to_string();
+        let mut args = self.args.clone();
+        // It serves connections once in so many bytes.
+        let slowly = [
+            "--key-load-delay",
+            &delay,
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ];
+        args.extend(
+            ["--replicaof", "no", "one"]
+                .into_iter()
+                .chain(slowly)
+                .map(str::to_owned),
+        );
+        self.child = spawn(self.addr, &args, &self.dir);
     }
 }
 
@@ -100,6 +127,12 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = kill_process(self.0, Signal::CONT);
     }
+}
+
+/// An address of loopback that only the server that listens on `port` speaks from.
+pub fn source_of(port: u16) -> IpAddr {
+    let [high, low] = port.to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low).into()
 }
 
 /// An address of loopback where nothing listens just now.

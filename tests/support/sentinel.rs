@@ -12,7 +12,7 @@ use super::eventually;
 use super::guard::Guard;
 use super::node::{LINK, Node};
 use super::proxy::Proxy;
-use super::redis::free_addr;
+use super::redis::{free_addr, source_of};
 
 /// What the sentinels call the primary.
 pub(crate) const SERVICE: &str = "main";
@@ -119,6 +119,18 @@ impl Sentinels {
         .await;
     }
 
+    /// Cuts a node off from the others and from the sentinels, while its clients still reach it.
+    pub(crate) fn part(&self, index: usize) {
+        let sentinels = self.sentinels.iter().map(|sentinel| source_of(sentinel.addr.port()));
+        let others = self.nodes.iter().map(Node::source).chain(sentinels);
+        self.nodes[index].link.part_from(others.collect());
+    }
+
+    /// Ends what [`Self::part`] began.
+    pub(crate) fn rejoin(&self, index: usize) {
+        self.nodes[index].link.part_from(Vec::new());
+    }
+
     /// A replica takes over from the living primary.
     pub(crate) async fn fail_over(&self) {
         eventually("a sentinel begins a fail-over", || async {
@@ -152,6 +164,7 @@ impl Sentinel {
         let mut lines = vec![
             format!("port {}", addr.port()),
             "bind 127.0.0.1".to_owned(),
+            format!("bind-source-addr {}", source_of(addr.port())),
             format!("dir {}", dir.path().display()),
             format!("sentinel monitor {SERVICE} {} {} 2", primary.ip(), primary.port()),
             format!("sentinel down-after-milliseconds {SERVICE} 2000"),

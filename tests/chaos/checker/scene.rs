@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use scanlogin::scene::StateName;
 
 use super::{Index, Invariant, SceneHistory, Violation, shown_until};
-use crate::history::{Refusal, View, What};
+use crate::history::{Entry, Refusal, View, What};
 
 /// Replicas tell whole seconds.
 const TOLERANCE_MS: u64 = 1_000;
@@ -61,6 +61,8 @@ struct Operation<'a> {
     sent: u64,
     got: u64,
     optional: bool,
+    /// A redemption that may have happened although it was refused.
+    contested: bool,
 }
 
 struct Search<'a> {
@@ -83,6 +85,7 @@ impl<'a> Search<'a> {
                     sent: if old_news { scene.started.sent_ms } else { entry.sent_ms },
                     got: if ambiguous { u64::MAX } else { entry.got() },
                     optional: ambiguous,
+                    contested: is_contested(index, scene, entry),
                 }
             });
         let mut operations: Vec<_> = calls.collect();
@@ -97,6 +100,7 @@ impl<'a> Search<'a> {
                 sent: fault.from_ms,
                 got: shown_until(fault),
                 optional: true,
+                contested: false,
             })
         }));
         Self {
@@ -197,9 +201,10 @@ impl<'a> Search<'a> {
                 ..now
             });
         }
-        let ends = starts
-            .into_iter()
-            .filter_map(|model| self.answered(what, operation, model));
+        let ends = starts.into_iter().flat_map(|model| {
+            let contested = operation.contested.then(|| effect(what, model)).flatten();
+            self.answered(what, operation, model).into_iter().chain(contested)
+        });
         ends.map(|next| {
             if next == now {
                 trail.to_vec()
@@ -324,6 +329,20 @@ fn is_about_state(what: &What) -> bool {
         | What::Redeem { .. } => true,
         _ => false,
     }
+}
+
+/// Of redemptions at once the first may lose its reply to a fault, and be revoked by the next before it asks again: then all
+/// are refused.
+fn is_contested(index: &Index<'_>, scene: &SceneHistory<'_>, entry: &Entry) -> bool {
+    let is_redeem = |entry: &Entry| matches!(entry.what, What::Redeem { .. });
+    let overlaps = |from: u64, to: u64| from <= entry.got() && to >= entry.sent_ms;
+    let mut others = scene.entries.iter().filter(|other| !std::ptr::eq(**other, entry));
+    is_redeem(entry)
+        && others.any(|other| is_redeem(other) && overlaps(other.sent_ms, other.got()))
+        && index
+            .faults
+            .iter()
+            .any(|fault| overlaps(fault.from_ms, shown_until(fault)))
 }
 
 fn is_ambiguous(what: &What) -> bool {

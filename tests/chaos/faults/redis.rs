@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Injector;
 use crate::support::cli::cli_lines;
+use crate::support::eventually;
 use crate::support::node::LINK;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Frozen;
@@ -17,6 +18,8 @@ use crate::world::{Redis, ask};
 
 /// As long as a fail-over takes: what sentinels and nodes wait before they believe a death, and a second.
 const FAIL_OVER: Duration = Duration::from_millis(3_500);
+/// Redis has room for 16 KiB beside the queue that it limits.
+const LONGER_THAN_AT_ONCE: usize = 20_000;
 /// How many go and come back.
 const SLOTS: usize = 200;
 
@@ -43,6 +46,22 @@ impl Injector<'_> {
         self.tell_masters(&["ACL", "SETUSER", "default", "-spublish"]);
         self.hold(1_000, 4_000).await;
         self.tell_masters(&["ACL", "SETUSER", "default", "+spublish"]);
+    }
+
+    /// Who listens is cut off by a message that does not fit into what is sent at once.
+    pub(super) async fn limit_output(&mut self) {
+        let limit = |limit| ["CONFIG", "SET", "client-output-buffer-limit", limit];
+        self.tell_masters(&limit("pubsub 1 0 0"));
+        let long = "x".repeat(LONGER_THAN_AT_ONCE);
+        for _ in 0..self.rng.random_range(5..20) {
+            for addr in self.world.redis.masters() {
+                let channels = ask(addr, &["PUBSUB", "SHARDCHANNELS"]);
+                let messages = channels.lines().map(|channel| format!("SPUBLISH {channel} {long}"));
+                block_in_place(|| cli_lines(addr, &messages.collect::<Vec<_>>()));
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        self.tell_masters(&limit("pubsub 32mb 8mb 60"));
     }
 
     /// Too shortly for a fail-over.
@@ -72,6 +91,20 @@ impl Injector<'_> {
         self.world.redis.server(n).kill();
         self.hold(200, 3_000).await;
         self.world.redis.server(n).restart();
+    }
+
+    /// With all its data, and too shortly for a fail-over.
+    pub(super) async fn load_redis(&mut self) {
+        let (n, _) = self.some_primary();
+        let loading = Duration::from_millis(self.rng.random_range(1_000..1_800));
+        let server = self.world.redis.server(n);
+        block_in_place(|| server.restart_loading(loading));
+        let addr = server.addr();
+        eventually("it has loaded", || async {
+            (ask(addr, &["PING"]) == "PONG").then_some(())
+        })
+        .await;
+        ask(addr, &["CONFIG", "SET", "key-load-delay", "0"]);
     }
 
     /// As it is while it believes itself a replica.
@@ -168,6 +201,14 @@ impl Injector<'_> {
         }
     }
 
+    /// TCP delivers all of it, in order and late.
+    pub(super) async fn lose_packets(&mut self) {
+        let n = self.some_link();
+        self.world.redis.links()[n].lose_packets(Duration::from_millis(300));
+        self.hold(2_000, 5_000).await;
+        self.world.redis.links()[n].lose_packets(Duration::ZERO);
+    }
+
     /// Redis does what it is asked, and nobody hears that it did.
     pub(super) async fn lose_replies(&mut self) {
         for _ in 0..10 {
@@ -218,6 +259,23 @@ impl Injector<'_> {
         self.hold(500, 2_500).await;
         drop(frozen);
         since
+    }
+
+    /// It takes what the service writes, and the others have another.
+    pub(super) async fn part_primary(&mut self) {
+        let (n, _) = self.some_primary();
+        match &self.world.redis {
+            Redis::Standalone { .. } => {}
+            Redis::Sentinel(sentinels) => sentinels.part(n),
+            Redis::Cluster(cluster) => cluster.part(n),
+        }
+        sleep(FAIL_OVER).await;
+        self.hold(1_500, 3_500).await;
+        match &self.world.redis {
+            Redis::Standalone { .. } => {}
+            Redis::Sentinel(sentinels) => sentinels.rejoin(n),
+            Redis::Cluster(cluster) => cluster.rejoin(),
+        }
     }
 
     /// Its place among the servers, and its process.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -39,6 +40,29 @@ impl Injector<'_> {
             assert!(took < GONE_WITHIN, "a replica took {took:?} to end");
             replica.start().await;
         }
+    }
+
+    pub(super) async fn set_clock(&mut self) {
+        let n = self.some_replica();
+        let jump = *["+3600", "-3600"].choose(self.rng).expect("there are two");
+        self.world.replicas[n].set_clock(Some(jump));
+        self.hold(2_000, 5_000).await;
+        self.world.replicas[n].set_clock(None);
+    }
+
+    /// Long enough for its pipe to fill.
+    pub(super) async fn leave_log_unread(&mut self) {
+        let n = self.some_replica();
+        self.world.replicas[n].log().stand_still();
+        self.hold(10_000, 14_000).await;
+        self.world.replicas[n].log().read_on();
+    }
+
+    /// Sooner than a heartbeat comes.
+    pub(super) async fn cut_silent_streams(&mut self) {
+        self.world.nginx.restart_cutting(Duration::from_secs(2)).await;
+        self.hold(4_000, 8_000).await;
+        self.world.nginx.restart().await;
     }
 
     pub(super) async fn use_up_descriptors(&mut self) {

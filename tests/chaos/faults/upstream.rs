@@ -1,10 +1,15 @@
 //! What WeChat's servers do at times.
 
+use std::time::Duration;
+
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use super::Injector;
 
+/// After as many failures as a fault is long.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(8);
 const CALLS: [&str; 3] = ["stable_token", "jscode2session", "getwxacodeunlimit"];
 
 pub(super) fn slow() -> Value {
@@ -28,7 +33,53 @@ pub(super) fn busy() -> Value {
     json!({ "errcode": -1 })
 }
 
+/// Half of what it would say, as if that were all.
+pub(super) fn truncated() -> Value {
+    json!({ "truncate": true })
+}
+
+/// What each call may be refused for: a quota used up, too many calls, and a code that is wrong, used, or of a person who is blocked.
+const REFUSALS: [(&str, &[i64]); 2] = [
+    ("getwxacodeunlimit", &[45_009, 45_011]),
+    ("jscode2session", &[40_029, 40_163, 40_226, 45_011]),
+];
+
 impl Injector<'_> {
+    pub(super) async fn refuse(&mut self) {
+        let wechat = self.world.upstream.wechat.clone();
+        for (call, errcodes) in REFUSALS {
+            let errcode = errcodes.choose(self.rng).expect("there are some");
+            wechat.misbehave(call, json!({ "errcode": errcode })).await;
+        }
+        self.hold(2_000, 4_000).await;
+        wechat.behave().await;
+    }
+
+    /// The token ends, and what is given instead has no life.
+    pub(super) async fn deny_token(&mut self) -> u64 {
+        let answers = [
+            json!({ "body": r#"{"access_token":"good-for-nothing-at-all","expires_in":0}"# }),
+            json!({ "body": r#"{"access_token":"good-for-nothing-at-all","expires_in":-1}"# }),
+            json!({ "body": r#"{"access_token":"good-for-nothing-at-all"}"# }),
+        ];
+        let answer = answers.choose(self.rng).expect("there are some").clone();
+        let wechat = self.world.upstream.wechat.clone();
+        wechat.misbehave("stable_token", answer).await;
+        wechat.revoke().await;
+        self.hold(1_000, 2_500).await;
+        wechat.behave().await;
+        let healed = self.recorder.now();
+        let drew_at = wechat.drew_at().await;
+        // Else the next fault would be blamed for what this one leaves behind. Without logins nobody asks for a token.
+        let until_drawn = async {
+            while wechat.drew_at().await == drew_at {
+                sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let _ = timeout(ASKED_AGAIN_WITHIN, until_drawn).await;
+        healed
+    }
+
     /// One kind of call, or all.
     pub(super) async fn misbehave(&mut self, how: Value) {
         let wechat = self.world.upstream.wechat.clone();

@@ -23,6 +23,8 @@ fn scenes() -> usize {
     std::env::var("TEST_WATCHED_SCENES").map_or(1_000, |scenes| scenes.parse().expect("a number of scenes"))
 }
 
+/// After Redis has replaced a primary: the client library may ask the one that is gone first.
+const REACHED: Duration = Duration::from_secs(3);
 /// How long some of them are being scanned, while Redis changes hands.
 const SCANS: Duration = Duration::from_secs(2);
 /// After the last write, where every server answers.
@@ -39,7 +41,7 @@ async fn a_planned_change(settings: &RedisSettings, change: impl AsyncFnOnce()) 
     watch.goes_on().await;
 }
 
-/// A primary is gone: its scenes are written and told again within two seconds of the moment when it has been replaced, which is
+/// A primary is gone: its scenes are written and told again within three seconds of the moment when it has been replaced, which is
 /// when `broken` returns; what that returns stays so until the end.
 async fn a_primary_gone<T>(
     settings: &RedisSettings,
@@ -65,7 +67,7 @@ async fn a_primary_gone<T>(
     let (silence, late) = (gap[1] - gap[0], gap[1].saturating_duration_since(replaced));
     println!("replaced after {:?}, nothing written for {silence:?}", replaced - began);
     assert!(silence > Duration::from_secs(1), "it happened before the last write");
-    assert!(late < TOLD, "written again only {late:?} after it had been replaced");
+    assert!(late < REACHED, "written again only {late:?} after it had been replaced");
     watch.goes_on().await;
 }
 

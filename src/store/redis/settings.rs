@@ -100,10 +100,6 @@ impl FatalError {
 /// How long one command may take. One that timed out may still be executed later, so only repeatable ones are sent.
 const COMMAND: Duration = Duration::from_secs(1);
 
-/// How long the library waits for a server when it connects to it or asks it who owns what. Meanwhile it does nothing else, and in a
-/// Cluster it may ask a frozen server first.
-const INTERNAL: Duration = Duration::from_millis(400);
-
 /// How many commands may queue in the library while it is busy with its connections. More than requests may be under way, since
 /// those that were given up stay in the queue.
 const QUEUED_MAX: usize = 16_384;
@@ -152,7 +148,8 @@ impl ClientSettings {
     pub(super) fn client(&self) -> fred::clients::Client {
         let connection = ConnectionConfig {
             connection_timeout: COMMAND,
-            internal_command_timeout: INTERNAL,
+            // Connecting takes several round trips in it.
+            internal_command_timeout: COMMAND,
             max_command_attempts: 1,
             max_command_buffer_len: QUEUED_MAX,
             // Whoever asks tries again, and by then it knows the slot's new owner. A WAIT must not end up on another node than its

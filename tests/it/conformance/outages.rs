@@ -85,18 +85,12 @@ async fn a_request_waits_for_a_server_that_is_soon_back() {
 
 #[tokio::test]
 async fn a_server_that_loads_its_data_is_waited_for() {
-    let mut server = RedisServer::start_with(&[
-        "--key-load-delay",
-        "2000",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ]);
+    let mut server = RedisServer::start();
     let store = Client::started(&settings(&server.url())).await;
     let login = Login::created(&*store, Life::of_new(TTL)).await;
     let fill = "for i = 1, 500 do redis.call('SET', 'other:' .. i, i) end";
     cli(server.addr(), &["EVAL", fill, "0"]);
-    cli_ok(server.addr(), &["SAVE"]);
-    server.restart();
+    server.restart_loading(Duration::from_secs(1));
     assert!(
         cli(server.addr(), &["GET", "any"]).starts_with("LOADING"),
         "it has begun"

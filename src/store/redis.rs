@@ -35,7 +35,7 @@ use crate::telemetry::Metrics;
 use commands::Commands;
 use fault::{Fault, refusal};
 use keys::{Keys, slot};
-use replication::Replication;
+use replication::{Copies, Replication};
 use script::Scripts;
 use settings::ClientSettings;
 pub use settings::{FatalError, RedisSettings, Wait};
@@ -83,7 +83,6 @@ impl RedisStore {
             shutdown,
             move |error| fail(&refused, refusal(error)),
         ));
-        let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands)));
         let subscriber = Subscriber::start(
             client_settings.listen(&settings.prefix),
             news,
@@ -92,6 +91,11 @@ impl RedisStore {
             tasks,
             shutdown.clone(),
         );
+        let replication = Arc::new(Replication::new(
+            settings.wait,
+            Arc::clone(&commands),
+            subscriber.tenure(),
+        ));
         let store = Self {
             commands: Arc::clone(&commands),
             replication: Arc::clone(&replication),
@@ -163,8 +167,10 @@ impl SceneStore for RedisStore {
         let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
         let keys = &[&*scene, &*grant];
         let args = &replace_args(seen, &write)?;
-        if write.durable && self.replication.is_awaited(slot(&scene)) {
-            return self.replace_replicated(keys, args).await;
+        if write.durable
+            && let Some(copies) = self.replication.copies(slot(&scene))
+        {
+            return self.replace_replicated(keys, args, copies).await;
         }
         let replaced = self
             .commands
@@ -247,15 +253,18 @@ impl RedisStore {
     }
 
     /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
-    async fn replace_replicated(&self, keys: &[&str], args: &[Bytes]) -> Result<Replaced, StoreError> {
+    async fn replace_replicated(&self, keys: &[&str], args: &[Bytes], copies: Copies) -> Result<Replaced, StoreError> {
         let replaced = self
             .commands
             .run_waiting("replace", |client| async move {
-                let (script, wait) = self.pipelined(&client, keys, args).await?;
-                match outcome(&script)? {
-                    Replaced::Written if wait?.convert::<i64>()? < 1 => Ok(Replaced::Unreplicated),
-                    replaced => Ok(replaced),
+                let (script, wait) = self.pipelined(&client, keys, args, copies).await?;
+                let replaced = outcome(&script)?;
+                if replaced != Replaced::Written {
+                    return Ok(replaced);
                 }
+                let servers = client.active_connections();
+                let kept = self.replication.is_kept(wait?.convert()?, copies, &servers).await;
+                Ok(if kept { replaced } else { Replaced::Unreplicated })
             })
             .await?;
         match replaced {
@@ -271,6 +280,7 @@ impl RedisStore {
         client: &WithOptions<Client>,
         keys: &[&str],
         args: &[Bytes],
+        copies: Copies,
     ) -> Result<(String, Result<Value, Fault>), Fault> {
         let pipeline = client.pipeline().with_options(client.options());
         self.scripts.replace.queue(&pipeline, keys, args).await?;
@@ -279,7 +289,7 @@ impl RedisStore {
             .first()
             .map_or(ClusterHash::Random, |key| ClusterHash::Custom(slot(key)));
         let wait = CustomCommand::new_static("WAIT", slot, false);
-        let _: () = pipeline.custom(wait, vec![1_i64, WAIT_MS]).await?;
+        let _: () = pipeline.custom(wait, vec![copies.0, WAIT_MS]).await?;
         let [script, wait] = answers(pipeline.try_all::<Value>().await)?;
         Ok((script?.convert()?, wait))
     }

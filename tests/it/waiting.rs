@@ -10,6 +10,7 @@ use crate::support::node::Node;
 use crate::support::redis::Frozen;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
+use crate::support::sentinel::Sentinels;
 use crate::support::service::Service;
 use crate::support::shape::{Security, Shape, Topology};
 
@@ -120,4 +121,31 @@ async fn under_sentinel_one_replica_of_two_is_enough_and_without_any_it_goes_on_
     // Else Redis itself would take no writes.
     shape.nodes()[2].cli_ok(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     a_shard_left_alone_goes_on(&service, &replicas, |_| true).await;
+}
+
+/// The replica that takes over has left the primary, which goes on for a moment with the other replica at its side.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_code_is_redeemed_at_the_old_primary_and_at_the_new_one_too() {
+    let sentinels = Sentinels::start().await;
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let mut codes = Vec::new();
+    for _ in 0..60 {
+        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
+    }
+    let before = sentinels.masters();
+    sentinels.fail_over().await;
+    let mut redeemed = Vec::new();
+    for code in &codes {
+        redeemed.push(Site::demo().redeem(&service, code).await.status);
+        sleep(Duration::from_millis(25)).await;
+    }
+    sentinels.until_replaced(&before).await;
+    for (code, first) in codes.iter().zip(redeemed) {
+        let again = eventually("the code is redeemed or refused", || async {
+            let status = Site::demo().redeem(&service, code).await.status;
+            (status == 200 || status == 400).then_some(status)
+        })
+        .await;
+        assert!(first != 200 || again == 400, "redeemed twice");
+    }
 }

@@ -1,7 +1,11 @@
-//! Whether a durable write waits for a replica: as long as its shard has one that keeps up, and for a while after.
+//! How many replicas a durable write waits for: as long as its shard has one that keeps up, and for a while after.
 //!
 //! Told by slot, not by server: when the only replica of a shard has become its primary, the shard remembers that it had one,
 //! and stops durable writes for a while instead of taking them from a single copy without a word.
+//!
+//! One replica is enough where no other than an up-to-date one can take over. Sentinels may promote a replica while another one
+//! still follows the old primary, and acknowledges what will be lost. So under Sentinel every replica that keeps up is waited for,
+//! and if one is missing, the sentinels are asked whether it was promoted ([`Tenure`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,52 +20,73 @@ use tokio_util::sync::CancellationToken;
 use super::commands::{Commands, info_field};
 use super::fault::Fault;
 use super::keys::scene_slots;
+use super::servers::Address;
 use super::settings::Wait;
+use super::subscriber::Tenure;
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Replicas tell where they are each second.
 const LAG_MAX_SECONDS: u64 = 2;
 
+/// How many replicas a durable write waits for: one, or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Copies(pub(super) i64);
+
 /// What is known of each slot's replicas.
 #[derive(Debug)]
 pub(super) struct Replication {
     wait: Wait,
     commands: Arc<Commands>,
+    tenure: Option<Tenure>,
     sights: Mutex<HashMap<u16, Sight>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sight {
-    keeps_up: bool,
+    /// How many replicas keep up.
+    replicas: i64,
     last_kept_up: Option<Instant>,
 }
 
 impl Replication {
-    pub(super) fn new(wait: Wait, commands: Arc<Commands>) -> Self {
+    pub(super) fn new(wait: Wait, commands: Arc<Commands>, tenure: Option<Tenure>) -> Self {
         Self {
             wait,
             commands,
+            tenure,
             sights: Mutex::default(),
         }
     }
 
-    /// Whether a durable write to this slot waits now.
-    pub(super) fn is_awaited(&self, slot: u16) -> bool {
-        match self.wait {
+    /// For how many replicas a durable write to this slot waits now, if it waits.
+    pub(super) fn copies(&self, slot: u16) -> Option<Copies> {
+        let sight = self.sight(slot);
+        let waits = match self.wait {
             Wait::Never => false,
             Wait::Always => true,
-            Wait::Auto => {
-                let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-                // Of a slot that could not be looked at nothing is known, so nothing is risked.
-                sights.get(&slot).copied().is_none_or(Sight::asks)
-            }
+            // Of a slot that could not be looked at nothing is known, so nothing is risked.
+            Wait::Auto => sight.is_none_or(Sight::asks),
+        };
+        let replicas = match self.tenure {
+            Some(_) => sight.map_or(1, |sight| sight.replicas),
+            None => 1,
+        };
+        waits.then_some(Copies(replicas.max(1)))
+    }
+
+    /// Whether a write that `reached` so many replicas stays, whoever is primary next. `servers` is where it was written.
+    pub(super) async fn is_kept(&self, reached: i64, wanted: Copies, servers: &[Server]) -> bool {
+        match (&self.tenure, servers) {
+            _ if reached >= wanted.0 => true,
+            (Some(tenure), [server]) if reached >= 1 => tenure.is_held_by(&Address::from(server)).await,
+            _ => false,
         }
     }
 
     /// Looks each second until `shutdown`, where that decides anything.
     pub(super) async fn watch(&self, shutdown: CancellationToken) {
-        if self.wait != Wait::Auto {
+        if self.wait == Wait::Never {
             return;
         }
         let mut ticks = interval(Duration::from_secs(1));
@@ -84,29 +109,43 @@ impl Replication {
                 .await;
             // While nobody asks anything else, this is what notices that a server is frozen.
             match self.commands.check_stall(info.map_err(Fault::from)) {
-                Ok(info) if info_field(&info, "role") == Some("master") => self.see(&server, has_replica(&info)),
+                Ok(info) if info_field(&info, "role") == Some("master") => self.judge(&server, replicas(&info)).await,
                 Ok(_) => {}
                 Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
             }
         }
     }
 
-    fn see(&self, server: &Server, keeps_up: bool) {
+    /// A replica that is gone counts on while it may have been promoted.
+    async fn judge(&self, server: &Server, replicas: i64) {
+        let slots = scene_slots().filter(|slot| self.commands.shared().owner(*slot).as_ref() == Some(server));
+        let slots: Vec<u16> = slots.collect();
+        let before = slots
+            .iter()
+            .filter_map(|slot| self.sight(*slot))
+            .map(|sight| sight.replicas);
+        let before = before.max().unwrap_or_default();
+        let lost = match &self.tenure {
+            Some(tenure) if replicas < before => !tenure.is_held_by(&Address::from(server)).await,
+            _ => false,
+        };
+        self.see(server, slots, if lost { before } else { replicas });
+    }
+
+    fn see(&self, server: &Server, slots: Vec<u16>, replicas: i64) {
         let now = Instant::now();
+        let keeps_up = replicas > 0;
         let mut changed = false;
-        let slots: Vec<u16> = scene_slots()
-            .filter(|slot| self.commands.shared().owner(*slot).as_ref() == Some(server))
-            .collect();
         {
             let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
             for slot in slots {
                 let before = sights.get(&slot);
-                changed |= before.is_some_and(|sight| sight.keeps_up != keeps_up);
+                changed |= before.is_some_and(|sight| (sight.replicas > 0) != keeps_up);
                 let last_kept_up = before.and_then(|sight| sight.last_kept_up);
                 sights.insert(
                     slot,
                     Sight {
-                        keeps_up,
+                        replicas,
                         last_kept_up: if keeps_up { Some(now) } else { last_kept_up },
                     },
                 );
@@ -118,32 +157,39 @@ impl Replication {
             tracing::warn!(%server, patience = ?PATIENCE, "no replica keeps up: durable writes fail, and then go on without one");
         }
     }
+
+    fn sight(&self, slot: u16) -> Option<Sight> {
+        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        sights.get(&slot).copied()
+    }
 }
 
 impl Sight {
     fn asks(self) -> bool {
-        self.keeps_up || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
+        self.replicas > 0 || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
     }
 }
 
-/// Reads `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
-fn has_replica(info: &str) -> bool {
-    info.lines().any(|line| {
-        let Some((name, fields)) = line.split_once(':') else {
-            return false;
-        };
-        let number = name.strip_prefix("slave").unwrap_or_default();
-        let field = |name: &str| {
-            let mut fields = fields.trim_end().split(',');
-            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-        };
-        let read = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
-        number.parse::<u32>().is_ok()
-            && field("state") == Some("online")
-            && read("lag").is_some_and(|lag| lag <= LAG_MAX_SECONDS)
-            // One that just joined is told nothing until its first word, which takes up to a second.
-            && read("offset").is_some_and(|offset| offset > 0)
-    })
+/// Counts those that keep up: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
+fn replicas(info: &str) -> i64 {
+    info.lines().map(|line| i64::from(keeps_up(line))).sum()
+}
+
+fn keeps_up(line: &str) -> bool {
+    let Some((name, fields)) = line.split_once(':') else {
+        return false;
+    };
+    let number = name.strip_prefix("slave").unwrap_or_default();
+    let field = |name: &str| {
+        let mut fields = fields.trim_end().split(',');
+        fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+    };
+    let read = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
+    number.parse::<u32>().is_ok()
+        && field("state") == Some("online")
+        && read("lag").is_some_and(|lag| lag <= LAG_MAX_SECONDS)
+        // One that just joined is told nothing until its first word, which takes up to a second.
+        && read("offset").is_some_and(|offset| offset > 0)
 }
 
 #[cfg(test)]
@@ -155,10 +201,12 @@ mod tests {
         let info = |replica: &str| {
             format!("# Replication\r\nrole:master\r\nconnected_slaves:1\r\n{replica}\r\nslave_read_only:1\r\n")
         };
-        assert!(has_replica(&info(
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0"
-        )));
-        assert!(has_replica(&info("slave12:ip=::1,port=1,state=online,offset=9,lag=2")));
+        let (one, other) = (
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0",
+            "slave12:ip=::1,port=1,state=online,offset=9,lag=2",
+        );
+        assert_eq!(replicas(&info(one)), 1);
+        assert_eq!(replicas(&info(&format!("{one}\r\n{other}"))), 2);
         for not in [
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-1",
@@ -167,14 +215,14 @@ mod tests {
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
             "",
         ] {
-            assert!(!has_replica(&info(not)), "{not}");
+            assert_eq!(replicas(&info(not)), 0, "{not}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_shard_that_lost_its_last_replica_is_waited_for_a_little_longer() {
         let sight = Sight {
-            keeps_up: false,
+            replicas: 0,
             last_kept_up: Some(Instant::now()),
         };
         assert!(sight.asks());
@@ -182,7 +230,7 @@ mod tests {
         assert!(!sight.asks());
         assert!(
             !Sight {
-                keeps_up: false,
+                replicas: 0,
                 last_kept_up: None
             }
             .asks(),
@@ -190,7 +238,7 @@ mod tests {
         );
         assert!(
             Sight {
-                keeps_up: true,
+                replicas: 1,
                 last_kept_up: None
             }
             .asks()

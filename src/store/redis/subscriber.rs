@@ -16,6 +16,7 @@ mod coordinator;
 mod losses;
 mod owners;
 mod replies;
+mod tenure;
 mod topology;
 mod wire;
 
@@ -33,6 +34,8 @@ use tokio_util::task::TaskTracker;
 use self::alignment::Alignment;
 use self::coordinator::{Coordinator, Surroundings, Wish};
 use self::owners::Owners;
+use self::tenure::Round;
+pub(super) use self::tenure::Tenure;
 use self::wire::Dialer;
 use super::keys::Keys;
 use super::servers::Servers;
@@ -81,6 +84,7 @@ impl Listen {
 #[derive(Debug)]
 pub struct Subscriber {
     wishes: mpsc::Sender<Wish>,
+    tenure: Option<Tenure>,
 }
 
 impl Subscriber {
@@ -98,14 +102,22 @@ impl Subscriber {
     ) -> Self {
         let (wishes, queue) = mpsc::channel(WISHES);
         let (owners_found, owners) = watch::channel(Owners::default());
+        let (asked, rounds) = watch::channel(Round::none());
         let look = Arc::new(Notify::new());
+        let tenure = matches!(listen.servers, Servers::Sentinel { .. }).then(|| Tenure::new(rounds, Arc::clone(&look)));
         let dialer = Dialer {
             username: listen.username,
             password: listen.password,
             tls: listen.tls,
             certified_name: listen.servers.certified_name().map(str::to_owned),
         };
-        let observer = topology::observe(listen.servers.clone(), dialer.clone(), owners_found, Arc::clone(&look));
+        let observer = topology::observe(
+            listen.servers.clone(),
+            dialer.clone(),
+            owners_found,
+            asked,
+            Arc::clone(&look),
+        );
         tracker.spawn(stop.clone().run_until_cancelled_owned(observer));
         let following = Alignment::of(&listen.servers, commands.clone()).keep(owners.clone());
         tracker.spawn(stop.clone().run_until_cancelled_owned(following));
@@ -122,7 +134,12 @@ impl Subscriber {
         };
         let coordinator = Coordinator::new(surroundings, commands);
         tracker.spawn(stop.run_until_cancelled_owned(coordinator.run(queue)));
-        Self { wishes }
+        Self { wishes, tenure }
+    }
+
+    /// Whether the primary is the primary still, where sentinels decide that.
+    pub(super) fn tenure(&self) -> Option<Tenure> {
+        self.tenure.clone()
     }
 
     /// From its return on, every message of this scene's channel is told as news, until `unwatch`. Idempotent.

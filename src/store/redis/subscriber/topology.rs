@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::owners::{Owners, View, majority};
+use super::tenure::{Round, Verdict};
 use super::wire::{Dialer, Wire, WireError};
 use crate::store::redis::servers::{Address, Servers};
 
@@ -26,8 +27,15 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// How long instead while nobody has answered: time to connect over a slow network.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(1_400);
 
-/// Keeps asking, when `look` says so and five times a second, and tells `owners` what changed. Ends with its receivers.
-pub(super) async fn observe(servers: Servers, dialer: Dialer, owners: watch::Sender<Owners>, look: Arc<Notify>) {
+/// Keeps asking, when `look` says so and five times a second, and tells `owners` what changed, and `rounds` of each time that
+/// sentinels were asked. Ends with the receivers of `owners`.
+pub(super) async fn observe(
+    servers: Servers,
+    dialer: Dialer,
+    owners: watch::Sender<Owners>,
+    rounds: watch::Sender<Round>,
+    look: Arc<Notify>,
+) {
     let mut observer = match servers {
         Servers::Standalone(address) => {
             owners.send_replace(Owners::single(&address));
@@ -49,7 +57,9 @@ pub(super) async fn observe(servers: Servers, dialer: Dialer, owners: watch::Sen
         }
     };
     while !owners.is_closed() {
-        if let Some(found) = observer.ask().await {
+        let (found, round) = observer.ask().await;
+        rounds.send_replace(round);
+        if let Some(found) = found {
             owners.send_if_modified(|known| {
                 let changed = *known != found;
                 *known = found;
@@ -73,7 +83,7 @@ enum Question {
 /// What is answered.
 enum Answer {
     View(View),
-    Master(Address),
+    Master(Verdict),
 }
 
 struct Observer {
@@ -98,7 +108,8 @@ impl Observer {
     }
 
     /// Asks everybody at once. `None` when there is no answer to believe.
-    async fn ask(&mut self) -> Option<Owners> {
+    async fn ask(&mut self) -> (Option<Owners>, Round) {
+        let began = Instant::now();
         let (question, dialer) = (&self.question, &self.dialer);
         let limit = if self.silent { FIRST_ANSWER_LIMIT } else { ANSWER_LIMIT };
         let asked = std::mem::take(&mut self.known)
@@ -123,26 +134,29 @@ impl Observer {
             self.known.insert(address, wire);
         }
         self.log(answers.is_empty(), failure.as_ref());
-        self.judge(answers)
+        self.judge(began, answers)
     }
 
-    fn judge(&mut self, answers: Vec<Answer>) -> Option<Owners> {
+    fn judge(&mut self, began: Instant, answers: Vec<Answer>) -> (Option<Owners>, Round) {
         let mut views = Vec::new();
-        let mut masters = Vec::new();
+        let mut verdicts = Vec::new();
         for answer in answers {
             match answer {
                 Answer::View(view) => views.push(view),
-                Answer::Master(address) => masters.push(address),
+                Answer::Master(verdict) => verdicts.push(verdict),
             }
         }
-        match self.question {
-            Question::Master(_) => majority(&masters).map(Owners::single),
+        let round = Round::of(began, self.seeds.len(), &verdicts);
+        let named: Vec<_> = verdicts.into_iter().map(|verdict| verdict.primary).collect();
+        let owners = match self.question {
+            Question::Master(_) => majority(&named).map(Owners::single),
             Question::Nodes if views.is_empty() => None,
             Question::Nodes => {
                 self.know(&views);
                 Some(Owners::of_cluster(&views))
             }
-        }
+        };
+        (owners, round)
     }
 
     /// From now on asks the seeds and whoever the cluster consists of.
@@ -189,8 +203,11 @@ async fn ask_one(
         }
         Question::Master(service) => {
             let reply = wire.ask(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service]).await?;
-            let master = master(&reply).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
-            Answer::Master(master)
+            let primary = master(&reply).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
+            let reply = wire.ask(["SENTINEL", "MASTER", service]).await?;
+            // Whatever else is flagged, down or a fail-over, speaks against it.
+            let is_content = field(&reply, "flags") == Some("master");
+            Answer::Master(Verdict { primary, is_content })
         }
     };
     Ok((wire, answer))
@@ -207,4 +224,13 @@ fn master(reply: &BytesFrame) -> Option<Address> {
         host: host.as_str()?.to_owned(),
         port: port.as_str()?.parse().ok()?,
     })
+}
+
+/// The value of a field in a map of texts.
+fn field<'a>(reply: &'a BytesFrame, name: &str) -> Option<&'a str> {
+    let BytesFrame::Map { data, .. } = reply else {
+        return None;
+    };
+    let (_, value) = data.iter().find(|(key, _)| key.as_str() == Some(name))?;
+    value.as_str()
 }

@@ -12,9 +12,6 @@ use crate::faults::Kind;
 use crate::leg::{LegPlan, LegReport};
 use crate::world::Shape;
 
-/// Of a leg's violations; all are in its report.
-const SHOWN: usize = 20;
-
 /// A run as somebody asked for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
@@ -34,8 +31,8 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Runs what is left of it, and prints the table; whether every promise was kept.
-    pub(crate) async fn run(&self) -> bool {
+    /// Runs what is left of it, and prints the table; which promises were broken.
+    pub(crate) async fn run(&self) -> Vec<String> {
         println!("{self:?}");
         std::fs::create_dir_all(&self.directory).expect("a directory for the reports");
         let mut reports = Vec::new();
@@ -43,7 +40,7 @@ impl Schedule {
             reports.push(self.leg(n, &plan).await);
         }
         print(&reports);
-        reports.iter().all(|report| report.violations.is_empty())
+        reports.into_iter().flat_map(|report| report.violations).collect()
     }
 
     /// The report that is kept of it, or a new one.
@@ -61,9 +58,6 @@ impl Schedule {
         }
         std::fs::write(&path, serde_json::to_vec_pretty(&report).unwrap()).expect("the report is kept");
         println!("leg {n} took {} s: {:?}", report.seconds, report.tally);
-        for violation in report.violations.iter().take(SHOWN) {
-            println!("  {violation}");
-        }
         report
     }
 

@@ -30,7 +30,8 @@ pub struct Metrics {
     pub store_request_seconds: HistogramVec,
     /// Times that news of watched scenes may have been missed, by `cause`.
     pub store_lost_total: IntCounterVec,
-    /// Durable writes by how their wait for a replica ended (`replicated`, `unreplicated`, `not_asked`).
+    /// Durable writes by how their wait for a replica ended (`replicated`; `vouched` for by the sentinels,
+    /// while a replica is missing; `unreplicated`; `not_asked`).
     pub store_waits_total: IntCounterVec,
     /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `circuit_open`, `invalid`).
     pub wechat_request_seconds: HistogramVec,

@@ -10,6 +10,7 @@ mod keys;
 mod link;
 mod record;
 mod replication;
+mod route;
 mod script;
 pub mod servers;
 mod settings;
@@ -22,9 +23,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::clients::{Client, WithOptions};
-use fred::interfaces::{ClientLike, KeysInterface};
-use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
+use fred::types::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,6 +35,7 @@ use commands::Commands;
 use fault::{Fault, refusal};
 use keys::{Keys, slot};
 use replication::{Copies, Replication};
+use route::{Command, Moving};
 use script::Scripts;
 use settings::ClientSettings;
 pub use settings::{FatalError, RedisSettings, Wait};
@@ -75,9 +75,11 @@ impl RedisStore {
         let (start_tx, start) = watch::channel(Start::Trying);
         let start_tx = Arc::new(start_tx);
         let refused = Arc::clone(&start_tx);
+        let (slots_move, moving) = watch::channel(Moving::default());
         let commands = Arc::new(Commands::start(
             &client_settings,
             settings.wait != Wait::Never,
+            moving,
             metrics.clone(),
             tasks,
             shutdown,
@@ -87,6 +89,7 @@ impl RedisStore {
             client_settings.listen(&settings.prefix),
             news,
             commands.clients(),
+            slots_move,
             metrics.clone(),
             tasks,
             shutdown.clone(),
@@ -137,11 +140,9 @@ impl SceneStore for RedisStore {
         let key = &self.keys.scene(&scene.id);
         let record = &record::encode(scene)?;
         self.commands
-            .run("create", |client| async move {
-                let expire = Some(Expiration::PX(millis(life.0)));
-                let found: Option<Bytes> = client
-                    .set(key, record.clone(), expire, Some(SetOptions::NX), true)
-                    .await?;
+            .run("create", |route| async move {
+                let set = Command::set_new(key, record.clone(), millis(life.0));
+                let found: Option<Bytes> = route.one(set).await?;
                 // The very record means that an earlier attempt kept it and only its reply was lost.
                 Ok(match found {
                     Some(found) if record::write_id(&found) != Some(scene.write_id) => Created::Exists,
@@ -165,7 +166,11 @@ impl SceneStore for RedisStore {
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
         let id = &write.next.id;
         let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
-        let keys = &[&*scene, &*grant];
+        // While their slot moves, two keys of which one is missing are answered nowhere: the grant is named only if it is written.
+        let keys: &[&str] = match write.grant {
+            Grant::Keep => &[&scene],
+            Grant::Put(..) | Grant::Delete => &[&scene, &grant],
+        };
         let args = &replace_args(seen, &write)?;
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
@@ -174,8 +179,8 @@ impl SceneStore for RedisStore {
         }
         let replaced = self
             .commands
-            .run("replace", |client| async move {
-                outcome(&self.scripts.replace.run::<String>(&client, keys, args).await?)
+            .run("replace", |route| async move {
+                outcome(&self.scripts.replace.run::<String>(&route, keys, args).await?)
             })
             .await?;
         if write.durable && replaced == Replaced::Written {
@@ -187,8 +192,8 @@ impl SceneStore for RedisStore {
     async fn grant(&self, id: &SceneId) -> Result<Option<Vec<u8>>, StoreError> {
         let key = &self.keys.grant(id);
         self.commands
-            .run("grant", |client| async move {
-                let grant: Option<Bytes> = client.get(key).await?;
+            .run("grant", |route| async move {
+                let grant: Option<Bytes> = route.one(Command::new("GET", key)).await?;
                 Ok(grant.map(Vec::from))
             })
             .await
@@ -213,22 +218,16 @@ impl RedisStore {
         let keys = &ids.iter().map(|id| self.keys.scene(id)).collect::<Vec<_>>();
         let answers = self
             .commands
-            .run("find", |client| async move {
-                let pipeline = client.pipeline().with_options(client.options());
-                for key in keys {
-                    // Others may write between the two. A life read first makes a record look younger; read last it would say
-                    // of a scene that was confirmed in its last moment that it had expired unconfirmed.
-                    let _: () = pipeline.pttl(key).await?;
-                    let _: () = pipeline.get(key).await?;
+            .run("find", |route| async move {
+                // Others may write between the two. A life read first makes a record look younger; read last it would say of a
+                // scene that was confirmed in its last moment that it had expired unconfirmed.
+                let both = |key: &String| [Command::new("PTTL", key), Command::new("GET", key)];
+                let mut answers = route.each(keys.iter().flat_map(both).collect()).await?.into_iter();
+                let mut read = Vec::with_capacity(keys.len());
+                while let (Some(life), Some(record)) = (answers.next(), answers.next()) {
+                    read.push(life_and_record(life, record));
                 }
-                let answers = pipeline.try_all::<Value>().await;
-                let (pairs, rest) = answers.as_chunks::<2>();
-                if let [Err(error)] = rest {
-                    // A pipeline that failed as a whole answers with that one error.
-                    return Err(error.clone().into());
-                }
-                let read = pairs.iter().map(|[life, record]| life_and_record(life, record));
-                self.unless_none_answered(read.collect())
+                self.unless_none_answered(read)
             })
             .await?;
         let stored = ids.iter().zip(answers).map(|(id, answer)| match answer? {
@@ -254,44 +253,35 @@ impl RedisStore {
 
     /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
     async fn replace_replicated(&self, keys: &[&str], args: &[Bytes], copies: Copies) -> Result<Replaced, StoreError> {
-        let replaced = self
+        let (replaced, reached, server) = self
             .commands
-            .run_waiting("replace", |client| async move {
-                let (script, wait) = self.pipelined(&client, keys, args, copies).await?;
-                let replaced = outcome(&script)?;
-                if replaced != Replaced::Written {
-                    return Ok(replaced);
-                }
-                let servers = client.active_connections();
-                let kept = self.replication.is_kept(wait?.convert()?, copies, &servers).await;
-                Ok(if kept { replaced } else { Replaced::Unreplicated })
+            .run_waiting("replace", |route| async move {
+                let server = route.server();
+                let script = self.scripts.replace.whole(keys, args);
+                let wait = script.beside("WAIT").arg(copies.0).arg(WAIT_MS);
+                let [script, wait] = route.both([script, wait]).await?;
+                let replaced = outcome(&script?.convert::<String>()?)?;
+                let reached = match replaced {
+                    Replaced::Written => wait?.convert::<i64>()?,
+                    _ => 0,
+                };
+                // Where it was written, if the library has not gone elsewhere meanwhile.
+                let server = server.filter(|server| route.server().as_ref() == Some(server));
+                Ok((replaced, reached, server))
             })
             .await?;
-        match replaced {
-            Replaced::Written => self.count_wait("replicated"),
-            Replaced::Unreplicated => self.count_wait("unreplicated"),
-            Replaced::Stale | Replaced::Late | Replaced::Absent => {}
+        if replaced != Replaced::Written {
+            return Ok(replaced);
         }
+        // The connection is somebody else's by now.
+        let kept = self.replication.is_kept(reached, copies, server).await;
+        let (outcome, replaced) = match kept {
+            true if reached >= copies.0 => ("replicated", replaced),
+            true => ("vouched", replaced),
+            false => ("unreplicated", Replaced::Unreplicated),
+        };
+        self.count_wait(outcome);
         Ok(replaced)
-    }
-
-    async fn pipelined(
-        &self,
-        client: &WithOptions<Client>,
-        keys: &[&str],
-        args: &[Bytes],
-        copies: Copies,
-    ) -> Result<(String, Result<Value, Fault>), Fault> {
-        let pipeline = client.pipeline().with_options(client.options());
-        self.scripts.replace.queue(&pipeline, keys, args).await?;
-        // As a command that does not block, or the library would no longer notice that the server is frozen.
-        let slot = keys
-            .first()
-            .map_or(ClusterHash::Random, |key| ClusterHash::Custom(slot(key)));
-        let wait = CustomCommand::new_static("WAIT", slot, false);
-        let _: () = pipeline.custom(wait, vec![copies.0, WAIT_MS]).await?;
-        let [script, wait] = answers(pipeline.try_all::<Value>().await)?;
-        Ok((script?.convert()?, wait))
     }
 
     fn count_wait(&self, outcome: &str) {
@@ -338,25 +328,12 @@ fn outcome(answer: &str) -> Result<Replaced, Fault> {
     }
 }
 
-/// The answers to a pipeline of `N` commands. One that failed as a whole answers with a single error.
-fn answers<const N: usize>(
-    answers: Vec<Result<Value, fred::error::Error>>,
-) -> Result<[Result<Value, Fault>; N], Fault> {
-    match <[_; N]>::try_from(answers) {
-        Ok(answers) => Ok(answers.map(|answer| answer.map_err(Fault::from))),
-        Err(short) => Err(short
-            .into_iter()
-            .find_map(Result::err)
-            .map_or(Fault::NoAnswer, Fault::from)),
-    }
-}
-
 /// What PTTL and GET answered; `None` when the key was gone.
 fn life_and_record(
-    life: &Result<Value, fred::error::Error>,
-    record: &Result<Value, fred::error::Error>,
+    life: Result<Value, Fault>,
+    record: Result<Value, Fault>,
 ) -> Result<(Option<Duration>, Option<Bytes>), Fault> {
-    Ok((life_left(life.clone()?)?, record.clone()?.convert()?))
+    Ok((life_left(life?)?, record?.convert()?))
 }
 
 /// What PTTL answered; `None` when the key is gone.

@@ -90,15 +90,19 @@ pub(crate) async fn picture(client: &mut Client, shown: &Shown) -> Option<String
     None
 }
 
-/// What WeChat's scanner makes of a picture.
+/// What WeChat's scanner makes of a picture. Ours fails on one in some thousands, unless that is turned.
 async fn decoded(jpeg: Vec<u8>) -> Option<String> {
     let decode = move || {
         let mut decoder = JpegDecoder::new(ZCursor::new(&jpeg));
         let rgb = decoder.decode().ok()?;
-        let (width, height) = decoder.dimensions()?;
-        let mut image = PreparedImage::prepare_from_greyscale(width, height, |x, y| rgb[(y * width + x) * 3]);
-        let (_, url) = image.detect_grids().first()?.decode().ok()?;
-        Some(url.split_once("scene=")?.1.to_owned())
+        let (side, height) = decoder.dimensions()?;
+        let read = |turned: bool| {
+            let place = |x, y| if turned { x * side + side - 1 - y } else { y * side + x };
+            let mut image = PreparedImage::prepare_from_greyscale(side, side, |x, y| rgb[place(x, y) * 3]);
+            let (_, url) = image.detect_grids().first()?.decode().ok()?;
+            Some(url.split_once("scene=")?.1.to_owned())
+        };
+        (side == height).then(|| read(false).or_else(|| read(true)))?
     };
     tokio::task::spawn_blocking(decode).await.ok().flatten()
 }

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::interfaces::KeysInterface;
-use fred::types::{Expiration, SetOptions};
 
-use super::fault::Fault;
+use super::route::Command;
 use super::{RedisStore, millis};
 use crate::entropy::os_rng;
 use crate::scene::{AvatarId, SceneId, WriteId};
@@ -24,14 +22,11 @@ impl BlobStore for RedisStore {
         let key = &self.keys.picture(id);
         let mine = &Bytes::from(format!("{CLAIM}{}", WriteId::random(&mut os_rng())));
         self.commands
-            .run("picture", |client| async move {
+            .run("picture", |route| async move {
                 // Read first: a full server refuses even a SET that would change nothing.
-                let mut found: Option<Bytes> = client.get(key).await?;
+                let mut found: Option<Bytes> = route.one(Command::new("GET", key)).await?;
                 if found.is_none() {
-                    let expire = Some(Expiration::PX(millis(claim)));
-                    found = client
-                        .set(key, mine.clone(), expire, Some(SetOptions::NX), true)
-                        .await?;
+                    found = route.one(Command::set_new(key, mine.clone(), millis(claim))).await?;
                 }
                 Ok(match found {
                     None => Picture::Yours,
@@ -64,14 +59,19 @@ impl BlobStore for RedisStore {
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
         let key = &self.keys.avatar(id, avatar);
         self.commands
-            .run("avatar", |client| async move { Ok(client.get(key).await?) })
+            .run(
+                "avatar",
+                |route| async move { route.one(Command::new("GET", key)).await },
+            )
             .await
     }
 
     async fn drop_avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<(), StoreError> {
         let key = &self.keys.avatar(id, avatar);
         self.commands
-            .run("drop_avatar", |client| async move { Ok(client.del(key).await?) })
+            .run("drop_avatar", |route| async move {
+                route.one(Command::new("DEL", key)).await
+            })
             .await
     }
 }
@@ -79,9 +79,8 @@ impl BlobStore for RedisStore {
 impl RedisStore {
     async fn put(&self, op: &'static str, key: &str, bytes: &Bytes, life: Duration) -> Result<(), StoreError> {
         self.commands
-            .run(op, |client| async move {
-                let expire = Some(Expiration::PX(millis(life)));
-                Ok(client.set(key, bytes.clone(), expire, None, false).await?)
+            .run(op, |route| async move {
+                route.one(Command::set(key, bytes.clone(), millis(life))).await
             })
             .await
     }
@@ -90,9 +89,8 @@ impl RedisStore {
         let key = &*self.keys.picture(id);
         let args = &[Bytes::from_static(CLAIM.as_bytes()), life];
         self.commands
-            .run(op, |client| async move {
-                self.scripts.picture.run::<()>(&client, &[key], args).await?;
-                Ok::<_, Fault>(())
+            .run(op, |route| async move {
+                self.scripts.picture.run(&route, &[key], args).await
             })
             .await
     }

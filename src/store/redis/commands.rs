@@ -8,11 +8,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fred::clients::{Client, WithOptions};
+use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::InfoKind;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use super::fault::{Fault, Unfit};
 use super::link::{Link, Outage};
+use super::route::{Moving, Route};
 use super::settings::{ClientSettings, FatalError};
 use crate::entropy;
 use crate::store::StoreError;
@@ -41,6 +42,7 @@ pub(super) struct Commands {
     waiters: Option<Waiters>,
     in_flight: Semaphore,
     outage: Arc<Outage>,
+    moving: watch::Receiver<Moving>,
     metrics: Metrics,
 }
 
@@ -49,6 +51,7 @@ impl Commands {
     pub(super) fn start(
         settings: &ClientSettings,
         waits: bool,
+        moving: watch::Receiver<Moving>,
         metrics: Metrics,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
@@ -67,6 +70,7 @@ impl Commands {
             waiters,
             in_flight: Semaphore::new(IN_FLIGHT),
             outage,
+            moving,
             metrics,
         }
     }
@@ -75,14 +79,14 @@ impl Commands {
     pub(super) async fn run<T, F>(
         &self,
         op: &'static str,
-        attempt: impl Fn(WithOptions<Client>) -> F + Send + Sync,
+        attempt: impl Fn(Route) -> F + Send + Sync,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Fault>> + Send,
         T: Send,
     {
         let once = || async {
-            let answer = attempt(self.shared.client()).await;
+            let answer = attempt(self.route()).await;
             self.check_stall(answer)
         };
         self.observed(op, self.insist(once)).await
@@ -92,7 +96,7 @@ impl Commands {
     pub(super) async fn run_waiting<T, F>(
         &self,
         op: &'static str,
-        attempt: impl Fn(WithOptions<Client>) -> F + Send + Sync,
+        attempt: impl Fn(Route) -> F + Send + Sync,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Fault>> + Send,
@@ -103,7 +107,7 @@ impl Commands {
                 return Err(Fault::Refused("no connection may wait for a replica".to_owned()));
             };
             let waiter = waiters.take().await?;
-            let answer = attempt(waiter.link.client()).await;
+            let answer = attempt(Route::new(&waiter.link, &self.moving)).await;
             self.check_stall(answer)
         };
         self.observed(op, self.insist(once)).await
@@ -134,6 +138,11 @@ impl Commands {
             let _: i64 = client.wait(0, 1).await?;
         }
         Ok(())
+    }
+
+    /// The way of all requests but the waiting ones.
+    pub(super) fn route(&self) -> Route {
+        Route::new(&self.shared, &self.moving)
     }
 
     /// The client that all requests but the waiting ones share.

@@ -12,6 +12,8 @@ pub(super) enum Fault {
     NoAnswer,
     /// Another attempt may go better.
     Again(String),
+    /// The server that was asked named another one, which the library does not pass on.
+    Redirected,
     /// It would be answered the same way again.
     Refused(String),
     /// The server takes no more.
@@ -23,7 +25,7 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::NoAnswer | Self::Again(_) => true,
+            Self::NoAnswer | Self::Again(_) | Self::Redirected => true,
             Self::Refused(_) | Self::Full | Self::Corrupt(_) => false,
         }
     }
@@ -36,12 +38,13 @@ impl From<Error> for Fault {
         match word {
             "OOM" => Self::Full,
             "WRONGTYPE" => Self::Corrupt(error.details().to_owned()),
-            "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS"
-            | "MISCONF" | "BUSY" | "UNBLOCKED" => Self::Again(error.details().to_owned()),
+            "MOVED" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF"
+            | "BUSY" | "UNBLOCKED" => Self::Again(error.details().to_owned()),
             _ if word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase()) => {
                 Self::Refused(error.details().to_owned())
             }
             _ if *error.kind() == ErrorKind::Timeout => Self::NoAnswer,
+            _ if *error.kind() == ErrorKind::Routing && error.details() == "Too many redirections." => Self::Redirected,
             _ => Self::Again(error.to_string()),
         }
     }
@@ -52,6 +55,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::NoAnswer => Self::Unavailable("no answer in time".to_owned()),
             Fault::Again(why) | Fault::Refused(why) => Self::Unavailable(why),
+            Fault::Redirected => Self::Unavailable("the key is at another server".to_owned()),
             Fault::Full => Self::Full,
             Fault::Corrupt(what) => Self::Corrupt(what),
         }

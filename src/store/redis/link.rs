@@ -58,6 +58,11 @@ impl Link {
         })
     }
 
+    /// Whether its servers own slots.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.client.is_clustered()
+    }
+
     /// The primaries it is connected to.
     pub(super) fn servers(&self) -> Vec<Server> {
         self.client.active_connections()

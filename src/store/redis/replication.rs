@@ -22,10 +22,13 @@ use super::fault::Fault;
 use super::keys::scene_slots;
 use super::servers::Address;
 use super::settings::Wait;
-use super::subscriber::Tenure;
+use super::subscriber::{Consent, Tenure};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long most sentinels must say that a replica which is gone was not promoted, before it counts no more. One that promotes it
+/// and is silent meanwhile is heard of by the others within that time.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Replicas tell where they are each second.
 const LAG_MAX_SECONDS: u64 = 2;
 
@@ -38,15 +41,28 @@ pub(super) struct Copies(pub(super) i64);
 pub(super) struct Replication {
     wait: Wait,
     commands: Arc<Commands>,
-    tenure: Option<Tenure>,
     sights: Mutex<HashMap<u16, Sight>>,
+    tenure: Option<Tenure>,
+    /// Under Sentinel.
+    group: Mutex<Option<Group>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sight {
-    /// How many replicas keep up.
-    replicas: i64,
+    keeps_up: bool,
     last_kept_up: Option<Instant>,
+}
+
+/// A primary and those that follow it, any of which sentinels may promote.
+#[derive(Debug, Clone)]
+struct Group {
+    primary: Address,
+    /// How many replicas keep up, or may have been promoted.
+    replicas: i64,
+    /// How many of them don't.
+    missing: i64,
+    /// Since when that is so, and nobody says that one was promoted.
+    fewer_since: Option<Instant>,
 }
 
 impl Replication {
@@ -54,39 +70,44 @@ impl Replication {
         Self {
             wait,
             commands,
-            tenure,
             sights: Mutex::default(),
+            tenure,
+            group: Mutex::default(),
         }
     }
 
     /// For how many replicas a durable write to this slot waits now, if it waits.
     pub(super) fn copies(&self, slot: u16) -> Option<Copies> {
-        let sight = self.sight(slot);
         let waits = match self.wait {
             Wait::Never => false,
             Wait::Always => true,
-            // Of a slot that could not be looked at nothing is known, so nothing is risked.
-            Wait::Auto => sight.is_none_or(Sight::asks),
+            Wait::Auto => {
+                let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+                // Of a slot that could not be looked at nothing is known, so nothing is risked.
+                sights.get(&slot).copied().is_none_or(Sight::asks)
+            }
         };
-        let replicas = match self.tenure {
-            Some(_) => sight.map_or(1, |sight| sight.replicas),
+        let copies = match self.tenure {
+            // Of a primary that was not looked at, so many that the sentinels are asked.
+            Some(_) => self.group().map_or(2, |group| group.replicas.max(1)),
             None => 1,
         };
-        waits.then_some(Copies(replicas.max(1)))
+        waits.then_some(Copies(copies))
     }
 
-    /// Whether a write that `reached` so many replicas stays, whoever is primary next. `servers` is where it was written.
-    pub(super) async fn is_kept(&self, reached: i64, wanted: Copies, servers: &[Server]) -> bool {
-        match (&self.tenure, servers) {
+    /// Whether a write that `reached` so many replicas stays, whoever is primary next. `server` is where it was written.
+    pub(super) async fn is_kept(&self, reached: i64, wanted: Copies, server: Option<Address>) -> bool {
+        match (&self.tenure, server) {
             _ if reached >= wanted.0 => true,
-            (Some(tenure), [server]) if reached >= 1 => tenure.is_held_by(&Address::from(server)).await,
+            // The one that does not answer may be the one that promotes.
+            (Some(tenure), Some(server)) if reached >= 1 => tenure.of(&server).await == Some(Consent::OfAll),
             _ => false,
         }
     }
 
     /// Looks each second until `shutdown`, where that decides anything.
     pub(super) async fn watch(&self, shutdown: CancellationToken) {
-        if self.wait == Wait::Never {
+        if self.wait == Wait::Never || self.wait == Wait::Always && self.tenure.is_none() {
             return;
         }
         let mut ticks = interval(Duration::from_secs(1));
@@ -116,36 +137,61 @@ impl Replication {
         }
     }
 
-    /// A replica that is gone counts on while it may have been promoted.
     async fn judge(&self, server: &Server, replicas: i64) {
-        let slots = scene_slots().filter(|slot| self.commands.shared().owner(*slot).as_ref() == Some(server));
-        let slots: Vec<u16> = slots.collect();
-        let before = slots
-            .iter()
-            .filter_map(|slot| self.sight(*slot))
-            .map(|sight| sight.replicas);
-        let before = before.max().unwrap_or_default();
-        let lost = match &self.tenure {
-            Some(tenure) if replicas < before => !tenure.is_held_by(&Address::from(server)).await,
-            _ => false,
+        let replicas = match &self.tenure {
+            Some(tenure) => self.follow(tenure, Address::from(server), replicas).await,
+            None => replicas,
         };
-        self.see(server, slots, if lost { before } else { replicas });
+        self.see(server, replicas > 0);
     }
 
-    fn see(&self, server: &Server, slots: Vec<u16>, replicas: i64) {
+    /// How many replicas this primary has. One that is gone counts on while it may have been promoted.
+    async fn follow(&self, tenure: &Tenure, primary: Address, replicas: i64) -> i64 {
         let now = Instant::now();
-        let keeps_up = replicas > 0;
+        let known = self.group().filter(|known| known.primary == primary);
+        let told = known.as_ref().map_or(0, |known| known.missing);
+        let (known, mut fewer_since) = known.map_or((replicas, None), |known| (known.replicas, known.fewer_since));
+        let mut counted = replicas;
+        if replicas < known {
+            fewer_since = match tenure.of(&primary).await {
+                Some(_) => fewer_since.or(Some(now)),
+                None => None,
+            };
+            if fewer_since.is_none_or(|since| since.elapsed() < SETTLED) {
+                counted = known;
+            }
+        }
+        let missing = counted - replicas;
+        if counted != known {
+            tracing::info!(%primary, replicas, "durable writes wait for another number of replicas");
+        } else if missing != told && missing > 0 {
+            tracing::warn!(%primary, missing, "a replica is missing: durable writes fail unless every sentinel vouches for the primary");
+        }
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(Group {
+            primary,
+            replicas: counted,
+            missing,
+            fewer_since: fewer_since.filter(|_| counted > replicas),
+        });
+        counted
+    }
+
+    fn see(&self, server: &Server, keeps_up: bool) {
+        let now = Instant::now();
+        let link = self.commands.shared();
+        let owns = |slot: &u16| !link.is_clustered() || link.owner(*slot).as_ref() == Some(server);
+        let slots: Vec<u16> = scene_slots().filter(owns).collect();
         let mut changed = false;
         {
             let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
             for slot in slots {
                 let before = sights.get(&slot);
-                changed |= before.is_some_and(|sight| (sight.replicas > 0) != keeps_up);
+                changed |= before.is_some_and(|sight| sight.keeps_up != keeps_up);
                 let last_kept_up = before.and_then(|sight| sight.last_kept_up);
                 sights.insert(
                     slot,
                     Sight {
-                        replicas,
+                        keeps_up,
                         last_kept_up: if keeps_up { Some(now) } else { last_kept_up },
                     },
                 );
@@ -153,20 +199,21 @@ impl Replication {
         }
         if changed && keeps_up {
             tracing::info!(%server, "a replica keeps up again: durable writes wait for it");
+        } else if changed && self.wait == Wait::Always {
+            tracing::warn!(%server, "no replica keeps up: durable writes fail");
         } else if changed {
             tracing::warn!(%server, patience = ?PATIENCE, "no replica keeps up: durable writes fail, and then go on without one");
         }
     }
 
-    fn sight(&self, slot: u16) -> Option<Sight> {
-        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        sights.get(&slot).copied()
+    fn group(&self) -> Option<Group> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Sight {
     fn asks(self) -> bool {
-        self.replicas > 0 || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
+        self.keeps_up || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
     }
 }
 
@@ -222,7 +269,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_shard_that_lost_its_last_replica_is_waited_for_a_little_longer() {
         let sight = Sight {
-            replicas: 0,
+            keeps_up: false,
             last_kept_up: Some(Instant::now()),
         };
         assert!(sight.asks());
@@ -230,7 +277,7 @@ mod tests {
         assert!(!sight.asks());
         assert!(
             !Sight {
-                replicas: 0,
+                keeps_up: false,
                 last_kept_up: None
             }
             .asks(),
@@ -238,7 +285,7 @@ mod tests {
         );
         assert!(
             Sight {
-                replicas: 1,
+                keeps_up: true,
                 last_kept_up: None
             }
             .asks()

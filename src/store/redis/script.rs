@@ -3,12 +3,10 @@
 //! All are marked `allow-oom`: they go on with what is under way, which a full Redis must not stop.
 
 use bytes::Bytes;
-use fred::clients::{Client, WithOptions};
-use fred::interfaces::ClientLike;
-use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
+use fred::types::FromValue;
 
 use super::fault::Fault;
-use super::keys::slot;
+use super::route::{Command, Route};
 
 /// One Lua script.
 #[derive(Debug)]
@@ -40,44 +38,24 @@ impl Script {
     }
 
     /// Runs it. All keys must live in one slot.
-    pub(super) async fn run<R: FromValue>(
-        &self,
-        client: &WithOptions<Client>,
-        keys: &[&str],
-        args: &[Bytes],
-    ) -> Result<R, Fault> {
-        match self.send(client, "EVALSHA", &self.hash, keys, args).await {
-            Err(error) if error.details().starts_with("NOSCRIPT") => {
-                Ok(self.send(client, "EVAL", self.lua, keys, args).await?)
-            }
-            answer => Ok(answer?),
+    pub(super) async fn run<R: FromValue>(&self, route: &Route, keys: &[&str], args: &[Bytes]) -> Result<R, Fault> {
+        match route.one(command("EVALSHA", &self.hash, keys, args)).await {
+            Err(Fault::Refused(why)) if why.starts_with("NOSCRIPT") => route.one(self.whole(keys, args)).await,
+            answer => answer,
         }
     }
 
-    /// Queues it whole on a pipeline, where no NOSCRIPT may come between it and what follows.
-    pub(super) async fn queue<C: ClientLike>(&self, pipeline: &C, keys: &[&str], args: &[Bytes]) -> Result<(), Fault> {
-        Ok(self.send(pipeline, "EVAL", self.lua, keys, args).await?)
+    /// Whole, where no NOSCRIPT may come between it and what follows.
+    pub(super) fn whole(&self, keys: &[&str], args: &[Bytes]) -> Command {
+        command("EVAL", self.lua, keys, args)
     }
+}
 
-    // By `custom`, since the library's own `eval` can't be given options.
-    async fn send<C: ClientLike, R: FromValue>(
-        &self,
-        client: &C,
-        command: &'static str,
-        script: &str,
-        keys: &[&str],
-        args: &[Bytes],
-    ) -> Result<R, fred::error::Error> {
-        let slot = keys
-            .first()
-            .map_or(ClusterHash::Random, |key| ClusterHash::Custom(slot(key)));
-        let mut values = Vec::with_capacity(2 + keys.len() + args.len());
-        values.push(Value::from(script));
-        values.push(Value::Integer(i64::try_from(keys.len()).unwrap_or(i64::MAX)));
-        values.extend(keys.iter().map(|key| Value::from(*key)));
-        values.extend(args.iter().map(|arg| Value::from(arg.clone())));
-        client
-            .custom(CustomCommand::new_static(command, slot, false), values)
-            .await
-    }
+fn command(name: &'static str, script: &str, keys: &[&str], args: &[Bytes]) -> Command {
+    let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+    Command::about(keys.first().copied().unwrap_or_default(), name)
+        .arg(script)
+        .arg(count)
+        .args(keys.iter().copied())
+        .args(args.iter().cloned())
 }

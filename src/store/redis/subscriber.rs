@@ -35,9 +35,11 @@ use self::alignment::Alignment;
 use self::coordinator::{Coordinator, Surroundings, Wish};
 use self::owners::Owners;
 use self::tenure::Round;
-pub(super) use self::tenure::Tenure;
+pub(super) use self::tenure::{Consent, Tenure};
+use self::topology::Findings;
 use self::wire::Dialer;
 use super::keys::Keys;
+use super::route::Moving;
 use super::servers::Servers;
 use crate::scene::SceneId;
 use crate::store::{News, StoreError};
@@ -90,12 +92,14 @@ pub struct Subscriber {
 impl Subscriber {
     /// Starts connecting, and tells `news` from then on. While `news` is full, the servers' messages wait in their sockets.
     ///
-    /// `commands` are the clients that read what is told as lost: before it is told they are brought to the same master.
+    /// `commands` are the clients that read what is told as lost: before it is told they are brought to the same master. `moving`
+    /// is told which slots are on their way.
     #[must_use]
     pub fn start(
         listen: Listen,
         news: mpsc::Sender<News>,
         commands: Vec<Client>,
+        moving: watch::Sender<Moving>,
         metrics: Metrics,
         tracker: &TaskTracker,
         stop: CancellationToken,
@@ -111,13 +115,12 @@ impl Subscriber {
             tls: listen.tls,
             certified_name: listen.servers.certified_name().map(str::to_owned),
         };
-        let observer = topology::observe(
-            listen.servers.clone(),
-            dialer.clone(),
-            owners_found,
-            asked,
-            Arc::clone(&look),
-        );
+        let findings = Findings {
+            owners: owners_found,
+            rounds: asked,
+            moving,
+        };
+        let observer = topology::observe(listen.servers.clone(), dialer.clone(), findings, Arc::clone(&look));
         tracker.spawn(stop.clone().run_until_cancelled_owned(observer));
         let following = Alignment::of(&listen.servers, commands.clone()).keep(owners.clone());
         tracker.spawn(stop.clone().run_until_cancelled_owned(following));

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::interfaces::{ClientLike, HashesInterface, KeysInterface};
-use fred::types::{Expiration, SetOptions, Value};
 
 use super::fault::Fault;
-use super::{RedisStore, answers, life_left, millis};
+use super::route::Command;
+use super::{RedisStore, life_left, millis};
 use crate::entropy::os_rng;
 use crate::scene::WriteId;
 use crate::store::{Generation, StoreError, StoredToken, TokenStore};
@@ -18,12 +17,10 @@ impl TokenStore for RedisStore {
     async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError> {
         let key = &self.keys.access_token(appid);
         self.commands
-            .run("token", |client| async move {
+            .run("token", |route| async move {
                 // The life first: a token put in between is then said to live shorter than it does, never longer.
-                let pipeline = client.pipeline().with_options(client.options());
-                let _: () = pipeline.pttl(key).await?;
-                let _: () = pipeline.hmget(key, vec!["sealed", "generation"]).await?;
-                let [life, fields] = answers(pipeline.try_all::<Value>().await)?;
+                let fields = Command::new("HMGET", key).arg("sealed").arg("generation");
+                let [life, fields] = route.both([Command::new("PTTL", key), fields]).await?;
                 let (sealed, generation): (Option<Bytes>, Option<u64>) = fields?.convert()?;
                 Ok(match (sealed, generation, life_left(life?)?) {
                     (Some(sealed), Some(generation), Some(left)) => Some(StoredToken {
@@ -42,9 +39,9 @@ impl TokenStore for RedisStore {
         // The mark tells a call whose reply was lost from an earlier one of the same owner.
         let mine = &format!("{owner}{}", WriteId::random(&mut os_rng()));
         self.commands
-            .run("acquire_lease", |client| async move {
-                let expire = Some(Expiration::PX(millis(length)));
-                let found: Option<String> = client.set(key, mine, expire, Some(SetOptions::NX), true).await?;
+            .run("acquire_lease", |route| async move {
+                let set = Command::set_new(key, mine.as_str(), millis(length));
+                let found: Option<String> = route.one(set).await?;
                 Ok(found.is_none_or(|found| found == *mine))
             })
             .await
@@ -54,8 +51,8 @@ impl TokenStore for RedisStore {
         let key = &*self.keys.lease(name);
         let args = &[Bytes::from(owner.to_string())];
         self.commands
-            .run("release_lease", |client| async move {
-                self.scripts.release_lease.run::<()>(&client, &[key], args).await
+            .run("release_lease", |route| async move {
+                self.scripts.release_lease.run::<()>(&route, &[key], args).await
             })
             .await
     }
@@ -76,8 +73,8 @@ impl TokenStore for RedisStore {
             Bytes::from(millis(life).to_string()),
         ];
         self.commands
-            .run("put_token", |client| async move {
-                let kept: i64 = self.scripts.put_token.run(&client, keys, args).await?;
+            .run("put_token", |route| async move {
+                let kept: i64 = self.scripts.put_token.run(&route, keys, args).await?;
                 Ok::<_, Fault>(kept == 1)
             })
             .await
@@ -87,8 +84,8 @@ impl TokenStore for RedisStore {
         let key = &*self.keys.access_token(appid);
         let args = &[Bytes::from(generation.0.to_string())];
         self.commands
-            .run("drop_token", |client| async move {
-                self.scripts.drop_token.run::<()>(&client, &[key], args).await
+            .run("drop_token", |route| async move {
+                self.scripts.drop_token.run::<()>(&route, &[key], args).await
             })
             .await
     }

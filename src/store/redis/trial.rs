@@ -57,10 +57,11 @@ impl Trial {
 
     async fn once(&self) -> Result<(), Unfit> {
         self.commands.check().await?;
-        let client = self.commands.shared().client();
+        let route = self.commands.route();
+        let keys = &[&*self.key];
         // In both ways in which scripts are sent, since a server that knows this one would hide that it forbids the other way.
-        self.scripts.trial.queue(&client, &[&self.key], &[]).await?;
-        self.scripts.trial.run::<()>(&client, &[&self.key], &[]).await?;
+        let () = route.one(self.scripts.trial.whole(keys, &[])).await?;
+        let () = self.scripts.trial.run(&route, keys, &[]).await?;
         // Before the first durable write, which would otherwise wait for a replica that never was.
         self.replication.look().await;
         Ok(())

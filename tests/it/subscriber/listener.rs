@@ -13,7 +13,7 @@ use scanlogin::scene::{EventId, Profile, PublicState, SceneId, StateName};
 use scanlogin::store::News;
 use scanlogin::store::redis::subscriber::{Listen, Subscriber};
 use scanlogin::telemetry::Metrics;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,7 +37,15 @@ impl Listener {
     pub(super) fn start_with(listen: Listen, capacity: usize, commands: Vec<Client>) -> Self {
         let (sender, news) = mpsc::channel(capacity);
         let (metrics, tracker, stop) = (Metrics::new().unwrap(), TaskTracker::new(), CancellationToken::new());
-        let subscriber = Subscriber::start(listen, sender, commands, metrics.clone(), &tracker, stop.clone());
+        let subscriber = Subscriber::start(
+            listen,
+            sender,
+            commands,
+            watch::Sender::default(),
+            metrics.clone(),
+            &tracker,
+            stop.clone(),
+        );
         Self {
             subscriber,
             news,

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Puts a record in the place of the one that was read, if nobody has written since.
--- KEYS: the record, which is also its channel; the grant beside it
+-- KEYS: the record, which is also its channel; the grant beside it, if that is written
 -- ARGV: write_id that was read, write_id of this write, record, least life in ms or '', announcement or '',
 --       'keep' | 'put' | 'delete', grant, the grant's life in ms
 local stored = redis.call('GETRANGE', KEYS[1], 0, 21)

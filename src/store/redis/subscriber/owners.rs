@@ -1,6 +1,6 @@
 //! Which server owns which hash tag, made out of what several servers say. Pure: hides the texts they say it in.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use redis_protocol::redis_keyslot;
 
@@ -55,9 +55,11 @@ impl Owners {
 /// What one node says of its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct View {
-    /// Every node that has an address.
-    pub(super) nodes: BTreeSet<Address>,
+    /// Every node that has an address, by its id.
+    pub(super) nodes: BTreeMap<String, Address>,
     claims: Vec<Claim>,
+    /// Slots that this node gives away, and the id of whom to.
+    moving: Vec<(u16, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,18 +80,29 @@ impl View {
         view
     }
 
+    /// The slots that this node gives away, and whom to.
+    pub(super) fn moving(&self) -> impl Iterator<Item = (u16, Address)> {
+        let place = |(slot, id): &(u16, String)| Some((*slot, self.nodes.get(id)?.clone()));
+        self.moving.iter().filter_map(place)
+    }
+
     fn read_line(&mut self, line: &str, asked: &Address, names: bool) -> Option<()> {
         let mut fields = line.split(' ');
-        let (_id, location, flags) = (fields.next()?, fields.next()?, fields.next()?);
+        let (id, location, flags) = (fields.next()?, fields.next()?, fields.next()?);
         let has = |flag| flags.split(',').any(|it| it == flag);
         if has("noaddr") || has("handshake") {
             return None;
         }
         let address = address(location, names).or_else(|| has("myself").then(|| asked.clone()))?;
-        self.nodes.insert(address.clone());
+        self.nodes.insert(id.to_owned(), address.clone());
         // <master> <ping-sent> <pong-recv> <config-epoch> <link-state> <slot> ...
         let epoch = fields.nth(3)?.parse().ok()?;
-        let slots = fields.skip(1).filter_map(slot_range).collect::<Vec<_>>();
+        let slots = fields.skip(1).collect::<Vec<_>>();
+        if has("myself") {
+            self.moving
+                .extend(slots.iter().filter_map(|slot| slot_given_away(slot)));
+        }
+        let slots = slots.into_iter().filter_map(slot_range).collect::<Vec<_>>();
         if has("master") && !slots.is_empty() {
             self.claims.push(Claim { address, epoch, slots });
         }
@@ -112,6 +125,12 @@ fn address(location: &str, names: bool) -> Option<Address> {
     let name = parts.next().filter(|name| names && !name.is_empty());
     let host = name.unwrap_or(&address.host).to_owned();
     (!host.is_empty()).then_some(Address { host, ..address })
+}
+
+/// `[93->-id]`
+fn slot_given_away(text: &str) -> Option<(u16, String)> {
+    let (slot, id) = text.strip_prefix('[')?.strip_suffix(']')?.split_once("->-")?;
+    Some((slot.parse().ok()?, id.to_owned()))
 }
 
 /// `5` or `0-100`; slots on their way (`[93-<-id]`) belong where they were.
@@ -157,8 +176,19 @@ not a line of a node
     #[test]
     fn replicas_are_known_but_own_nothing_and_nodes_without_address_are_not_known() {
         let view = view(SETTLED);
-        assert!(view.nodes.contains(&address("10.0.0.4:7000")));
+        assert_eq!(view.nodes.get("d4"), Some(&address("10.0.0.4:7000")));
         assert_eq!(view.nodes.len(), 4);
+    }
+
+    #[test]
+    fn slots_are_on_their_way_if_their_owner_says_so_itself() {
+        assert_eq!(
+            view(SETTLED).moving().count(),
+            0,
+            "one is coming, another is told of by a third"
+        );
+        let giving = view(&SETTLED.replace("[93-<-a1]", "[93->-a1] [94->-nobody]"));
+        assert_eq!(giving.moving().collect::<Vec<_>>(), [(93, address("10.0.0.1:7000"))]);
     }
 
     #[test]
@@ -193,8 +223,12 @@ not a line of a node
     #[test]
     fn announced_names_count_where_certificates_do() {
         let view = View::parse(SETTLED, &address("10.0.0.2:7000"), true);
-        assert!(view.nodes.contains(&address("one.example:7000")));
-        assert!(view.nodes.contains(&address("10.0.0.2:7000")), "without a name, the ip");
+        assert_eq!(view.nodes.get("a1"), Some(&address("one.example:7000")));
+        assert_eq!(
+            view.nodes.get("b2"),
+            Some(&address("10.0.0.2:7000")),
+            "without a name, the ip"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Whether a primary under Sentinel is the primary still.
 //!
 //! A replica that sentinels promote on purpose, or because they can't see the primary any more, leaves it at once; the other
-//! replicas follow a second later. What the primary is told meanwhile is lost, although a replica has it.
+//! replicas follow a second later. What the primary is told meanwhile is lost, although a replica has it. At first a single
+//! sentinel knows: the one that promotes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use super::owners::majority;
 use crate::store::redis::servers::Address;
 
 /// How long the sentinels have to say so: a round that had just begun, and one more.
@@ -22,13 +22,24 @@ pub(super) struct Verdict {
     pub(super) primary: Address,
     /// Whether it finds nothing wrong with that one, and replaces it by nobody.
     pub(super) is_content: bool,
+    /// How many sentinels there are, as far as it knows.
+    pub(super) sentinels: usize,
+}
+
+/// How sure one can be that nobody else is made the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::store::redis) enum Consent {
+    /// More than half of all sentinels say so, and none says otherwise.
+    OfMost,
+    /// Every sentinel says so.
+    OfAll,
 }
 
 /// What one round of asking them found.
 #[derive(Debug, Clone)]
 pub(super) struct Round {
     began: Instant,
-    undisputed: Option<Address>,
+    undisputed: Option<(Address, Consent)>,
 }
 
 /// Who asks the sentinels again and again, for those who must know now.
@@ -44,14 +55,22 @@ impl Round {
         Self::of(Instant::now(), 1, &[])
     }
 
-    /// What those said of all `sentinels` who were asked from `began` on.
-    pub(super) fn of(began: Instant, sentinels: usize, verdicts: &[Verdict]) -> Self {
-        // A single one knows that it has begun to promote another.
-        let undisputed = 2 * verdicts.len() > sentinels && verdicts.iter().all(|verdict| verdict.is_content);
-        let named: Vec<_> = verdicts.iter().map(|verdict| verdict.primary.clone()).collect();
+    /// What those said who answered, of so many that were asked from `began` on.
+    pub(super) fn of(began: Instant, asked: usize, verdicts: &[Verdict]) -> Self {
+        let known = verdicts.iter().map(|verdict| verdict.sentinels);
+        let all = known.max().unwrap_or_default().max(asked);
+        let consent = match verdicts.len() {
+            answered if answered == all => Some(Consent::OfAll),
+            answered if 2 * answered > all => Some(Consent::OfMost),
+            _ => None,
+        };
+        let same = verdicts.first().map(|first| &first.primary).filter(|primary| {
+            let mut verdicts = verdicts.iter();
+            verdicts.all(|verdict| verdict.is_content && verdict.primary == **primary)
+        });
         Self {
             began,
-            undisputed: majority(&named).filter(|_| undisputed).cloned(),
+            undisputed: same.cloned().zip(consent),
         }
     }
 }
@@ -61,14 +80,16 @@ impl Tenure {
         Self { rounds, look }
     }
 
-    /// Whether more than half of all sentinels call this server the primary, and none of those that answer has begun to replace
-    /// it, at a moment after this was asked.
-    pub(in crate::store::redis) async fn is_held_by(&self, server: &Address) -> bool {
+    /// Who agrees that this server is the primary, and that nobody replaces it, at a moment after this was asked.
+    pub(in crate::store::redis) async fn of(&self, server: &Address) -> Option<Consent> {
         let asked = Instant::now();
         let mut rounds = self.rounds.clone();
         self.look.notify_one();
         let round = timeout(LIMIT, rounds.wait_for(|round| round.began >= asked)).await;
-        matches!(round, Ok(Ok(round)) if round.undisputed.as_ref() == Some(server))
+        let undisputed = round.ok()?.ok()?.undisputed.clone();
+        undisputed
+            .filter(|(primary, _)| primary == server)
+            .map(|(_, consent)| consent)
     }
 }
 
@@ -84,27 +105,25 @@ mod tests {
         Verdict {
             primary: address(primary),
             is_content,
+            sentinels: 3,
         }
     }
 
-    fn undisputed(verdicts: &[Verdict]) -> Option<Address> {
-        Round::of(Instant::now(), 3, verdicts).undisputed
+    fn consent(verdicts: &[Verdict]) -> Option<Consent> {
+        let (primary, consent) = Round::of(Instant::now(), verdicts.len(), verdicts).undisputed?;
+        assert_eq!(primary, address("one:1"));
+        Some(consent)
     }
 
     #[test]
-    fn a_primary_is_undisputed_while_most_sentinels_name_it_and_none_replaces_it() {
-        let one = Some(address("one:1"));
-        let yes = says("one:1", true);
-        assert_eq!(undisputed(&[yes.clone(), yes.clone(), yes.clone()]), one);
-        assert_eq!(undisputed(&[yes.clone(), yes.clone()]), one);
-        assert_eq!(
-            undisputed(std::slice::from_ref(&yes)),
-            None,
-            "two may have agreed on another"
-        );
-        assert_eq!(undisputed(&[yes.clone(), yes.clone(), says("one:1", false)]), None);
-        assert_eq!(undisputed(&[yes.clone(), says("two:2", true)]), None);
-        assert_eq!(undisputed(&[]), None);
+    fn a_primary_is_undisputed_while_most_sentinels_name_it_and_none_says_otherwise() {
+        let yes = || says("one:1", true);
+        assert_eq!(consent(&[yes(), yes(), yes()]), Some(Consent::OfAll));
+        assert_eq!(consent(&[yes(), yes()]), Some(Consent::OfMost));
+        assert_eq!(consent(&[yes()]), None, "two may have agreed on another");
+        assert_eq!(consent(&[yes(), yes(), says("one:1", false)]), None);
+        assert_eq!(consent(&[yes(), yes(), says("two:2", true)]), None);
+        assert_eq!(consent(&[]), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -115,13 +134,13 @@ mod tests {
         let yes = [says("one:1", true), says("one:1", true)];
         asked.send_replace(Round::of(Instant::now(), 3, &yes));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!tenure.is_held_by(&server).await);
+        assert_eq!(tenure.of(&server).await, None);
         let answer = async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             asked.send_replace(Round::of(Instant::now(), 3, &yes));
         };
-        let (held, ()) = tokio::join!(tenure.is_held_by(&server), answer);
-        assert!(held);
-        assert!(!tenure.is_held_by(&address("two:2")).await);
+        let (consent, ()) = tokio::join!(tenure.of(&server), answer);
+        assert_eq!(consent, Some(Consent::OfMost));
+        assert_eq!(tenure.of(&address("two:2")).await, None);
     }
 }

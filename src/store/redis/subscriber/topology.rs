@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::owners::{Owners, View, majority};
 use super::tenure::{Round, Verdict};
 use super::wire::{Dialer, Wire, WireError};
+use crate::store::redis::route::Moving;
 use crate::store::redis::servers::{Address, Servers};
 
 /// How often to ask without a reason.
@@ -27,15 +28,20 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// How long instead while nobody has answered: time to connect over a slow network.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(1_400);
 
-/// Keeps asking, when `look` says so and five times a second, and tells `owners` what changed, and `rounds` of each time that
-/// sentinels were asked. Ends with the receivers of `owners`.
-pub(super) async fn observe(
-    servers: Servers,
-    dialer: Dialer,
-    owners: watch::Sender<Owners>,
-    rounds: watch::Sender<Round>,
-    look: Arc<Notify>,
-) {
+/// Whom to tell what.
+#[derive(Debug)]
+pub(super) struct Findings {
+    /// Who owns what, when that changed.
+    pub(super) owners: watch::Sender<Owners>,
+    /// What sentinels said, each time.
+    pub(super) rounds: watch::Sender<Round>,
+    /// Which slots of a Cluster are on their way, when that changed.
+    pub(super) moving: watch::Sender<Moving>,
+}
+
+/// Keeps asking, when `look` says so and five times a second. Ends when nobody wants to know the owners any more.
+pub(super) async fn observe(servers: Servers, dialer: Dialer, findings: Findings, look: Arc<Notify>) {
+    let Findings { owners, rounds, moving } = findings;
     let mut observer = match servers {
         Servers::Standalone(address) => {
             owners.send_replace(Owners::single(&address));
@@ -57,19 +63,35 @@ pub(super) async fn observe(
         }
     };
     while !owners.is_closed() {
-        let (found, round) = observer.ask().await;
-        rounds.send_replace(round);
-        if let Some(found) = found {
-            owners.send_if_modified(|known| {
-                let changed = *known != found;
-                *known = found;
-                changed
-            });
+        let found = observer.ask().await;
+        if let Some(found) = found.owners {
+            owners.send_if_modified(|known| replace(known, found));
+        }
+        if let Some(found) = found.moving {
+            moving.send_if_modified(|known| replace(known, found));
+        }
+        if let Some(round) = found.round {
+            rounds.send_replace(round);
         }
         sleep(PAUSE).await;
         // Running out is the normal case.
         let _ = timeout(PERIOD, look.notified()).await;
     }
+}
+
+/// Whether it is another one.
+fn replace<T: PartialEq>(known: &mut T, found: T) -> bool {
+    let changed = *known != found;
+    *known = found;
+    changed
+}
+
+/// What one time of asking found out; nothing, where there is no answer to believe.
+#[derive(Default)]
+struct Found {
+    owners: Option<Owners>,
+    moving: Option<Moving>,
+    round: Option<Round>,
 }
 
 /// What is asked.
@@ -107,8 +129,8 @@ impl Observer {
         }
     }
 
-    /// Asks everybody at once. `None` when there is no answer to believe.
-    async fn ask(&mut self) -> (Option<Owners>, Round) {
+    /// Asks everybody at once.
+    async fn ask(&mut self) -> Found {
         let began = Instant::now();
         let (question, dialer) = (&self.question, &self.dialer);
         let limit = if self.silent { FIRST_ANSWER_LIMIT } else { ANSWER_LIMIT };
@@ -137,7 +159,7 @@ impl Observer {
         self.judge(began, answers)
     }
 
-    fn judge(&mut self, began: Instant, answers: Vec<Answer>) -> (Option<Owners>, Round) {
+    fn judge(&mut self, began: Instant, answers: Vec<Answer>) -> Found {
         let mut views = Vec::new();
         let mut verdicts = Vec::new();
         for answer in answers {
@@ -146,22 +168,31 @@ impl Observer {
                 Answer::Master(verdict) => verdicts.push(verdict),
             }
         }
-        let round = Round::of(began, self.seeds.len(), &verdicts);
-        let named: Vec<_> = verdicts.into_iter().map(|verdict| verdict.primary).collect();
-        let owners = match self.question {
-            Question::Master(_) => majority(&named).map(Owners::single),
-            Question::Nodes if views.is_empty() => None,
+        match self.question {
+            Question::Master(_) => {
+                let round = Round::of(began, self.known.len(), &verdicts);
+                let named: Vec<_> = verdicts.into_iter().map(|verdict| verdict.primary).collect();
+                Found {
+                    owners: majority(&named).map(Owners::single),
+                    round: Some(round),
+                    moving: None,
+                }
+            }
+            Question::Nodes if views.is_empty() => Found::default(),
             Question::Nodes => {
                 self.know(&views);
-                Some(Owners::of_cluster(&views))
+                Found {
+                    owners: Some(Owners::of_cluster(&views)),
+                    moving: Some(views.iter().flat_map(View::moving).collect()),
+                    round: None,
+                }
             }
-        };
-        (owners, round)
+        }
     }
 
     /// From now on asks the seeds and whoever the cluster consists of.
     fn know(&mut self, views: &[View]) {
-        let nodes = views.iter().flat_map(|view| &view.nodes).chain(&self.seeds);
+        let nodes = views.iter().flat_map(|view| view.nodes.values()).chain(&self.seeds);
         let nodes = nodes.cloned().collect::<BTreeSet<_>>();
         self.known.retain(|address, _| nodes.contains(address));
         for node in nodes {
@@ -204,10 +235,19 @@ async fn ask_one(
         Question::Master(service) => {
             let reply = wire.ask(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service]).await?;
             let primary = master(&reply).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
-            let reply = wire.ask(["SENTINEL", "MASTER", service]).await?;
-            // Whatever else is flagged, down or a fail-over, speaks against it.
-            let is_content = field(&reply, "flags") == Some("master");
-            Answer::Master(Verdict { primary, is_content })
+            // Whoever must not ask this much knows the primary all the same.
+            let reply = match wire.ask(["SENTINEL", "MASTER", service]).await {
+                Err(WireError::Refused(_)) => None,
+                reply => Some(reply?),
+            };
+            let told = |name| reply.as_ref().and_then(|reply| field(reply, name));
+            let others = told("num-other-sentinels").and_then(|count| count.parse::<usize>().ok());
+            Answer::Master(Verdict {
+                primary,
+                // Whatever else is flagged, down or a fail-over, speaks against it.
+                is_content: told("flags") == Some("master"),
+                sentinels: others.unwrap_or_default() + 1,
+            })
         }
     };
     Ok((wire, answer))

@@ -180,11 +180,22 @@ impl Wire {
             hello.extend(["AUTH", username, password.expose_secret()]);
         }
         hello.extend(["SETNAME", "scanlogin-subscriber"]);
-        let BytesFrame::Map { data, .. } = self.ask(hello).await? else {
+        let BytesFrame::Map { data, .. } = self.ask(hello).await.map_err(without_arguments)? else {
             return Err(WireError::Invalid("the greeting is not a map"));
         };
         let role = data.iter().find(|(key, _)| key.as_str() == Some("role"));
         Ok(role.and_then(|(_, role)| role.as_str()).map(str::to_owned))
+    }
+}
+
+/// A server that does not know the greeting repeats it, with the password.
+fn without_arguments(error: WireError) -> WireError {
+    match error {
+        WireError::Refused(text) => {
+            let end = text.find(", with args").unwrap_or(text.len());
+            WireError::Refused(text.get(..end).unwrap_or_default().to_owned())
+        }
+        other => other,
     }
 }
 
@@ -277,6 +288,13 @@ mod tests {
             decode_bytes_mut(&mut bytes).unwrap().expect("the decoder agrees");
             assert_eq!(&bytes[..], b"+next\r\n");
         }
+    }
+
+    #[test]
+    fn a_refused_greeting_does_not_tell_the_password() {
+        let text = "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `opensesame`, ";
+        let told = without_arguments(WireError::Refused(text.to_owned())).to_string();
+        assert_eq!(told, "refused: ERR unknown command `HELLO`");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -44,6 +45,8 @@ pub struct Login {
     simulated: bool,
     /// For what is done to its end even when the caller does not wait for it.
     tasks: TaskTracker,
+    /// Places for those uses of codes that are tried to be undone again and again.
+    undoing: Arc<Semaphore>,
 }
 
 /// One Mini Program at work.
@@ -180,6 +183,7 @@ impl Login {
             scene_ttl,
             simulated,
             tasks,
+            undoing: Arc::new(Semaphore::new(redeem::attempt::UNDOING_MAX)),
         }
     }
 

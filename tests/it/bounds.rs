@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
-use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
@@ -420,4 +420,47 @@ async fn who_opens_a_stream_while_redis_hardly_answers_is_told_within_three_seco
         (reply.status == 200).then_some(())
     })
     .await;
+}
+
+/// So much may be under way when a stream is opened, or an avatar is asked for.
+const WATCHES_MAX: usize = 1_024;
+
+#[tokio::test]
+async fn a_flood_of_avatars_which_anybody_may_ask_for_is_refused_before_a_scan_or_an_answer_is() {
+    // Each takes a descriptor of this process, whose limit is lower where it is not raised.
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::from_millis(1)).await;
+    let service = Service::builder().redis_url(&link.url()).start().await;
+    let browser = Browser::start(&service).await;
+    let phone = Phone::that_scanned("alice", &service, &browser.scene).await;
+
+    link.stall();
+    let mut flood = JoinSet::new();
+    for _ in 0..WATCHES_MAX + 100 {
+        let avatar = service.get(&format!("/avatars/{}.{}", browser.scene, "A".repeat(22)));
+        flood.spawn(async move {
+            // Again, because on a busy machine the first may be answered before the last has come.
+            for _ in 0..3 {
+                Reply::to(avatar.try_clone().unwrap()).await;
+            }
+        });
+    }
+    eventually("avatars are refused", || async {
+        let shed = service.metric("scanlogin_requests_shed_total", "work=\"watch\"").await;
+        (shed >= 1.0).then_some(())
+    })
+    .await;
+    link.heal();
+    until_ok("the confirm", || phone.confirm(&service, &browser.scene)).await;
+    for work in ["scan", "finish"] {
+        let labels = format!("work=\"{work}\"");
+        let shed = service.metric("scanlogin_requests_shed_total", &labels).await;
+        assert!(shed < 1.0, "{work}: {shed}");
+    }
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::entropy::os_rng;
 use crate::scene::{
@@ -43,6 +45,8 @@ pub struct Login {
     simulated: bool,
     /// For what is done to its end even when the caller does not wait for it.
     tasks: TaskTracker,
+    /// Places for those uses of codes that are tried to be undone again and again.
+    undoing: Arc<Semaphore>,
 }
 
 /// One Mini Program at work.
@@ -179,6 +183,7 @@ impl Login {
             scene_ttl,
             simulated,
             tasks,
+            undoing: Arc::new(Semaphore::new(redeem::attempt::UNDOING_MAX)),
         }
     }
 
@@ -228,12 +233,8 @@ impl Login {
             let scene = self.new_scene(id, &browser_secret, &start);
             // An id made ahead that exists all the same was taken before: never used twice.
             if self.store.create(&scene, Life::of_new(self.scene_ttl)).await? == Created::New {
-                let life = self.scene_ttl + PICTURE_SLACK;
-                if made_ahead.is_some()
-                    && let Err(error) = self.store.keep_picture(&id, life).await
-                {
-                    // If it ends before its scene does, it is made again.
-                    tracing::warn!(scene = ?id, %error, "a picture made ahead may end early");
+                if made_ahead.is_some() {
+                    self.keep_picture(id);
                 }
                 self.metrics.scenes_created_total.inc();
                 return Ok(Started {
@@ -243,6 +244,19 @@ impl Login {
                 });
             }
         }
+    }
+
+    /// Lets a picture made ahead live as long as its scene, behind the back of whoever starts it: it lives for minutes anyway, and
+    /// a start that waited for this could be given up with the scene there and the code used up.
+    fn keep_picture(&self, id: SceneId) {
+        let (store, life) = (Arc::clone(&self.store), self.scene_ttl + PICTURE_SLACK);
+        let keep = async move {
+            if let Err(error) = store.keep_picture(&id, life).await {
+                // If it ends before its scene does, it is made again.
+                tracing::warn!(scene = ?id, %error, "a picture made ahead may end early");
+            }
+        };
+        self.tasks.spawn(keep.in_current_span());
     }
 
     /// The mini-program code of a waiting scene, made now if it was not made ahead.

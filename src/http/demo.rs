@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::TryFutureExt;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -60,12 +61,15 @@ pub(super) async fn profile(
     let Some(session) = state.public_url.read_cookie(&headers, SESSION) else {
         return Ok(JsonReply(ProfileReply { profile: None }));
     };
-    let _under_way = state.load.admit(Work::Finish)?;
-    match state.login.userinfo(&session).await {
-        Ok(claims) => Ok(JsonReply(ProfileReply { profile: Some(claims) })),
-        Err(UserinfoError::InvalidToken) => Ok(JsonReply(ProfileReply { profile: None })),
-        Err(UserinfoError::Unavailable(error)) => Err(error.into()),
-    }
+    let profile = async {
+        match state.login.userinfo(&session).await {
+            Ok(claims) => Ok(Some(claims)),
+            Err(UserinfoError::InvalidToken) => Ok(None),
+            Err(UserinfoError::Unavailable(error)) => Err(error),
+        }
+    };
+    let profile = state.load.carry(Work::Scan, profile).await?;
+    Ok(JsonReply(ProfileReply { profile }))
 }
 
 #[derive(Debug, Serialize)]
@@ -121,21 +125,21 @@ pub(super) async fn callback(
     let verifier = verifier.ok_or_else(|| {
         Problem::invalid("This browser did not begin this login, or began it too long ago. Start again.")
     })?;
-    let _under_way = state.load.admit(Work::Finish)?;
     let now = jiff::Timestamp::now().as_second();
     let presented = Presented {
         code: &request.code,
         redirect_uri: None,
         code_verifier: Some(&verifier),
     };
-    let redeemed = state.login.redeem(client, presented, avatar_urls(&state), now).await;
-    let redeemed = redeemed.map_err(|error| match error {
+    let redeem = state.login.redeem(client, presented, avatar_urls(&state), now);
+    let redeem = redeem.map_err(|error| match error {
         RedeemError::InvalidClient | RedeemError::InvalidGrant(_) => {
             Problem::invalid("The login's code is used or too old. Start again.")
         }
         RedeemError::Unavailable(error) => error.into(),
         RedeemError::Unreplicated => crate::login::Error::Unreplicated.into(),
-    })?;
+    });
+    let redeemed = state.load.carry(Work::Finish, redeem).await?;
     let session = state
         .public_url
         .cookie(SESSION, redeemed.access_token, ACCESS_TOKEN_LIFE.as_secs());

@@ -42,7 +42,8 @@ pub(super) async fn stream(
     SceneOf(scene): SceneOf,
     headers: HeaderMap,
 ) -> Response {
-    match open(&state, peer, scene, &headers).await {
+    let opened = state.load.carry(Work::Watch, open(&state, peer, scene, &headers)).await;
+    match opened.map_err(Problem::from) {
         Ok(Opened::Stream(following)) => reply(&state, follow(following)),
         Ok(Opened::Over) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) if problem.is_passing() && wants_events(&headers) => {
@@ -64,7 +65,6 @@ enum Opened {
 }
 
 async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap) -> Result<Opened, Problem> {
-    let _under_way = state.load.admit(Work::Watch)?;
     let secret = browser_secret(state, headers, &scene).await?;
     let Some(secret) = secret else {
         return Err(state

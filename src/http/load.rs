@@ -25,9 +25,10 @@ pub(super) enum Work {
     Start,
     /// The picture of a code. It may take WeChat so long that it counts apart.
     Picture,
-    /// Opening a stream or asking for the state, which may be waited for.
+    /// Opening a stream or asking for the state, and an avatar, which anybody may ask for. What is waited for afterwards counts
+    /// among the streams.
     Watch,
-    /// A scan.
+    /// A scan; and who has logged in, which can be asked again.
     Scan,
     /// What ends a login: an answer, a cancelling, a redemption.
     Finish,
@@ -44,14 +45,15 @@ impl Work {
         }
     }
 
-    /// How long its caller is kept waiting, however many steps of the way are slow; `None` where what is done has a bound of
-    /// its own. Given up, it is as if the caller had gone: whatever it then still does, trying again is the same act.
-    fn limit(self) -> Option<Duration> {
+    /// How long its caller is kept waiting, however many steps of the way are slow. Given up, it is as if the caller had gone:
+    /// whatever it then still does, trying again is the same act.
+    fn limit(self) -> Duration {
         match self {
-            Self::Start | Self::Finish => Some(Duration::from_millis(2_800)),
+            Self::Start | Self::Watch | Self::Finish => Duration::from_millis(2_800),
             // WeChat may take five seconds of it.
-            Self::Scan => Some(Duration::from_millis(5_800)),
-            Self::Picture | Self::Watch => None,
+            Self::Scan => Duration::from_millis(5_800),
+            // WeChat may take fifteen, and another replica as long before.
+            Self::Picture => Duration::from_millis(19_800),
         }
     }
 
@@ -126,16 +128,13 @@ impl Load {
         doing: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Undone<E>> {
         let _under_way = self.admit(work).map_err(Undone::Overloaded)?;
-        let done = match work.limit() {
-            Some(limit) => timeout(limit, doing).await,
-            None => Ok(doing.await),
-        };
         let late = || Err(StoreError::Unavailable("no answer in time".to_owned()).into());
+        let done = timeout(work.limit(), doing).await;
         done.unwrap_or_else(|_| late()).map_err(Undone::Failed)
     }
 
     /// Takes this on until what is returned is dropped.
-    pub(super) fn admit(&self, work: Work) -> Result<UnderWay, Overloaded> {
+    fn admit(&self, work: Work) -> Result<UnderWay, Overloaded> {
         let room = |under_way: usize| (under_way < work.most()).then_some(under_way + 1);
         let is_refused = (work.takes_memory() && self.0.is_tight.load(Ordering::Relaxed))
             || self
@@ -170,7 +169,7 @@ impl Inner {
 
 /// Something under way.
 #[derive(Debug)]
-pub(super) struct UnderWay {
+struct UnderWay {
     load: Load,
     work: Work,
 }
@@ -184,6 +183,10 @@ impl Drop for UnderWay {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -202,5 +205,30 @@ mod tests {
         }
         under_way.truncate(Work::Start.most() - 1);
         assert!(load.admit(Work::Start).is_ok(), "what has ended makes room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_is_carried_ends_in_its_time_and_makes_room() {
+        let load = Load::new(Metrics::new().unwrap());
+        for (work, limit) in [
+            (Work::Start, 3),
+            (Work::Watch, 3),
+            (Work::Finish, 3),
+            (Work::Scan, 6),
+            (Work::Picture, 20),
+        ] {
+            let began = Instant::now();
+            let carried = load.carry(work, pending::<Result<(), StoreError>>()).await;
+            assert!(
+                matches!(carried, Err(Undone::Failed(StoreError::Unavailable(_)))),
+                "{work:?}"
+            );
+            assert!(
+                began.elapsed() < Duration::from_secs(limit),
+                "{work:?}: {:?}",
+                began.elapsed()
+            );
+            assert_eq!(load.0.count(work).load(Ordering::Relaxed), 0, "{work:?}");
+        }
     }
 }

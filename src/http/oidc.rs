@@ -108,7 +108,7 @@ pub(super) async fn userinfo(
     headers: HeaderMap,
 ) -> Result<axum::Json<Claims>, OauthError> {
     let token = authorization(&headers, "Bearer").ok_or_else(OauthError::no_token)?;
-    let claims = state.load.carry(Work::Finish, state.login.userinfo(token)).await?;
+    let claims = state.load.carry(Work::Scan, state.login.userinfo(token)).await?;
     Ok(axum::Json(claims))
 }
 

@@ -154,7 +154,7 @@ pub(super) async fn avatar(State(state): State<AppState>, Path(name): Path<Strin
     let avatar = AvatarId::parse(avatar).ok_or_else(gone)?;
     let image = state
         .load
-        .carry(Work::Finish, state.login.avatar(&scene, avatar))
+        .carry(Work::Watch, state.login.avatar(&scene, avatar))
         .await?;
     let image = image.ok_or_else(gone)?;
     let media_type = media_type_of_avatar(&image).ok_or_else(gone)?;

@@ -14,7 +14,7 @@ use super::extract::{Json, SceneOf};
 use super::load::Work;
 use super::peer::Peer;
 use super::problem::Problem;
-use crate::hub::{Change, Told};
+use crate::hub::{Change, Subscription, Told};
 use crate::login::{Error, Start};
 use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, SceneId, StateName};
 
@@ -141,11 +141,13 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
 
 /// `GET /scenes/{scene}/code`
 pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): SceneOf) -> Result<Response, Problem> {
-    let _under_way = state.load.admit(Work::Picture)?;
-    let image = tokio::select! {
-        image = state.login.code_image(&id) => image?,
-        () = state.lifecycle.ending.cancelled() => return Err(Problem::shutting_down()),
+    let image = async {
+        tokio::select! {
+            image = state.login.code_image(&id) => Ok(image?),
+            () = state.lifecycle.ending.cancelled() => Err(Problem::shutting_down()),
+        }
     };
+    let image = state.load.carry(Work::Picture, image).await?;
     let headers = [
         (
             header::CONTENT_TYPE,
@@ -177,18 +179,21 @@ pub(super) async fn status(
     let Query(query) =
         query.map_err(|_| Problem::invalid("The query is not as expected: wait and after, once each."))?;
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), wait_of)?;
-    let under_way = state.load.admit(Work::Watch)?;
-    let secret = browser_secret(&state, &headers, &id).await?;
-    let (Some(secret), false) = (&secret, wait.is_zero()) else {
-        let stored = state.login.of_browser(&id, secret.as_ref()).await?;
-        let told = Told::read(&stored);
-        return Ok(axum::Json(View::new(&state, &told, secret.as_ref())));
-    };
-
     let until = Instant::now() + wait;
-    let mut subscription = state.hub.subscribe(id, secret, peer.ip).await?;
+    let opening = async {
+        let secret = browser_secret(&state, &headers, &id).await?;
+        if let Some(secret) = secret.as_ref().filter(|_| !wait.is_zero()) {
+            let subscription = state.hub.subscribe(id, secret, peer.ip).await?;
+            return Ok(Asked::Waits(subscription, secret.clone()));
+        }
+        let stored = state.login.of_browser(&id, secret.as_ref()).await?;
+        Ok(Asked::Told(View::new(&state, &Told::read(&stored), secret.as_ref())))
+    };
     // Who only waits is one of the streams, which have limits of their own.
-    drop(under_way);
+    let (mut subscription, secret) = match state.load.carry::<_, Problem>(Work::Watch, opening).await? {
+        Asked::Waits(subscription, secret) => (subscription, secret),
+        Asked::Told(view) => return Ok(axum::Json(view)),
+    };
     let after = query.after.unwrap_or_else(|| subscription.current().id());
     let is_news = |told: &Told| told.id() != after;
     while !is_news(subscription.current()) && !subscription.current().state().is_final() {
@@ -200,7 +205,14 @@ pub(super) async fn status(
             () = state.lifecycle.ending.cancelled() => break,
         }
     }
-    Ok(axum::Json(View::new(&state, subscription.current(), Some(secret))))
+    Ok(axum::Json(View::new(&state, subscription.current(), Some(&secret))))
+}
+
+/// What becomes of a question for the state.
+enum Asked {
+    Told(View),
+    /// It is answered when there is news for this subscription, which this secret opened.
+    Waits(Subscription, BrowserSecret),
 }
 
 /// A whole number of seconds, however large.

@@ -1,6 +1,6 @@
 //! What the site's backend does: redeem an authorization code, once, and ask who the person is.
 
-mod attempt;
+pub(super) mod attempt;
 
 use std::time::Duration;
 

@@ -85,7 +85,7 @@ type Flight = Shared<BoxFuture<'static, Result<AccessToken, Error>>>;
 struct Refusal {
     token: AccessToken,
     error: Error,
-    /// When it was refused last.
+    /// When it was refused or handed out last.
     at: Instant,
 }
 
@@ -117,13 +117,17 @@ impl AccessTokens {
         }))
     }
 
-    /// Makes a call that needs the token, and makes it once more with another token if WeChat refuses this one.
+    /// Makes a call that needs the token, and makes it once more with another token if WeChat refuses this one. A call that did
+    /// not ask WeChat after all says `None`.
     ///
     /// # Errors
     /// The call's, or why there is no token.
-    pub async fn with_token<T: Send, Fut>(&self, call: impl Fn(AccessToken) -> Fut + Send + Sync) -> Result<T, Error>
+    pub async fn with_token<T: Send, Fut>(
+        &self,
+        call: impl Fn(AccessToken) -> Fut + Send + Sync,
+    ) -> Result<Option<T>, Error>
     where
-        Fut: Future<Output = Result<T, Error>> + Send,
+        Fut: Future<Output = Result<Option<T>, Error>> + Send,
     {
         match self.with_this_token(&call).await? {
             Err(error) if error.class() == Some(Class::TokenInvalid) => self.with_this_token(&call).await?,
@@ -135,16 +139,20 @@ impl AccessTokens {
     async fn with_this_token<T: Send, Fut>(
         &self,
         call: &(impl Fn(AccessToken) -> Fut + Sync),
-    ) -> Result<Result<T, Error>, Error>
+    ) -> Result<Result<Option<T>, Error>, Error>
     where
-        Fut: Future<Output = Result<T, Error>> + Send,
+        Fut: Future<Output = Result<Option<T>, Error>> + Send,
     {
-        let token = self.get().await?;
+        let token = match self.get().await {
+            Ok(token) => token,
+            Err(error) => self.0.lock().last_resort().ok_or(error)?,
+        };
         let result = call(token.clone()).await;
         match &result {
-            Ok(_) => self.0.lock().accept(&token),
+            Ok(Some(_)) => self.0.lock().accept(&token),
             Err(error) if error.class() == Some(Class::TokenInvalid) => self.0.lock().reject(&token, error),
-            Err(_) => {}
+            // Nothing is known of the token: WeChat has not seen it, or has not said.
+            Ok(None) | Err(_) => {}
         }
         Ok(result)
     }
@@ -199,7 +207,7 @@ impl AccessTokens {
                     drop(self.join_flight(&mut local));
                     return Ok(token);
                 }
-                (_, Some(pause)) => return local.last_resort(now).ok_or_else(|| pause.error.clone()),
+                (_, Some(pause)) => return Err(pause.error.clone()),
                 (_, None) => self.join_flight(&mut local),
             }
         };
@@ -234,7 +242,7 @@ impl Inner {
             match outcome {
                 None => Err(shutting_down()),
                 Some(Ok(token)) => local.found(token),
-                Some(Err(failure)) => local.do_without(failure),
+                Some(Err(failure)) => Err(local.do_without(failure)),
             }
         };
         self.tell_left();
@@ -281,22 +289,25 @@ impl Local {
     }
 
     /// Pauses after a failure.
-    fn do_without(&mut self, failure: Failure) -> Result<AccessToken, Error> {
-        let now = Instant::now();
+    fn do_without(&mut self, failure: Failure) -> Error {
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(Pause {
-            until: now + failure.pause,
+            until: Instant::now() + failure.pause,
             error: failure.error.clone(),
         });
-        self.last_resort(now).ok_or(failure.error)
+        failure.error
     }
 
-    /// The token that WeChat refused, once in a while: what refuses a token that it has just given may take it again before the
-    /// budget allows another.
-    fn last_resort(&self, now: Instant) -> Option<AccessToken> {
-        let refusal = self.refusal.as_ref()?;
+    /// The token that WeChat refused, to one caller once in a while: what refuses a token that it has just given may take it again
+    /// before the budget allows another, and whoever comes before that one knows need not ask as well.
+    fn last_resort(&mut self) -> Option<AccessToken> {
+        let now = Instant::now();
+        let refusal = self.refusal.as_mut()?;
         let is_worth_a_try = now >= refusal.at + TRIES_APART && !refusal.token.left().is_zero();
-        is_worth_a_try.then(|| refusal.token.clone())
+        is_worth_a_try.then(|| {
+            refusal.at = now;
+            refusal.token.clone()
+        })
     }
 
     /// WeChat refused this token. It is given up if it still is the current one. The store keeps it: whoever finds it there knows

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
-use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
@@ -333,6 +333,7 @@ async fn who_waits_for_redis_is_told_within_three_seconds_however_many_steps_of_
     let login = UnderWay::begin(&service).await;
     let other = Browser::start(&service).await;
     let phone = Phone::that_scanned("carol", &service, &other.scene).await;
+    let demo_code = Browser::start(&service).await.code_of("dave", &service).await;
 
     link.stall();
     let timed = async |request: RequestBuilder| {
@@ -355,6 +356,7 @@ async fn who_waits_for_redis_is_told_within_three_seconds_however_many_steps_of_
             timed(confirm.bearer_auth(&login.phone.token)),
             timed(avatar.bearer_auth(&phone.token).body(&b"\xff\xd8\xff\xe0"[..])),
             timed(redeem),
+            timed(at_the_demo_site(&service, &demo_code)),
         )
     };
     // What is read first comes after two seconds, and what is to be written then never arrives.
@@ -363,13 +365,102 @@ async fn who_waits_for_redis_is_told_within_three_seconds_however_many_steps_of_
         link.stall_at("EVAL");
         link.heal();
     };
-    let ((confirm, avatar, redeem), ()) = futures_util::future::join(asked, trouble).await;
-    comes_again(&confirm.0, 503, "store_unavailable");
-    comes_again(&avatar.0, 503, "store_unavailable");
+    let ((confirm, avatar, redeem, demo), ()) = futures_util::future::join(asked, trouble).await;
+    for refused in [&confirm, &avatar, &demo] {
+        comes_again(&refused.0, 503, "store_unavailable");
+    }
     redeem.0.oauth_error(503, "temporarily_unavailable");
-    for (reply, took) in [confirm, avatar, redeem] {
+    for (reply, took) in [confirm, avatar, redeem, demo] {
         assert!(took < Duration::from_millis(3_500), "{took:?}: {}", reply.text());
     }
     link.heal();
     login.goes_on(&service).await;
+}
+
+/// The demo site's own redemption, in the browser that began this login.
+fn at_the_demo_site(service: &Service, code: &str) -> RequestBuilder {
+    let state = "s".repeat(43);
+    let callback = service.post("/demo/callback", &json!({ "code": code, "state": state }));
+    callback.header("cookie", format!("scanlogin_demo_{state}={VERIFIER}"))
+}
+
+#[tokio::test]
+async fn who_opens_a_stream_while_redis_hardly_answers_is_told_within_three_seconds_like_who_asks_for_the_state() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let service = Service::builder().redis_url(&link.url()).start().await;
+    let browser = Browser::start(&service).await;
+    let timed = async |request: RequestBuilder| {
+        let began = Instant::now();
+        let reply = Reply::to(request).await;
+        let took = began.elapsed();
+        comes_again(&reply, 503, "store_unavailable");
+        assert!(took < Duration::from_millis(3_500), "{took:?}: {}", reply.text());
+    };
+
+    link.stall();
+    let asked = async {
+        tokio::join!(
+            timed(plain_events(&service, &browser)),
+            timed(browser.status_request("?wait=10&after=x")),
+        )
+    };
+    // The watch is acknowledged late, and what is to be read then never arrives.
+    let trouble = async {
+        sleep(Duration::from_millis(1_500)).await;
+        link.stall_at("PTTL");
+        link.heal();
+    };
+    futures_util::future::join(asked, trouble).await;
+    assert!(link.has_stalled(), "nobody came so far as to read the scene");
+    timed(browser.status_request("")).await;
+    link.heal();
+    eventually("the state is told again", || async {
+        let reply = Reply::to(browser.status_request("")).await;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// So much may be under way when a stream is opened, or an avatar is asked for.
+const WATCHES_MAX: usize = 1_024;
+
+#[tokio::test]
+async fn a_flood_of_avatars_which_anybody_may_ask_for_is_refused_before_a_scan_or_an_answer_is() {
+    // Each takes a descriptor of this process, whose limit is lower where it is not raised.
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::from_millis(1)).await;
+    let service = Service::builder().redis_url(&link.url()).start().await;
+    let browser = Browser::start(&service).await;
+    let phone = Phone::that_scanned("alice", &service, &browser.scene).await;
+
+    link.stall();
+    let mut flood = JoinSet::new();
+    for _ in 0..WATCHES_MAX + 100 {
+        let avatar = service.get(&format!("/avatars/{}.{}", browser.scene, "A".repeat(22)));
+        flood.spawn(async move {
+            // Again, because on a busy machine the first may be answered before the last has come.
+            for _ in 0..3 {
+                Reply::to(avatar.try_clone().unwrap()).await;
+            }
+        });
+    }
+    eventually("avatars are refused", || async {
+        let shed = service.metric("scanlogin_requests_shed_total", "work=\"watch\"").await;
+        (shed >= 1.0).then_some(())
+    })
+    .await;
+    link.heal();
+    until_ok("the confirm", || phone.confirm(&service, &browser.scene)).await;
+    for work in ["scan", "finish"] {
+        let labels = format!("work=\"{work}\"");
+        let shed = service.metric("scanlogin_requests_shed_total", &labels).await;
+        assert!(shed < 1.0, "{work}: {shed}");
+    }
 }

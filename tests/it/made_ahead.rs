@@ -1,9 +1,13 @@
 //! Codes made ahead: asked of WeChat once, shown by every replica, and no condition of a login.
 
+use std::time::Duration;
+
 use reqwest::Method;
+use tokio::time::Instant;
 
 use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
+use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::Browser;
@@ -39,8 +43,11 @@ async fn a_picture_made_ahead_by_one_replica_is_shown_by_another_and_stays_as_lo
         "{picture} is not of {}",
         browser.scene
     );
-    let left: i64 = cli(redis.addr(), &["PTTL", &picture]).parse().unwrap();
-    assert!(left > 120_000, "{left} ms");
+    eventually("the picture stays as long as its scene", || async {
+        let left: i64 = cli(redis.addr(), &["PTTL", &picture]).parse().unwrap();
+        (left > 120_000).then_some(())
+    })
+    .await;
 
     has_made(&maker, 2).await;
     let path = format!("/scenes/{}/code", browser.scene);
@@ -55,6 +62,24 @@ async fn a_picture_made_ahead_by_one_replica_is_shown_by_another_and_stays_as_lo
     assert_eq!(here.body, there.body);
     let calls = Reply::to(maker.simulator(Method::GET, "calls")).await.text();
     assert_eq!(maker.wechat_calls("getwxacodeunlimit").await, 2, "{calls}");
+}
+
+#[tokio::test]
+async fn a_login_does_not_wait_until_its_picture_is_kept_for_longer() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let service = Service::builder()
+        .redis_url(&link.url())
+        .with("CODE_POOL", 1)
+        .start()
+        .await;
+    has_made(&service, 1).await;
+    link.stall_at("PEXPIRE");
+    let asked = Instant::now();
+    Browser::start(&service).await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    eventually("it is being kept", || async { link.has_stalled().then_some(()) }).await;
+    link.heal();
 }
 
 #[tokio::test]

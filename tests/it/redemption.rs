@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use crate::support::cli::cli_ok;
@@ -94,6 +95,35 @@ async fn a_caller_that_hangs_up_leaves_its_code_as_it_was() {
     proxy.heal();
     is_taken_back(&service).await;
     Site::demo().redeem(&service, &code).await.ok();
+}
+
+/// So many redemptions are tried to be taken back again and again at the same time.
+const UNDOING_MAX: usize = 512;
+
+#[tokio::test]
+async fn however_often_a_code_is_presented_while_redis_takes_no_writes_only_so_many_uses_are_taken_back_again_and_again()
+ {
+    const FURTHER: usize = 50;
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let code = Browser::start(&service).await.code_of("alice", &service).await;
+    cli_ok(redis.addr(), &["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let crowd = (0..UNDOING_MAX + FURTHER).map(|_| async { Site::demo().redeem(&service, &code).await });
+    for refused in join_all(crowd).await {
+        refused.oauth_error(503, "temporarily_unavailable");
+    }
+    eventually("the others are given up", || async {
+        let log = service.log().lines();
+        let given_up = log.iter().filter(|line| line.contains("could not be taken back"));
+        (given_up.count() >= FURTHER).then_some(())
+    })
+    .await;
+    cli_ok(redis.addr(), &["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    eventually("the code is good", || async {
+        let given = Site::demo().redeem(&service, &code).await;
+        (given.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

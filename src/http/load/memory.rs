@@ -23,31 +23,65 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub struct Memory {
     /// `/proc/self/status`.
     status: PathBuf,
+    group: Group,
+}
+
+/// A control group and its limit.
+#[derive(Debug)]
+struct Group {
+    directory: PathBuf,
+    version: &'static Version,
     limit: u64,
 }
+
+/// What a version of control groups calls its files, and in `memory.stat` the files that are cached.
+#[derive(Debug)]
+struct Version {
+    mount: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    cached: [&'static str; 2],
+}
+
+const V1: Version = Version {
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    cached: ["total_inactive_file", "total_active_file"],
+};
+
+const V2: Version = Version {
+    mount: "sys/fs/cgroup",
+    limit: "memory.max",
+    usage: "memory.current",
+    cached: ["inactive_file", "active_file"],
+};
 
 impl Memory {
     /// `None` where no control group sets a limit. The files are looked for under `root`, which is `/`.
     #[must_use]
     pub fn under(root: &Path) -> Option<Self> {
         let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-        let limit = groups.lines().filter_map(|group| limit_of(root, group)).min()?;
+        let group = groups
+            .lines()
+            .filter_map(|group| Group::lowest(root, group))
+            .min_by_key(|group| group.limit)?;
         Some(Self {
             status: root.join("proc/self/status"),
-            limit,
+            group,
         })
     }
 
     /// Tells `load` each second whether memory is nearly used up. For a task.
     pub async fn watch(self, load: Load) {
         tracing::info!(
-            limit_bytes = self.limit,
+            limit_bytes = self.group.limit,
             "memory is limited: new scenes and streams are refused from 80 % on"
         );
         loop {
             let is_tight = self
-                .resident()
-                .is_some_and(|bytes| bytes >= self.limit / 100 * TIGHT_PERCENT);
+                .used()
+                .is_some_and(|bytes| bytes >= self.group.limit / 100 * TIGHT_PERCENT);
             match (load.0.is_tight.swap(is_tight, Ordering::Relaxed), is_tight) {
                 (false, true) => tracing::warn!("memory is nearly used up: no new scenes and streams"),
                 (true, false) => tracing::info!("there is memory again"),
@@ -55,6 +89,11 @@ impl Memory {
             }
             sleep(PERIOD).await;
         }
+    }
+
+    /// What this process holds, or if that is more what its group is charged with: the buffers of sockets, and other processes.
+    fn used(&self) -> Option<u64> {
+        self.resident().max(self.group.used())
     }
 
     fn resident(&self) -> Option<u64> {
@@ -65,22 +104,45 @@ impl Memory {
     }
 }
 
-/// The lowest limit on the way up from a group that /proc/self/cgroup names: `0::/path` in version 2, `4:memory:/path` in version 1.
-/// Inside of a container the path may be that of the host, and only the top is there.
-fn limit_of(root: &Path, group: &str) -> Option<u64> {
-    let mut parts = group.splitn(3, ':').skip(1);
-    let (mount, file) = match parts.next()? {
-        "" => ("sys/fs/cgroup", "memory.max"),
-        "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        _ => return None,
-    };
-    let path = Path::new(parts.next()?.trim_start_matches('/'));
-    let read = |group: &Path| fs::read_to_string(root.join(mount).join(group).join(file)).ok();
-    path.ancestors()
-        .filter_map(read)
-        .filter_map(|text| text.trim().parse().ok())
-        .filter(|bytes| *bytes < UNLIMITED)
-        .min()
+impl Group {
+    /// The one of the lowest limit on the way up from a group that /proc/self/cgroup names: `0::/path` in version 2,
+    /// `4:memory:/path` in version 1. Inside of a container the path may be that of the host, and only the top is there.
+    fn lowest(root: &Path, group: &str) -> Option<Self> {
+        let mut parts = group.splitn(3, ':').skip(1);
+        let version = match parts.next()? {
+            "" => &V2,
+            "memory" => &V1,
+            _ => return None,
+        };
+        let path = Path::new(parts.next()?.trim_start_matches('/'));
+        let limited = |path: &Path| {
+            let directory = root.join(version.mount).join(path);
+            let limit = bytes_in(&directory.join(version.limit)).filter(|bytes| *bytes < UNLIMITED)?;
+            Some(Self {
+                directory,
+                version,
+                limit,
+            })
+        };
+        path.ancestors().filter_map(limited).min_by_key(|group| group.limit)
+    }
+
+    /// Without the files that are cached, which the kernel forgets before it ends anybody for want of memory.
+    fn used(&self) -> Option<u64> {
+        let usage = bytes_in(&self.directory.join(self.version.usage))?;
+        let stat = fs::read_to_string(self.directory.join("memory.stat")).ok()?;
+        let cached = stat.lines().filter_map(|line| {
+            let (name, bytes) = line.split_once(' ')?;
+            let bytes: u64 = bytes.trim().parse().ok()?;
+            self.version.cached.contains(&name).then_some(bytes)
+        });
+        Some(usage.saturating_sub(cached.sum()))
+    }
+}
+
+/// `None` also for `max`.
+fn bytes_in(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -102,7 +164,7 @@ mod tests {
         for (file, text) in files {
             write(root.path(), file, text);
         }
-        Memory::under(root.path()).map(|memory| memory.limit)
+        Memory::under(root.path()).map(|memory| memory.group.limit)
     }
 
     #[test]
@@ -140,6 +202,64 @@ mod tests {
         ];
         for (files, expected) in cases {
             assert_eq!(limit(files), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn what_counts_is_the_most_of_what_the_process_holds_and_what_its_group_is_charged_with_but_for_cached_files() {
+        const STATUS: (&str, &str) = ("proc/self/status", "VmRSS:\t 1 kB\n");
+        let cases: [(Files, Option<u64>); 4] = [
+            (
+                &[
+                    STATUS,
+                    ("proc/self/cgroup", "0::/pod\n"),
+                    ("sys/fs/cgroup/pod/memory.max", "9000\n"),
+                    ("sys/fs/cgroup/pod/memory.current", "8000\n"),
+                    (
+                        "sys/fs/cgroup/pod/memory.stat",
+                        "anon 5000\ninactive_file 2000\nactive_file 500\n",
+                    ),
+                ],
+                Some(5_500),
+            ),
+            (
+                &[
+                    STATUS,
+                    ("proc/self/cgroup", "4:memory:/pod\n"),
+                    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9000\n"),
+                    ("sys/fs/cgroup/memory/memory.usage_in_bytes", "8000\n"),
+                    (
+                        "sys/fs/cgroup/memory/memory.stat",
+                        "inactive_file 7000\ntotal_inactive_file 2000\n",
+                    ),
+                ],
+                Some(6_000),
+            ),
+            (
+                &[
+                    STATUS,
+                    ("proc/self/cgroup", "0::/\n"),
+                    ("sys/fs/cgroup/memory.max", "9000\n"),
+                    ("sys/fs/cgroup/memory.current", "900\n"),
+                    ("sys/fs/cgroup/memory.stat", "inactive_file 1000\n"),
+                ],
+                Some(1_024),
+            ),
+            (
+                &[
+                    STATUS,
+                    ("proc/self/cgroup", "0::/\n"),
+                    ("sys/fs/cgroup/memory.max", "9000\n"),
+                ],
+                Some(1_024),
+            ),
+        ];
+        for (files, expected) in cases {
+            let root = tempfile::tempdir().unwrap();
+            for (file, text) in files {
+                write(root.path(), file, text);
+            }
+            assert_eq!(Memory::under(root.path()).unwrap().used(), expected, "{files:?}");
         }
     }
 

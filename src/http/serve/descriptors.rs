@@ -6,8 +6,8 @@ use std::io;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 
-/// So many are never given to the public: for some dozens of connections to Redis, two times 64 to WeChat, and operators. Where there
-/// are few at all it is half of them.
+/// So many are never given to the public: for two times 64 connections to WeChat, about 11 to each primary of Redis and one to
+/// each further node (96 for 8 primaries with a replica each), and operators. Where there are few at all it is half of them.
 const KEPT_BACK: u64 = 256;
 
 /// So many of an operator's connections there is always room for.

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use backon::{ConstantBuilder, Retryable};
+use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -17,8 +17,15 @@ use crate::store::{
     Applied, ApplyError, Durability, Grant, Replaced, Store, StoreError, Stored, Write, apply, find_one,
 };
 
-/// How soon what the store could not do is tried again, and how long a caller is kept waiting for it.
+/// How soon what the store could not do is tried again at first, and how long a caller is kept waiting for it.
 const SOON: Duration = Duration::from_millis(400);
+
+/// The longest pause between two tries, but for some jitter.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How many uses of codes may be tried to be undone again and again at the same time. Nobody waits for them, so nothing else
+/// bounds how many there are; of further ones the first try is the last.
+pub(in crate::login) const UNDOING_MAX: usize = 512;
 
 /// Looks at a scene whose grant is to be deleted while others write it.
 const REVOCATIONS: usize = 8;
@@ -125,15 +132,25 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
         }
     }
 
-    /// Tries until the store answers, for as long as a code may live.
+    /// Tries until the store answers, for as long as a code may live, if there are not too many who do.
     async fn insist<T, F>(&self, act: impl Fn() -> F + Send + Sync) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>> + Send,
         T: Send,
     {
         let until = Instant::now() + CODE_LIFE;
-        act.retry(ConstantBuilder::default().with_delay(SOON).without_max_times())
-            .when(|_| Instant::now() < until && !self.login.tasks.is_closed())
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(SOON)
+            .with_max_delay(PAUSE_MAX)
+            .without_max_times()
+            .with_jitter();
+        let mut place = None;
+        act.retry(delays)
+            .when(|error| {
+                place = place.take().or_else(|| self.login.undoing.try_acquire().ok());
+                let may_help = error.is_passing() && Instant::now() < until && !self.login.tasks.is_closed();
+                place.is_some() && may_help
+            })
             .await
     }
 }

@@ -19,9 +19,10 @@ const MINUTE: Duration = Duration::from_mins(1);
 pub(super) async fn use_token(replica: &Replica) -> Result<(), Error> {
     let settings = &scanlogin::wechat::client::CodeSettings::new("page", scanlogin::wechat::EnvVersion::Release);
     let scene = &"0123456789abcdef0123456789abcdef".parse().unwrap();
-    let using = replica
-        .tokens
-        .with_token(|token| async move { replica.client.getwxacodeunlimit(&token, scene, settings).await });
+    let using = replica.tokens.with_token(|token| async move {
+        let made = replica.client.getwxacodeunlimit(&token, scene, settings).await;
+        made.map(Some)
+    });
     using.await.map(drop)
 }
 
@@ -227,6 +228,10 @@ async fn a_token_that_wechat_takes_again_serves_everybody_though_no_other_may_be
         .iter()
         .map(|replica| timeout(Duration::from_millis(100), replica.tokens.clone().keep_fresh()));
     join_all(looks).await;
+    // One on each replica finds out.
+    for result in join_all(replicas.iter().map(use_token)).await {
+        result.unwrap();
+    }
     let everybody = replicas
         .iter()
         .flat_map(|replica| (0..10).map(move |_| use_token(replica)));
@@ -234,6 +239,42 @@ async fn a_token_that_wechat_takes_again_serves_everybody_though_no_other_may_be
         result.unwrap();
     }
     assert_eq!(wechat.calls(STABLE_TOKEN), asked);
+}
+
+/// A replica whose token WeChat refused, with no other to be had, a little later: the refused one is worth a try.
+async fn with_a_refused_token() -> (WeChat, Replica) {
+    let (wechat, _store, [replica]) = replicas().await;
+    wechat.always(PICTURE, Reply::errcode(40001));
+    for _ in 0..10 {
+        use_token(&replica).await.unwrap_err();
+        pass(Duration::from_secs(1)).await;
+    }
+    pass(Duration::from_secs(3)).await;
+    (wechat, replica)
+}
+
+#[tokio::test]
+async fn a_refused_token_is_tried_by_one_of_all_who_wait_and_not_before_that_one_knows_by_the_others() {
+    let (wechat, replica) = with_a_refused_token().await;
+    let before = wechat.calls(PICTURE);
+    for result in join_all((0..50).map(|_| use_token(&replica))).await {
+        result.unwrap_err();
+    }
+    assert_eq!(wechat.calls(PICTURE), before + 1);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_not_believed_in_because_a_call_with_it_was_left_undone() {
+    let (wechat, replica) = with_a_refused_token().await;
+    let before = wechat.calls(PICTURE);
+    let undone = replica.tokens.with_token(|_| async { Ok(None::<()>) }).await;
+    assert!(matches!(undone, Ok(None)), "{undone:?}");
+    use_token(&replica).await.unwrap_err();
+    assert_eq!(
+        wechat.calls(PICTURE),
+        before,
+        "it has been refused, and nobody has seen it taken"
+    );
 }
 
 #[tokio::test]

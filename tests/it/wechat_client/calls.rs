@@ -61,10 +61,11 @@ fn kind(error: &Error) -> &'static str {
 
 async fn picture(replica: &Replica) -> Result<MediaType, Error> {
     let settings = &settings();
-    let made = replica
-        .tokens
-        .with_token(|token| async move { replica.client.getwxacodeunlimit(&token, &scene(), settings).await });
-    made.await.map(|picture| picture.media_type())
+    let made = replica.tokens.with_token(|token| async move {
+        let made = replica.client.getwxacodeunlimit(&token, &scene(), settings).await;
+        made.map(Some)
+    });
+    made.await.map(|picture| picture.unwrap().media_type())
 }
 
 async fn wechat_and_replica() -> (WeChat, Replica) {
@@ -400,7 +401,7 @@ async fn no_error_log_or_metric_ever_holds_a_secret() {
     tracing::callsite::rebuild_interest_cache();
     let token = replica
         .tokens
-        .with_token(|token| async move { Ok(token) })
+        .with_token(|token| async move { Ok(Some(token)) })
         .await
         .unwrap();
     writeln!(

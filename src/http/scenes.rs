@@ -6,14 +6,14 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::AppState;
 use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
 use super::extract::{Json, SceneOf};
 use super::load::Work;
 use super::peer::Peer;
 use super::problem::Problem;
+use super::{AppState, DRAIN_SPREAD};
 use crate::hub::{Change, Subscription, Told};
 use crate::login::{Error, Start};
 use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, SceneId, StateName};
@@ -142,9 +142,13 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
 /// `GET /scenes/{scene}/code`
 pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): SceneOf) -> Result<Response, Problem> {
     let image = async {
+        let ending = async {
+            state.lifecycle.ending.cancelled().await;
+            sleep(DRAIN_SPREAD).await;
+        };
         tokio::select! {
             image = state.login.code_image(&id) => Ok(image?),
-            () = state.lifecycle.ending.cancelled() => Err(Problem::shutting_down()),
+            () = ending => Err(Problem::shutting_down()),
         }
     };
     let image = state.load.carry(Work::Picture, image).await?;

@@ -35,6 +35,10 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// When no connection can be accepted because descriptors are used up, existing ones need the processor more.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// How long a connection that has nothing under way is left to say something, once all is closing: its request may be on the way,
+/// and one that is not idempotent a proxy sends to nobody else when it fails.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
 /// The same is not complained about more often: each connection that ends makes room for one, and there is none again.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
@@ -50,13 +54,16 @@ pub async fn serve(
     let mut complained_at: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
-            () = closing.cancelled() => return,
+            biased;
             accepted = share.accept(&listener, tracker.len()) => accepted,
+            // Not before those who are connected already, who would be reset.
+            () = closing.cancelled() => return,
         };
         match accepted {
             Ok(stream) => {
                 tracker.spawn(connection(stream, router.clone(), closing.clone()));
             }
+            Err(_) if closing.is_cancelled() => return,
             Err(error) => {
                 if complained_at.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
                     tracing::error!(%error, "no connection can be accepted; existing ones go on");
@@ -108,8 +115,17 @@ where
             return;
         }
         () = closing.cancelled() => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
-            connection.await
+            let ended = tokio::select! {
+                ended = &mut connection => Some(ended),
+                () = phases.speaks() => None,
+                () = sleep(FIRST_WORD) => None,
+            };
+            if let Some(ended) = ended {
+                ended
+            } else {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {

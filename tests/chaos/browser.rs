@@ -176,7 +176,7 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
     let (mut is_over, mut code) = (false, None);
     while let (false, Ok(Some(event))) = (is_over, timeout_at(until, events.read()).await) {
         if event.event == "unavailable" {
-            let outcome = Outcome::Refused(unavailable(&event.data));
+            let outcome = Outcome::Refused(unavailable(&event.data, events.retry));
             client.recorder.note(client.name, opened(&outcome));
             continue;
         }

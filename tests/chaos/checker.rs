@@ -1,6 +1,7 @@
 //! Decides from the clients' histories whether the service kept its promises. Words name scenes and clients, never secrets.
 
 mod browsers;
+mod delivery;
 mod scene;
 mod service;
 mod sites;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 
 use scanlogin::scene::StateName;
 
-use crate::history::{ClientName, Entry, Fault, History, Usage, View, What};
+use crate::history::{ClientName, Entry, Fault, History, Loss, Usage, View, What};
 pub(crate) use tally::Tally;
 
 /// What every run must hold.
@@ -141,6 +142,8 @@ pub(crate) fn check(history: &History, run: &Run) -> Report {
     violations.extend(upstream::wx_code_once(&index));
     violations.extend(service::truthful_errors(&index, run.slack_ms));
     violations.extend(service::liveness(&index, run.tail_logins, run.slack_ms));
+    violations.extend(delivery::told_in_time(&index, run.slack_ms));
+    violations.extend(delivery::redeemable(&index));
     violations.extend(service::no_secret_anywhere(&run.texts, &run.canaries));
     violations.extend(service::bounded(&index, run.bounds));
     let lost = tally::lost(&index);
@@ -260,8 +263,13 @@ impl<'a> Index<'a> {
 
     /// Whether data may have been lost in this time. A loss may show until recovery, with the fail-over itself.
     fn may_have_lost_data(&self, from: u64, to: u64) -> bool {
-        let mut losses = self.faults.iter().filter(|fault| fault.destroys_data);
-        losses.any(|fault| fault.from_ms <= to && shown_until(fault) >= from)
+        self.has_fault(from, to, |fault| fault.loses != Loss::Nothing)
+    }
+
+    /// Whether such a fault, or an effect of it, was in this time.
+    fn has_fault(&self, from: u64, to: u64, such: impl Fn(&Fault) -> bool) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|fault| such(fault) && fault.from_ms <= to && shown_until(fault) >= from)
     }
 }
 

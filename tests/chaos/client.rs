@@ -164,10 +164,10 @@ pub(crate) async fn open(request: RequestBuilder) -> Result<Response, Outcome<()
 }
 
 /// The data of an `unavailable` event.
-pub(crate) fn unavailable(problem: &Value) -> Refusal {
+pub(crate) fn unavailable(problem: &Value, retry_ms: Option<u64>) -> Refusal {
     Refusal {
-        // Whether to come again, and when, is what the stream's own `retry:` said.
-        retry_after: Some(problem["retry_after"].as_u64().unwrap_or(1)),
+        // When to come again is what the stream's own `retry:` said.
+        retry_after: retry_ms.map(|retry| retry.div_ceil(1_000)),
         ..refusal(503, &HeaderMap::new(), problem)
     }
 }

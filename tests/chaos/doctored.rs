@@ -7,7 +7,8 @@ use scanlogin::scene::StateName;
 use crate::checker::Invariant::{I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12};
 use crate::checker::{Canary, Invariant, Report, Run, Text, check};
 use crate::history::{
-    Api, ClientName, Entry, Fault, History, Identity, Lifetime, Opened, Outcome, Phase, Refusal, Usage, View, What,
+    Api, ClientName, Entry, Fault, History, Identity, Lifetime, Loss, Opened, Outcome, Phase, Refusal, Usage, View,
+    What,
 };
 
 const LIFE_MS: u64 = 120_000;
@@ -82,6 +83,19 @@ fn redeem(n: u32, at: u64, person: u32) -> Entry {
     entry(ClientName::Site(0), at, what)
 }
 
+fn userinfo(n: u32, at: u64, person: u32) -> Entry {
+    let identity = Identity {
+        sub: format!("openid-{person}"),
+        nickname: Some(format!("nickname-{person}")),
+    };
+    let (code, outcome) = (format!("code-{n}"), Outcome::Done(identity));
+    entry(ClientName::Site(0), at, What::Userinfo { code, outcome })
+}
+
+fn is_of_site_1(entry: &Entry) -> bool {
+    matches!(&entry.what, What::Redeem { code, .. } | What::Userinfo { code, .. } if code == "code-1")
+}
+
 fn upstream(at: u64, api: Api, js_code: Option<&str>) -> Entry {
     let token = (api == Api::StableToken).then_some(Lifetime {
         expires_in_ms: 7_200_000,
@@ -105,12 +119,13 @@ fn refused<T>(status: u16, code: &str) -> Outcome<T> {
     })
 }
 
-fn fault(from_ms: u64, destroys_data: bool) -> Entry {
+fn fault(from_ms: u64, loses: Loss) -> Entry {
     let what = What::Fault(Fault {
         kind: "redis restarted".to_owned(),
         from_ms,
         to_ms: from_ms + 50,
-        destroys_data,
+        loses,
+        hides_news_ms: 0,
         kills_lease_holder: false,
         pauses: false,
         invalidations: 0,
@@ -165,6 +180,7 @@ fn login(n: u32, at: u64) -> Vec<Entry> {
             },
         ),
         redeem(n, at + 500, n),
+        userinfo(n, at + 520, n),
     ]
 }
 
@@ -236,14 +252,17 @@ fn correct_logins_pass_and_are_counted() {
 #[test]
 fn a_confirm_whose_reply_was_lost_may_have_happened_and_its_retry_is_right() {
     let mut entries = without(|entry| matches!(&entry.what, What::Confirm { scene, .. } if scene == "scene-1"));
-    entries.extend([confirm(1, 1_390, Outcome::Unknown), confirm(1, 1_405, Outcome::Done(3))]);
+    entries.extend([
+        confirm(1, 1_390, Outcome::Abandoned),
+        confirm(1, 1_405, Outcome::Done(3)),
+    ]);
     assert_eq!(flagged(entries), []);
 }
 
 #[test]
 fn redemptions_at_once_may_all_be_refused_only_under_a_fault() {
     let both_refused = || {
-        let mut entries = without(|entry| matches!(&entry.what, What::Redeem { code, .. } if code == "code-1"));
+        let mut entries = without(is_of_site_1);
         for mut redeem in [redeem(1, 1_500, 1), redeem(1, 1_505, 1)] {
             let What::Redeem { outcome, .. } = &mut redeem.what else {
                 continue;
@@ -253,27 +272,33 @@ fn redemptions_at_once_may_all_be_refused_only_under_a_fault() {
         }
         entries
     };
-    assert_eq!(flagged(both_refused()), [I4]);
+    assert_eq!(flagged(both_refused()), [I4, I10]);
     let mut entries = both_refused();
-    entries.push(fault(1_480, false));
+    entries.push(fault(1_480, Loss::Nothing));
     assert_eq!(flagged(entries), []);
 }
 
 #[test]
 fn a_fall_back_after_a_loss_of_data_passes_and_is_counted() {
     let is_after = |entry: &Entry| entry.sent_ms > 1_410 && entry.what.scene() == Some("scene-1");
-    let is_redeem = |entry: &Entry| matches!(&entry.what, What::Redeem { code, .. } if code == "code-1");
-    let mut entries = without(|entry| is_after(entry) || is_redeem(entry));
+    let mut entries = without(|entry| is_after(entry) || is_of_site_1(entry));
     let lost = View {
         reason: Some("lost".to_owned()),
         ..view(StateName::Expired, 2, 1)
     };
-    entries.extend([fault(1_411, true), told(1, 1_450, lost)]);
+    entries.extend([told(1, 1_450, lost)]);
     entries.extend(login(3, 3_000));
-    let report = checked(entries);
+    let after = |loses| {
+        let entries = entries.iter().cloned().chain([fault(1_411, loses)]);
+        checked(entries.collect())
+    };
+    let report = after(Loss::Everything);
     assert_eq!(report.violations, []);
     assert_eq!((report.tally.fallbacks, report.tally.lost), (1, 0));
     assert_eq!(report.recovery["redis restarted"], [0]);
+    // The confirm was answered, so a replica had it.
+    let report = after(Loss::Unreplicated);
+    assert_eq!((report.tally.fallbacks, report.tally.lost), (0, 1));
 }
 
 #[test]
@@ -283,7 +308,7 @@ fn a_confirmed_login_whose_browser_hears_nothing_is_lost() {
             .what
             .view()
             .is_some_and(|view| view.code.as_deref() == Some("code-1"));
-        hears || matches!(&entry.what, What::Redeem { code, .. } if code == "code-1")
+        hears || is_of_site_1(entry)
     });
     let report = checked(entries);
     assert_eq!(report.tally.lost, 1);
@@ -397,15 +422,18 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         (
             "no Retry-After",
             I9,
-            with([start(
-                1_100,
-                Outcome::Refused(Refusal {
-                    status: 503,
-                    code: Some("store_unavailable".to_owned()),
-                    retry_after: None,
-                    state: None,
-                }),
-            )]),
+            with([
+                fault(1_090, Loss::Nothing),
+                start(
+                    1_100,
+                    Outcome::Refused(Refusal {
+                        status: 503,
+                        code: Some("store_unavailable".to_owned()),
+                        retry_after: None,
+                        state: None,
+                    }),
+                ),
+            ]),
         ),
         ("a code in two browsers", I1, with([second(two_codes)])),
         (
@@ -424,10 +452,7 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         (
             "another person's sub",
             I3,
-            without(|entry| matches!(&entry.what, What::Redeem { code, .. } if code == "code-1"))
-                .into_iter()
-                .chain([redeem(1, 1_500, 2)])
-                .collect(),
+            without(is_of_site_1).into_iter().chain([redeem(1, 1_500, 2)]).collect(),
         ),
         ("a scan by a second person", I4, with([scan(Outcome::Done(()))])),
         (
@@ -459,7 +484,11 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
             I8,
             with([upstream(1_900, Api::Jscode2session, Some("js-1"))]),
         ),
-        ("an internal error", I9, with([start(1_100, refused(500, "internal"))])),
+        (
+            "an internal error",
+            I9,
+            with([start(1_100, refused(500, "internal")), fault(1_090, Loss::Nothing)]),
+        ),
         (
             "a request without an end",
             I9,
@@ -468,7 +497,7 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
         (
             "effects that last",
             I10,
-            with([fault(1_100, false), start(2_700, Outcome::Unknown)]),
+            with([fault(1_100, Loss::Nothing), start(2_700, Outcome::Unknown)]),
         ),
         ("no login at the end", I10, with([start(5_000, Outcome::Unknown)])),
         (
@@ -499,13 +528,10 @@ fn a_version_may_fall_only_when_data_was_lost() {
     // It is the event that the stream began with, too.
     let fallen = view(StateName::Waiting, 1, 1);
     let entries = without(|entry| entry.what.scene() == Some("scene-1") && entry.sent_ms > 1_320);
-    let mut entries: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| !matches!(&entry.what, What::Redeem { code, .. } if code == "code-1"))
-        .collect();
+    let mut entries: Vec<_> = entries.into_iter().filter(|entry| !is_of_site_1(entry)).collect();
     entries.push(told(1, 1_500, fallen));
     assert_eq!(flagged(entries.clone()), [I5]);
-    entries.push(fault(1_400, true));
+    entries.push(fault(1_400, Loss::Everything));
     entries.extend(login(3, 3_000));
     assert_eq!(flagged(entries), []);
 }
@@ -513,7 +539,7 @@ fn a_version_may_fall_only_when_data_was_lost() {
 #[test]
 fn a_fall_back_without_a_loss_of_data_has_no_explanation() {
     let after = |entry: &Entry| entry.what.scene() == Some("scene-1") && entry.sent_ms > 1_320;
-    let entries = without(|entry| after(entry) || matches!(&entry.what, What::Redeem { code, .. } if code == "code-1"));
+    let entries = without(|entry| after(entry) || is_of_site_1(entry));
     let lost = View {
         reason: Some("lost".to_owned()),
         ..view(StateName::Expired, 2, 1)

@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumIter, IntoStaticStr};
 use tokio::time::sleep;
 
-use crate::history::{ClientName, Fault, What};
+use crate::history::{ClientName, Fault, Loss, What};
 use crate::recorder::Recorder;
 use crate::world::{Shape, World};
+
+/// A watched scene is read again after 15 seconds, or a fifth more.
+const SLOWEST_REREAD_MS: u64 = 18_000;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumIter, IntoStaticStr)]
@@ -68,9 +71,9 @@ pub(crate) enum Kind {
 
 /// What a fault may cost. What is left out, it may not.
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "any of these may go with any other")]
 struct Cost {
-    destroys_data: bool,
+    loses: Loss,
+    hides_news_ms: u64,
     kills_lease_holder: bool,
     pauses: bool,
     invalidations: usize,
@@ -116,21 +119,28 @@ impl Kind {
             Self::ReplicaFrozen => Cost { pauses: true, ..none },
             // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
             // Cluster, and does not with sentinels.
-            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned => Cost {
-                destroys_data: shape == Shape::Sentinel,
+            Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned
+                if shape == Shape::Sentinel =>
+            {
+                Cost {
+                    loses: Loss::Unreplicated,
+                    ..none
+                }
+            }
+            Self::PublishRefused => Cost {
+                hides_news_ms: SLOWEST_REREAD_MS,
                 ..none
             },
             Self::ReplicasRolled => Cost {
                 is_graceful: true,
                 ..none
             },
-            Self::RedisRestartedEmpty
-            | Self::RedisFlushed
-            | Self::PrimaryKilled
-            | Self::PrimaryKilledUnreplicated
-            | Self::PrimaryFrozen
-            | Self::PrimaryParted => Cost {
-                destroys_data: true,
+            Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
+                loses: Loss::Everything,
+                ..none
+            },
+            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen | Self::PrimaryParted => Cost {
+                loses: Loss::Unreplicated,
                 ..none
             },
             // Each token that is asked for instead; see the budget of fetches.
@@ -146,7 +156,7 @@ impl Kind {
         }
     }
 
-    /// From healing until fresh logins must succeed.
+    /// From healing until nothing fails any more because of it.
     fn bound_seconds(self) -> u64 {
         match self {
             Self::ReplicasRolled
@@ -209,7 +219,8 @@ impl Injector<'_> {
             kind: kind.name().to_owned(),
             from_ms,
             to_ms: healed_ms,
-            destroys_data: cost.destroys_data,
+            loses: cost.loses,
+            hides_news_ms: cost.hides_news_ms,
             kills_lease_holder: cost.kills_lease_holder,
             pauses: cost.pauses,
             invalidations: cost.invalidations,
@@ -224,7 +235,7 @@ impl Injector<'_> {
     /// When it was healed, if that was before it returns.
     async fn act(&mut self, kind: Kind) -> Option<u64> {
         match kind {
-            Kind::ReplicaKilled => self.kill_replica().await,
+            Kind::ReplicaKilled => return Some(self.kill_replica().await),
             Kind::ReplicaFrozen => self.freeze_replica().await,
             Kind::ReplicasRolled => self.roll_replicas().await,
             Kind::DescriptorsUsedUp => self.use_up_descriptors().await,

@@ -183,15 +183,16 @@ pub(crate) struct Lifetime {
 
 /// Something done to the service. What several flags say, it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "any of these may go with any other")]
 pub(crate) struct Fault {
     /// Its name in the table of recoveries.
     pub(crate) kind: String,
     pub(crate) from_ms: u64,
     /// When it was healed.
     pub(crate) to_ms: u64,
-    /// Writes that Redis had answered may be gone.
-    pub(crate) destroys_data: bool,
+    /// Which writes that Redis had answered may be gone.
+    pub(crate) loses: Loss,
+    /// For how long after it news may be missed that nobody can know of, until everything is read again.
+    pub(crate) hides_news_ms: u64,
     /// The replica that was fetching an access token died.
     pub(crate) kills_lease_holder: bool,
     /// A replica stood still.
@@ -200,8 +201,19 @@ pub(crate) struct Fault {
     pub(crate) invalidations: usize,
     /// Every request gets an answer all the same.
     pub(crate) is_graceful: bool,
-    /// From healing until fresh logins must succeed.
+    /// From healing until nothing fails any more because of it.
     pub(crate) recovery_bound_ms: u64,
+}
+
+/// What a fault may cost Redis.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Loss {
+    #[default]
+    Nothing,
+    /// What no replica had. A confirm that was answered is not among it.
+    Unreplicated,
+    Everything,
 }
 
 /// What the service and Redis hold.

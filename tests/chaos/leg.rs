@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::checker::{self, Run, Tally};
 use crate::faults::{Injector, Kind};
@@ -79,20 +80,7 @@ impl LegPlan {
             seed: self.seed,
             scene_life: SCENE_LIFE,
         };
-        plain_logins(&stage, 0, WARM_UP).await;
-        sleep(PROXY_KEEPS_IDLE).await;
-        sample(&recorder, &world, Phase::Before);
-
-        let mut logins = JoinSet::new();
-        logins.spawn(keep_coming(stage.clone(), WARM_UP, self.logins, self.rate));
-        let recovered_ms = self.inject_all(&mut world, &recorder).await;
-        let end = timeout(ENDS_WITHIN + self.length(), logins.join_all()).await;
-        end.expect("every login ends");
-        sleep(Duration::from_millis(recovered_ms.saturating_sub(recorder.now()))).await;
-        plain_logins(&stage, WARM_UP + self.logins, TAIL).await;
-        sleep(PROXY_KEEPS_IDLE).await;
-        sample(&recorder, &world, Phase::After);
-
+        self.play(&mut world, &stage).await;
         let texts = world.texts(&http).await;
         drop(world);
         for text in texts.iter().filter(|text| text.name.starts_with("the log")) {
@@ -123,6 +111,27 @@ impl LegPlan {
         }
     }
 
+    /// Logins before, during and after the faults.
+    async fn play(&self, world: &mut World, stage: &Stage) {
+        let recorder = &stage.recorder;
+        plain_logins(stage, 0, WARM_UP).await;
+        sleep(PROXY_KEEPS_IDLE).await;
+        sample(recorder, world, Phase::Before);
+
+        let mut logins = JoinSet::new();
+        let over = CancellationToken::new();
+        let coming = keep_coming(stage.clone(), WARM_UP + TAIL, self.logins, self.rate, over.clone());
+        logins.spawn(coming);
+        let recovered_ms = self.inject_all(world, recorder).await;
+        over.cancel();
+        let end = timeout(ENDS_WITHIN + self.length(), logins.join_all()).await;
+        end.expect("every login ends");
+        sleep(Duration::from_millis(recovered_ms.saturating_sub(recorder.now()))).await;
+        plain_logins(stage, WARM_UP, TAIL).await;
+        sleep(PROXY_KEEPS_IDLE).await;
+        sample(recorder, world, Phase::After);
+    }
+
     fn length(&self) -> Duration {
         Duration::from_secs(u64::from(self.logins / self.rate))
     }
@@ -151,12 +160,16 @@ impl LegPlan {
     }
 }
 
-/// Logins of every kind at a steady rate, whatever becomes of them; ends with the last.
-async fn keep_coming(stage: Stage, first: u32, count: u32, rate: u32) {
+/// Logins of every kind at a steady rate, whatever becomes of them: as many as that, and more until it is `over`. Ends with the
+/// last.
+async fn keep_coming(stage: Stage, first: u32, count: u32, rate: u32, over: CancellationToken) {
     let mut logins = JoinSet::new();
     let mut ticks = interval(Duration::from_secs(1) / rate);
-    for number in first..first + count {
+    for number in first.. {
         ticks.tick().await;
+        if over.is_cancelled() && number >= first + count {
+            break;
+        }
         logins.spawn(stage.clone().any(number));
         while logins.try_join_next().is_some() {}
     }

@@ -61,11 +61,23 @@ impl Schedule {
         report
     }
 
-    /// The same for the same words: each leg has the next shape, and of the kinds that it can have those had least so far.
+    /// The same for the same settings: each leg has the next shape, and of the kinds that it can have those had least so far.
     fn plans(&self) -> Vec<LegPlan> {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let asked = |kind: &Kind| self.kinds.is_empty() || self.kinds.contains(kind);
-        let mut had: BTreeMap<Kind, u32> = Kind::iter().filter(asked).map(|kind| (kind, 0)).collect();
+        // A run that has not time for all kinds leaves those to the next seed that this one began with.
+        let mut kinds: Vec<Kind> = Kind::iter().filter(asked).collect();
+        kinds.shuffle(&mut StdRng::seed_from_u64(0));
+        let first = usize::try_from(self.seed)
+            .unwrap_or(0)
+            .wrapping_mul(self.faults as usize)
+            % kinds.len();
+        kinds.rotate_left(first);
+        let had = kinds
+            .into_iter()
+            .enumerate()
+            .map(|(n, kind)| (kind, u32::from(n >= self.faults as usize)));
+        let mut had: BTreeMap<Kind, u32> = had.collect();
         let part_of = |all: u32, leg: u32| all * (leg + 1) / self.legs - all * leg / self.legs;
         (0..self.legs)
             .map(|leg| {
@@ -75,8 +87,7 @@ impl Schedule {
                     let possible = || had.keys().copied().filter(|kind| kind.applies_to(shape));
                     let least = possible().map(|kind| had[&kind]).min();
                     let rare: Vec<Kind> = possible().filter(|kind| Some(had[kind]) == least).collect();
-                    // This shape has none of those wanted.
-                    let Some(&kind) = rare.choose(&mut rng) else { break };
+                    let &kind = rare.choose(&mut rng).expect("a kind of fault that this shape can have");
                     *had.entry(kind).or_default() += 1;
                     faults.push(kind);
                 }

@@ -98,6 +98,17 @@ impl Phases {
         }
     }
 
+    /// Returns at once, or as soon as something of a request comes.
+    pub(super) async fn speaks(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            if !matches!(self.lock().phase, Phase::Idle(_)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Moment> {
         self.0.moment.lock().unwrap_or_else(PoisonError::into_inner)
     }

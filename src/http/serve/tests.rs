@@ -17,6 +17,7 @@ const LONG: usize = 8 * ROOM;
 struct Caller {
     line: DuplexStream,
     served: JoinHandle<()>,
+    closing: CancellationToken,
 }
 
 impl Caller {
@@ -27,9 +28,10 @@ impl Caller {
             .route("/long", get(|| async { "x".repeat(LONG) }))
             .route("/silent", get(silent));
         let (line, far) = duplex(ROOM);
-        let talk = talk(far, [127, 0, 0, 1].into(), router, CancellationToken::new());
+        let closing = CancellationToken::new();
+        let talk = talk(far, [127, 0, 0, 1].into(), router, closing.clone());
         let served = TaskTracker::new().spawn(talk);
-        Self { line, served }
+        Self { line, served, closing }
     }
 
     async fn ask(&mut self, path: &str) {
@@ -52,6 +54,20 @@ impl Caller {
         served.expect("an end").unwrap();
         began.elapsed()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_on_its_way_when_all_is_closing_is_answered() {
+    let mut caller = Caller::connect();
+    caller.closing.cancel();
+    let late = Duration::from_millis(400);
+    sleep(late).await;
+    caller.ask_and_read().await;
+    assert_eq!(caller.closed_after().await, FIRST_WORD - late);
+
+    let silent = Caller::connect();
+    silent.closing.cancel();
+    assert_eq!(silent.closed_after().await, FIRST_WORD);
 }
 
 #[tokio::test(start_paused = true)]

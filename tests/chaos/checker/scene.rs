@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use scanlogin::scene::StateName;
 
 use super::{Index, Invariant, SceneHistory, Violation, shown_until};
-use crate::history::{Entry, Refusal, View, What};
+use crate::history::{Entry, Loss, Refusal, View, What};
 
 /// Replicas tell whole seconds.
 const TOLERANCE_MS: u64 = 1_000;
@@ -90,10 +90,9 @@ impl<'a> Search<'a> {
             });
         let mut operations: Vec<_> = calls.collect();
         let end = scene.entries.iter().map(|entry| entry.got()).max().unwrap_or(0);
-        let losses = index
-            .faults
-            .iter()
-            .filter(|fault| fault.destroys_data && fault.from_ms <= end && shown_until(fault) >= scene.started.sent_ms);
+        let losses = index.faults.iter().filter(|fault| {
+            fault.loses != Loss::Nothing && fault.from_ms <= end && shown_until(fault) >= scene.started.sent_ms
+        });
         operations.extend(losses.flat_map(|fault| {
             (0..TURNS).map(|_| Operation {
                 kind: Kind::Loss,

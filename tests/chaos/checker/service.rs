@@ -2,9 +2,12 @@
 
 use aho_corasick::AhoCorasick;
 
-use super::tally::{completed_at, recoveries};
-use super::{Canary, Index, Invariant, Text, Violation};
+use super::tally::recoveries;
+use super::{Canary, Index, Invariant, Text, Violation, shown_until};
 use crate::history::{Entry, Fault, Phase, Usage, What};
+
+/// By how much the machine may delay a request while nothing is wrong.
+const QUIET_SLACK_MS: u64 = 2_000;
 
 /// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most so long
 /// after its deadline, unless a replica stood still.
@@ -29,6 +32,11 @@ pub(super) fn truthful_errors(index: &Index<'_>, slack_ms: u64) -> Vec<Violation
                 found(format!("a {} without Retry-After", refusal.status));
             }
         }
+        if let (What::Started { .. } | What::StreamOpened { .. }, Some(refusal)) = (&entry.what, entry.what.refusal())
+            && matches!(refusal.status, 401 | 403)
+        {
+            found(format!("a {} to whom it was not meant", refusal.status));
+        }
         let (Some(deadline), Some(got)) = (deadline_ms(&entry.what), entry.got_ms) else {
             continue;
         };
@@ -36,6 +44,11 @@ pub(super) fn truthful_errors(index: &Index<'_>, slack_ms: u64) -> Vec<Violation
             .faults
             .iter()
             .any(|fault| fault.pauses && fault.from_ms <= got && fault.to_ms >= entry.sent_ms);
+        let (deadline, slack_ms) = if index.has_fault(entry.sent_ms, got, |_| true) {
+            (deadline + retried_ms(&entry.what), slack_ms)
+        } else {
+            (deadline, slack_ms.min(QUIET_SLACK_MS))
+        };
         if got > entry.sent_ms + deadline + slack_ms && !paused {
             found(format!("a request took {} ms", got - entry.sent_ms));
         }
@@ -47,8 +60,7 @@ fn deadline_ms(what: &What) -> Option<u64> {
     match what {
         What::Picture { .. } => Some(20_000),
         What::Scan { .. } => Some(6_000),
-        // When a replica dies with it, the proxy asks another.
-        What::Polled { wait_ms, .. } => Some(2 * wait_ms + 3_000),
+        What::Polled { wait_ms, .. } => Some(wait_ms + 3_000),
         What::Started { .. }
         | What::StreamOpened { .. }
         | What::Confirm { .. }
@@ -60,7 +72,15 @@ fn deadline_ms(what: &What) -> Option<u64> {
     }
 }
 
-/// I10, *liveness*: each fault has no effects longer than it may, a graceful one leaves no request unanswered, and the last so
+/// When a replica dies with it, the proxy asks another.
+fn retried_ms(what: &What) -> u64 {
+    match what {
+        What::Polled { wait_ms, .. } => *wait_ms,
+        _ => 0,
+    }
+}
+
+/// I10, *liveness*: each fault has no effects longer than it may, a graceful one lets no request fail, and the last so
 /// many logins of the run succeed.
 pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> Vec<Violation> {
     let late = recoveries(index)
@@ -71,17 +91,26 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
         format!("{kind} at {from_ms} ms had effects for {trouble} ms after it was healed, not {bound}")
     };
     let late = late.map(|found| Violation::of_run(Invariant::I10, words(found)));
+    let unexplained = index.entries.iter().filter(|entry| {
+        let explains = |fault: &Fault| {
+            (fault.from_ms..=shown_until(fault) + slack_ms).contains(&entry.sent_ms)
+                || (entry.sent_ms..=entry.got()).contains(&fault.from_ms)
+        };
+        entry.got_ms.is_some() && entry.what.is_trouble() && !index.faults.iter().any(|fault| explains(fault))
+    });
+    let unexplained = unexplained.map(|entry| {
+        let words = format!("a request failed at {} ms, long after any fault", entry.sent_ms);
+        Violation::of_run(Invariant::I10, words).by(entry.client)
+    });
     let graceful = index.faults.iter().filter(|fault| fault.is_graceful);
     let abrupt = graceful.filter_map(|fault| {
-        let during = |entry: &&Entry| (fault.from_ms..=fault.to_ms).contains(&entry.sent_ms);
-        let unanswered = |entry: &&Entry| entry.what.is_unanswered();
+        let during = |entry: &&Entry| entry.sent_ms <= fault.to_ms && entry.got() >= fault.from_ms;
+        let failed = |entry: &&Entry| entry.what.is_trouble();
         let (kind, from_ms) = (&fault.kind, fault.from_ms);
-        let count = index.entries.iter().filter(during).filter(unanswered).count();
+        let count = index.entries.iter().filter(during).filter(failed).count();
         (count > 0).then(|| {
-            Violation::of_run(
-                Invariant::I10,
-                format!("{kind} at {from_ms} ms left {count} requests unanswered"),
-            )
+            let words = format!("{kind} at {from_ms} ms made {count} requests fail");
+            Violation::of_run(Invariant::I10, words)
         })
     });
     let started = |entry: &&Entry| matches!(entry.what, What::Started { .. });
@@ -89,12 +118,16 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
     fresh.sort_by_key(|entry| std::cmp::Reverse(entry.sent_ms));
     let succeeded = |entry: &&&Entry| {
         let scene = entry.what.scene().and_then(|scene| index.scenes.get(scene));
-        scene.is_some_and(|scene| completed_at(scene).is_some())
+        let done = |wanted: fn(&What) -> bool| {
+            scene.is_some_and(|scene| scene.entries.iter().any(|entry| wanted(&entry.what)))
+        };
+        done(|what| matches!(what, What::Redeem { outcome, .. } if outcome.done().is_some()))
+            && done(|what| matches!(what, What::Userinfo { outcome, .. } if outcome.done().is_some()))
     };
     let in_a_row = fresh.iter().take(tail_logins).filter(succeeded).count();
     let words = || format!("{in_a_row} of the last {tail_logins} logins succeeded");
     let tail = (in_a_row < tail_logins).then(|| Violation::of_run(Invariant::I10, words()));
-    late.chain(abrupt).chain(tail).collect()
+    late.chain(unexplained).chain(abrupt).chain(tail).collect()
 }
 
 /// I11, *no secret anywhere*: no canary stands in a log, a metric or a dump.

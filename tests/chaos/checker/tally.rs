@@ -6,7 +6,7 @@ use scanlogin::scene::StateName;
 use serde::{Deserialize, Serialize};
 
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
-use crate::history::{Fault, What};
+use crate::history::{Entry, Fault, Loss, What};
 
 /// Each `POST /scenes` counts under exactly one of `completed` … `unavailable`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,19 @@ fn is_fallback(index: &Index<'_>, scene: &SceneHistory<'_>) -> bool {
             .is_some_and(|refusal| refusal.code.as_deref() == Some("unknown_scene"));
         gone || entry.what.view().is_some_and(crate::history::View::is_lost)
     });
-    told_lost.any(|entry| index.may_have_lost_data(scene.started.sent_ms, entry.got()))
+    told_lost.any(|entry| may_be_lost(index, scene, entry.got()))
+}
+
+/// Whether a loss of data explains what this scene's browser was told at that time. A confirm that was answered is lost with
+/// everything, or not at all.
+fn may_be_lost(index: &Index<'_>, scene: &SceneHistory<'_>, told: u64) -> bool {
+    let is_kept = |entry: &&Entry| matches!(&entry.what, What::Confirm { outcome, .. } if outcome.done().is_some() && entry.got() <= told);
+    let is_kept = scene.entries.iter().any(is_kept);
+    index.has_fault(scene.started.sent_ms, told, |fault| match fault.loses {
+        Loss::Nothing => false,
+        Loss::Unreplicated => !is_kept,
+        Loss::Everything => true,
+    })
 }
 
 /// A login starts when `POST /scenes` answered 201 and the phone's confirm answered 200 while the scene had at least five
@@ -63,15 +75,19 @@ pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
             return false;
         };
         let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry());
-        let stopped = scene
-            .entries
-            .iter()
-            .any(|entry| matches!(entry.what, What::GaveUp { .. } | What::Cancel { .. }) && entry.sent_ms < deadline);
+        let stopped = scene.entries.iter().any(|entry| {
+            let stops = match &entry.what {
+                What::GaveUp { .. } => true,
+                What::Cancel { outcome, .. } => outcome.done().is_some() || outcome.is_ambiguous(),
+                _ => false,
+            };
+            stops && entry.sent_ms < deadline
+        });
         let excused = scene.views().any(|(entry, view)| {
             view.state.is_final()
                 && view.state != StateName::Confirmed
                 && entry.got() <= deadline
-                && index.may_have_lost_data(scene.started.sent_ms, entry.got())
+                && may_be_lost(index, scene, entry.got())
         });
         let in_time = completed_at(scene).is_some_and(|got| got <= deadline);
         !stopped && !in_time && !excused && !is_fallback(index, scene)
@@ -128,7 +144,8 @@ pub(super) fn tally(index: &Index<'_>, lost: &[Lost], violations: &[Violation]) 
     tally
 }
 
-/// For each fault, by kind: how long after it was healed something was last sent that came to nothing, in milliseconds.
+/// For each fault, by kind: how long after it was healed, and before the next, something was last sent that came to nothing, in
+/// milliseconds.
 pub(super) fn recovery(index: &Index<'_>) -> BTreeMap<String, Vec<u64>> {
     let mut times = BTreeMap::<String, Vec<u64>>::new();
     for (fault, trouble) in recoveries(index) {
@@ -144,7 +161,7 @@ pub(super) fn recoveries<'a>(index: &Index<'a>) -> Vec<(&'a Fault, u64)> {
     let last = |fault: &Fault, end: u64| {
         let its = troubles
             .iter()
-            .filter(|entry| entry.sent_ms >= fault.to_ms && entry.got() < end);
+            .filter(|entry| (fault.to_ms..end).contains(&entry.sent_ms));
         its.map(|entry| entry.sent_ms - fault.to_ms).max().unwrap_or(0)
     };
     index

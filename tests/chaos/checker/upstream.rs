@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{Index, Invariant, Violation, shown_until};
-use crate::history::{Api, Entry, Fault, What};
+use crate::history::{Api, Entry, Fault, Loss, What};
 
 const HOUR_MS: u64 = 3_600_000;
+/// Each replica looks after its token at least so often.
+const NOTICED_MS: u64 = 15_000;
 
 /// I7, *token thrift*: token calls at most 1 per lifetime + 1 per injected invalidation + 1 per lease-holder killed
 /// mid-call; `force_refresh` at most 1 per hour; never two overlapping calls unless a holder was paused beyond its lease.
@@ -56,13 +58,15 @@ fn is_token_call(what: &What) -> bool {
     )
 }
 
-/// Fetches that neither a token's end nor a fault explains; each fault explains one.
+/// Fetches that neither a token's end nor a fault explains; each fault explains one,
+/// while it has effects or soon after.
 fn needless<'w>(index: &Index<'_>, calls: &[&Entry], margin_ms: u64) -> Vec<&'w str> {
-    let explains = |fault: &Fault| fault.invalidations + usize::from(fault.kills_lease_holder || fault.destroys_data);
+    let count =
+        |fault: &Fault| fault.invalidations + usize::from(fault.kills_lease_holder || fault.loses != Loss::Nothing);
     let each = index
         .faults
         .iter()
-        .flat_map(|fault| std::iter::repeat_n(*fault, explains(fault)));
+        .flat_map(|fault| std::iter::repeat_n(*fault, count(fault)));
     let mut excuses: Vec<&Fault> = each.collect();
     let mut due = 0;
     let mut words = Vec::new();
@@ -72,7 +76,8 @@ fn needless<'w>(index: &Index<'_>, calls: &[&Entry], margin_ms: u64) -> Vec<&'w 
         };
         let Some(Some(token)) = outcome.done() else { continue };
         if call.sent_ms < due {
-            match excuses.iter().position(|fault| fault.from_ms <= call.sent_ms) {
+            let explains = |fault: &&Fault| (fault.from_ms..=shown_until(fault) + NOTICED_MS).contains(&call.sent_ms);
+            match excuses.iter().position(explains) {
                 Some(excuse) => drop(excuses.remove(excuse)),
                 None => words.push("a token was fetched while the last one was good"),
             }

@@ -3,18 +3,15 @@
 use scanlogin::scene::StateName;
 
 use super::{
-    LIFE_MS, checked, confirm, correct, entry, fault, flagged, login, redeem, refused, scene, told, upstream, view,
-    with, without,
+    LIFE_MS, checked, confirm, correct, entry, fault, flagged, is_of_site_1, login, redeem, refused, scene, told,
+    upstream, userinfo, view, with, without,
 };
 use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9, I10};
-use crate::history::{Api, ClientName, Entry, Fault, Identity, Lifetime, Opened, Outcome, View, What};
+use crate::history::{Api, ClientName, Entry, Fault, Lifetime, Loss, Opened, Outcome, View, What};
 
 /// What login 1 has from then on, the redemption included.
 fn is_later(at: u64) -> impl Fn(&Entry) -> bool {
-    move |entry| {
-        let is_redeem = matches!(&entry.what, What::Redeem { code, .. } if code == "code-1");
-        is_redeem || (entry.sent_ms > at && entry.what.scene() == Some("scene-1"))
-    }
+    move |entry| is_of_site_1(entry) || (entry.sent_ms > at && entry.what.scene() == Some("scene-1"))
 }
 
 /// Login 1 up to its scan, and then this.
@@ -45,15 +42,6 @@ fn told_by(nickname: &str) -> View {
     }
 }
 
-fn userinfo(sub: &str) -> Entry {
-    let identity = Identity {
-        sub: sub.to_owned(),
-        nickname: None,
-    };
-    let (code, outcome) = ("code-1".to_owned(), Outcome::Done(identity));
-    entry(ClientName::Site(0), 1_800, What::Userinfo { code, outcome })
-}
-
 fn forced(at: u64) -> Entry {
     let what = What::UpstreamCall {
         api: Api::StableToken,
@@ -65,7 +53,7 @@ fn forced(at: u64) -> Entry {
 }
 
 fn harmless(change: impl FnOnce(&mut Fault)) -> Entry {
-    let mut entry = fault(1_000, false);
+    let mut entry = fault(1_000, Loss::Nothing);
     if let What::Fault(fault) = &mut entry.what {
         change(fault);
     }
@@ -101,7 +89,7 @@ fn each_further_clause_is_checked() {
         last_event_id: None,
         outcome: Outcome::Done(Opened::Stream),
     };
-    let before = harmless(|fault| (fault.destroys_data, fault.from_ms, fault.to_ms) = (true, 100, 150));
+    let before = harmless(|fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 100, 150));
     let ended = |scene| What::StreamEnded { scene, stream: 9 };
     let variants = [
         ("a code that nobody confirmed", vec![I1, I3, I4], without(is_confirm)),
@@ -113,7 +101,7 @@ fn each_further_clause_is_checked() {
                 .chain([told(1, 1_420, told_by("nickname-9"))])
                 .collect(),
         ),
-        ("claims of somebody else", vec![I3], with([userinfo("openid-2")])),
+        ("claims of somebody else", vec![I3], with([userinfo(1, 1_800, 2)])),
         (
             "a nickname that is not of the person",
             vec![I3],
@@ -167,6 +155,46 @@ fn each_further_clause_is_checked() {
             .filter(|entry| !is_later(1_310)(entry))
             .collect(),
         ),
+        (
+            "told only by the slow re-read",
+            vec![I10],
+            without(|entry| {
+                is_own_code(entry) || matches!(&entry.what, What::StreamEnded { scene, .. } if scene == "scene-1")
+            })
+            .into_iter()
+            .chain([told(1, 9_000, view(StateName::Confirmed, 3, 1))])
+            .collect(),
+        ),
+        (
+            "a code that can't be redeemed",
+            vec![I4, I10],
+            changed(&|entry| {
+                if let What::Redeem { code, outcome, .. } = &mut entry.what
+                    && code == "code-1"
+                {
+                    *outcome = refused(400, "invalid_grant");
+                }
+            }),
+        ),
+        (
+            "a failure that nothing explains",
+            vec![I10],
+            with([cancel(60_000, refused(503, "store_unavailable"))]),
+        ),
+        (
+            "a browser with its secret turned away",
+            vec![I9],
+            with([entry(
+                ClientName::Browser(1),
+                1_310,
+                What::StreamOpened {
+                    scene: scene(1),
+                    stream: 8,
+                    last_event_id: None,
+                    outcome: refused(401, "browser_secret_required"),
+                },
+            )]),
+        ),
         ("a graceful restart that left a request unanswered", vec![I10], {
             let restarted = harmless(|fault| fault.is_graceful = true);
             with([restarted, cancel(1_020, Outcome::Unknown)])
@@ -210,12 +238,12 @@ fn what_a_fault_explains_passes() {
     slow.got_ms = Some(9_000);
     let paused = harmless(|fault| (fault.pauses, fault.to_ms) = (true, 8_000));
     assert_eq!(flagged(with([slow.clone(), paused])), []);
-    assert_eq!(flagged(with([slow])), [I9]);
+    assert_eq!(flagged(with([slow])), [I9, I10]);
 }
 
 #[test]
 fn while_redis_fails_over_the_copy_that_will_be_lost_may_answer_once_more() {
-    let lost = harmless(|fault| (fault.destroys_data, fault.from_ms, fault.to_ms) = (true, 1_325, 1_400));
+    let lost = harmless(|fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 1_325, 1_400));
     let entries = scanned_then([
         lost,
         told(1, 1_330, expired("lost")),

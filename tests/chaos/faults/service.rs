@@ -18,12 +18,15 @@ impl Injector<'_> {
         self.rng.random_range(0..self.world.replicas.len())
     }
 
-    pub(super) async fn kill_replica(&mut self) {
+    /// Healed as soon as it is dead: the others go on.
+    pub(super) async fn kill_replica(&mut self) -> u64 {
         let n = self.some_replica();
         self.world.replicas[n].signal(Signal::KILL);
         self.world.replicas[n].ended().await;
+        let killed = self.recorder.now();
         self.hold(500, 2_500).await;
         self.world.replicas[n].start().await;
+        killed
     }
 
     pub(super) async fn freeze_replica(&mut self) {

@@ -1,0 +1,60 @@
+//! What becomes of a confirm: its code comes in time, and can be redeemed. I10 again.
+
+use super::{Index, Invariant, SceneHistory, Violation};
+use crate::history::{Fault, Opened, Outcome, What};
+
+/// Publishing, reading, and the bound of a subscription that was lost without a fault.
+const TOLD_WITHIN_MS: u64 = 2_000;
+
+/// A browser that watches is told of a confirm at once, or, where a fault is in the way, once that is over. Else it was deaf, and
+/// only the slow re-read has helped.
+pub(super) fn told_in_time(index: &Index<'_>, slack_ms: u64) -> Vec<Violation> {
+    let late = |scene: &SceneHistory<'_>| {
+        let (told, _) = scene.code()?;
+        let confirmed = scene.entries.iter().filter(|entry| match &entry.what {
+            What::Confirm { outcome, .. } => outcome.done().is_some(),
+            _ => false,
+        });
+        let confirmed = confirmed.map(|entry| entry.got()).min()?;
+        let watches_since = scene.entries.iter().filter(|entry| match &entry.what {
+            What::StreamOpened { outcome, .. } => outcome.done() == Some(&Opened::Stream),
+            What::Polled { outcome, .. } => outcome.done().is_some(),
+            _ => false,
+        });
+        let watches_since = watches_since
+            .map(|entry| entry.sent_ms)
+            .filter(|sent| *sent <= told.got());
+        let due = confirmed.max(watches_since.max()?);
+        let over = |fault: &Fault| fault.to_ms + fault.recovery_bound_ms.max(fault.hides_news_ms);
+        let before = scene.started.sent_ms;
+        let faults = index
+            .faults
+            .iter()
+            .copied()
+            .filter(|fault| fault.from_ms <= told.got() && over(fault) >= before);
+        let due = due.max(faults.map(over).max().unwrap_or(0)) + TOLD_WITHIN_MS + slack_ms;
+        let words = || format!("its code came {} ms after its confirm", told.got() - confirmed);
+        (told.got() > due).then(|| Violation::of_scene(Invariant::I10, scene.id, words()).by(scene.browser))
+    };
+    index.scenes.values().filter_map(late).collect()
+}
+
+/// A code that is presented while nothing is wrong, and whose every answer arrived, is redeemed.
+pub(super) fn redeemable(index: &Index<'_>) -> Vec<Violation> {
+    let refused = |scene: &SceneHistory<'_>| {
+        let redeems = scene.entries.iter().filter_map(|entry| match &entry.what {
+            What::Redeem { outcome, .. } => Some((*entry, outcome)),
+            _ => None,
+        });
+        let redeems: Vec<_> = redeems.collect();
+        let (first, last) = (redeems.first()?.0.sent_ms, redeems.last()?.0.got());
+        let is_refused = redeems
+            .iter()
+            .all(|(_, outcome)| matches!(outcome, Outcome::Refused(_)));
+        let told = scene.code()?.0.got();
+        let is_explained = index.has_fault(told.min(first), last, |_| true);
+        (is_refused && !is_explained)
+            .then(|| Violation::of_scene(Invariant::I10, scene.id, "its code could not be redeemed").by(scene.browser))
+    };
+    index.scenes.values().filter_map(refused).collect()
+}

@@ -4,6 +4,7 @@ mod descriptors;
 mod phase;
 
 use std::convert::Infallible;
+use std::iter;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// When no connection can be accepted because descriptors are used up, existing ones need the processor more.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// As many as the system keeps for us until we accept them.
+const BACKLOG: usize = 1_024;
+
 /// How long a connection that has nothing under way is left to say something, once all is closing: its request may be on the way,
 /// and one that is not idempotent a proxy sends to nobody else when it fails.
 const FIRST_WORD: Duration = Duration::from_millis(500);
@@ -54,16 +58,13 @@ pub async fn serve(
     let mut complained_at: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
-            biased;
+            () = closing.cancelled() => break,
             accepted = share.accept(&listener, tracker.len()) => accepted,
-            // Not before those who are connected already, who would be reset.
-            () = closing.cancelled() => return,
         };
         match accepted {
             Ok(stream) => {
                 tracker.spawn(connection(stream, router.clone(), closing.clone()));
             }
-            Err(_) if closing.is_cancelled() => return,
             Err(error) => {
                 if complained_at.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
                     tracing::error!(%error, "no connection can be accepted; existing ones go on");
@@ -71,6 +72,16 @@ pub async fn serve(
                 }
                 sleep(ACCEPT_BACKOFF).await;
             }
+        }
+    }
+    // Who is connected but not accepted yet would be reset.
+    let waiting = listener
+        .into_std()
+        .map(|listener| iter::from_fn(move || listener.accept().ok()));
+    for (stream, _) in waiting.into_iter().flatten().take(BACKLOG) {
+        let accepted = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = accepted {
+            tracker.spawn(connection(stream, router.clone(), closing.clone()));
         }
     }
 }

@@ -173,7 +173,8 @@ async fn an_idle_replica_without_a_drain_delay_ends_at_once() {
     let asked = Instant::now();
     service.terminate();
     assert_eq!(service.process.ended().await.code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    // Its connection is left half a second for a last request.
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

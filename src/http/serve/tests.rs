@@ -63,7 +63,7 @@ async fn a_request_that_is_on_its_way_when_all_is_closing_is_answered() {
     let late = Duration::from_millis(400);
     sleep(late).await;
     caller.ask_and_read().await;
-    assert_eq!(caller.closed_after().await, FIRST_WORD - late);
+    assert_eq!(late + caller.closed_after().await, FIRST_WORD);
 
     let silent = Caller::connect();
     silent.closing.cancel();

@@ -105,7 +105,9 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
     let graceful = index.faults.iter().filter(|fault| fault.is_graceful);
     let abrupt = graceful.filter_map(|fault| {
         let during = |entry: &&Entry| entry.sent_ms <= fault.to_ms && entry.got() >= fault.from_ms;
-        let failed = |entry: &&Entry| entry.what.is_trouble();
+        // A stream that is refused comes back as one that is ended does.
+        let is_ended = |what: &What| matches!(what, What::StreamOpened { outcome, .. } if outcome.refusal().is_some_and(|refusal| refusal.code.as_deref() == Some("shutting_down")));
+        let failed = |entry: &&Entry| entry.what.is_trouble() && !is_ended(&entry.what);
         let (kind, from_ms) = (&fault.kind, fault.from_ms);
         let count = index.entries.iter().filter(during).filter(failed).count();
         (count > 0).then(|| {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::cli::{cli, cli_ok};
 use crate::support::events::EventStream;
@@ -191,19 +192,31 @@ async fn a_replica_that_is_busy_refuses_new_scenes_while_logins_under_way_get_th
     let login = UnderWay::begin(&service).await;
 
     link.stall();
+    let healed = CancellationToken::new();
     let mut crowd = JoinSet::new();
-    for _ in 0..STARTS_MAX {
-        crowd.spawn(service.post("/scenes", &challenge()).send());
+    // More than there is room for, each again and again: on a busy machine the first may be given up before the last has come.
+    for _ in 0..STARTS_MAX + 64 {
+        let (start, healed) = (service.post("/scenes", &challenge()), healed.clone());
+        crowd.spawn(async move {
+            while !healed.is_cancelled() {
+                let _ = start.try_clone().unwrap().send().await;
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
     }
     eventually("as much as may be is under way", || async {
         let under_way = service.metric("scanlogin_requests_under_way", "").await;
         (under_way >= f64::from(STARTS_MAX)).then_some(())
     })
     .await;
-    let asked = Instant::now();
-    let refused = Reply::to(service.post("/scenes", &challenge())).await;
-    comes_again(&refused, 503, "store_unavailable");
-    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    // Whoever is let in, because some have just been given up, waits for Redis longer than two seconds.
+    eventually("a start is refused at once", || async {
+        let asked = Instant::now();
+        let refused = Reply::to(service.post("/scenes", &challenge())).await;
+        comes_again(&refused, 503, "store_unavailable");
+        (asked.elapsed() < Duration::from_secs(1)).then_some(())
+    })
+    .await;
 
     let going_on = login.goes_on(&service);
     let healing = async {
@@ -213,6 +226,7 @@ async fn a_replica_that_is_busy_refuses_new_scenes_while_logins_under_way_get_th
         })
         .await;
         link.heal();
+        healed.cancel();
     };
     tokio::join!(going_on, healing);
     assert!(service.metric("scanlogin_requests_shed_total", "work=\"start\"").await >= 1.0);

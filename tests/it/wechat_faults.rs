@@ -257,7 +257,7 @@ async fn a_dead_wechat_is_told_at_once_while_logins_under_way_go_on_and_new_ones
         let seconds: u64 = refused.header("retry-after").parse().unwrap();
         assert!((1..=5).contains(&seconds), "{seconds}");
     }
-    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     for call in ["jscode2session", "getwxacodeunlimit"] {
         assert_eq!(
             service.wechat_calls(call).await,
@@ -330,5 +330,5 @@ async fn a_wechat_that_hangs_costs_the_first_callers_five_seconds_and_the_next_n
     let asked = Instant::now();
     let refused = Phone::of("alice").scan(&service, &browser.scene).await;
     refused.problem(503, "wechat_unavailable");
-    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 }

@@ -10,6 +10,7 @@ mod outages;
 mod shared;
 mod start;
 mod successions;
+mod versions;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -656,5 +657,6 @@ async fn a_full_store_refuses_new_scenes_and_goes_on_with_old_ones(backend: &Bac
 async fn a_store_that_answers_is_ready(backend: &Backend) {
     let asked = Instant::now();
     backend.here.ready().await.unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(1));
+    // Sooner than it is given up.
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 }

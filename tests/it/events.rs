@@ -1,12 +1,14 @@
 //! What a browser hears: the event stream and its long-poll twin.
 
+use reqwest::Response;
 use serde_json::{Value, json};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::stores::{Store, on_each_store};
 use crate::support::cli::cli_ok;
 use crate::support::events::EventStream;
 use crate::support::eventually;
+use crate::support::nginx::Nginx;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
@@ -221,6 +223,52 @@ async fn a_silent_stream_beats() {
         (Duration::from_millis(1500)..Duration::from_secs(6)).contains(&two_beats),
         "{two_beats:?}"
     );
+}
+
+/// Where a compressor that was told to flush ends what it has so far (RFC 7692 §7.2.1).
+const FLUSHED: &[u8] = b"\0\0\xff\xff";
+
+#[tokio::test]
+async fn a_proxy_that_buffers_and_compresses_passes_each_event_on_at_once() {
+    let service = Service::start().await;
+    let addr = service.base.strip_prefix("http://").unwrap().parse().unwrap();
+    let nginx = Nginx::start(&[addr]).await;
+    for (takes, ends) in [("identity", &b"\n\n"[..]), ("gzip", FLUSHED)] {
+        let browser = Browser::start(&service).await;
+        let through = service.http.get(format!("{}/events/{}", nginx.base(), browser.scene));
+        let through = through.bearer_auth(&browser.secret).header("accept-encoding", takes);
+        let asked = Instant::now();
+        let response = timeout(PATIENCE, through.send()).await.expect("an answer");
+        let mut response = response.unwrap();
+        let compressed = response.headers().get("content-encoding").is_some();
+        assert_eq!(compressed, takes == "gzip", "nginx heeds no `no-transform`");
+        until_chunk_ends(&mut response, ends).await;
+        assert!(asked.elapsed() < AT_ONCE, "{takes}: {:?}", asked.elapsed());
+
+        let mut alice = Phone::of("alice");
+        let (scanned, ()) = tokio::join!(
+            async {
+                alice.scan(&service, &browser.scene).await.ok();
+                Instant::now()
+            },
+            until_chunk_ends(&mut response, ends)
+        );
+        assert!(scanned.elapsed() < AT_ONCE, "{takes}: {:?}", scanned.elapsed());
+    }
+}
+
+/// A proxy that keeps what it has until there is more, or until the stream ends, takes minutes.
+const AT_ONCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn until_chunk_ends(response: &mut Response, ends: &[u8]) {
+    loop {
+        let chunk = timeout(PATIENCE, response.chunk()).await;
+        let chunk = chunk.expect("something").unwrap().expect("it goes on");
+        if chunk.ends_with(ends) {
+            return;
+        }
+    }
 }
 
 #[tokio::test]

@@ -161,9 +161,11 @@ async fn a_replica_that_is_asked_to_end_while_it_starts_ends_in_good_order() {
     let addr = free_addr();
     let mut process = Process::start(&mut Service::builder().with("LISTEN", addr).command().await);
     eventually("it listens", || async { TcpStream::connect(addr).await.ok() }).await;
+    let asked = Instant::now();
     process.signal(Signal::TERM);
     let status = process.ended().await;
     assert_eq!(status.code(), Some(0), "{status}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

@@ -8,28 +8,9 @@ use tokio::time::{sleep, timeout};
 use crate::support::cli::cli_ok;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
-use crate::support::redis::{Frozen, RedisServer};
-use crate::support::roles::{Browser, Phone, Site};
+use crate::support::redis::RedisServer;
+use crate::support::roles::{Browser, Site};
 use crate::support::service::Service;
-
-#[tokio::test]
-async fn a_code_whose_redemption_no_replica_confirmed_is_good_for_the_next_try() {
-    let redis = RedisServer::start();
-    let replica = redis.replica().await;
-    let service = Service::builder().redis(&redis).start().await;
-    let code = Browser::start(&service).await.code_of("alice", &service).await;
-    {
-        let _frozen = Frozen::new(replica.pid());
-        let refused = Site::demo().redeem(&service, &code).await;
-        refused.oauth_error(503, "temporarily_unavailable");
-        assert!(!refused.header("retry-after").is_empty());
-    }
-    eventually("it gives a token", || async {
-        let given = Site::demo().redeem(&service, &code).await;
-        (given.status == 200).then_some(())
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_replica_of_redis_that_joins_refuses_nobody() {
@@ -122,27 +103,6 @@ async fn however_often_a_code_is_presented_while_redis_takes_no_writes_only_so_m
     eventually("the code is good", || async {
         let given = Site::demo().redeem(&service, &code).await;
         (given.status == 200).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_confirm_that_no_replica_has_is_refused_however_often_and_succeeds_when_one_has_it() {
-    let redis = RedisServer::start();
-    let replica = redis.replica().await;
-    let service = Service::builder().redis(&redis).with("REDIS_WAIT", 1).start().await;
-    let browser = Browser::start(&service).await;
-    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
-    {
-        let _frozen = Frozen::new(replica.pid());
-        for _ in 0..2 {
-            let refused = alice.confirm(&service, &browser.scene).await;
-            refused.problem(503, "store_unavailable");
-        }
-    }
-    eventually("the replica has it", || async {
-        let confirmed = alice.confirm(&service, &browser.scene).await;
-        (confirmed.status == 200).then_some(())
     })
     .await;
 }

@@ -11,7 +11,6 @@ use futures_util::stream;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::RequestBuilder;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,7 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::events::EventStream;
 use crate::support::eventually;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::Proxy;
+use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
@@ -51,16 +51,21 @@ impl Pair {
 
     /// Browsers with open streams that have seen the scan, and the phones that scanned.
     async fn scanned(&self, count: usize) -> Vec<(Browser, EventStream, Phone)> {
-        let open = |number| async move {
-            let browser = Browser::start(&self.a).await;
-            let mut events = browser.events().await;
-            events.next_is("waiting").await;
-            let phone = Phone::that_scanned(&format!("person-{number}"), &self.b, &browser.scene).await;
-            events.next_is("scanned").await;
-            (browser, events, phone)
-        };
-        join_all((0..count).map(open)).await
+        scanned(&self.a, &self.b, count).await
     }
+}
+
+/// Browsers at `a` with open streams that have seen the scan, and the phones that scanned at `b`.
+async fn scanned(a: &Service, b: &Service, count: usize) -> Vec<(Browser, EventStream, Phone)> {
+    let open = |number| async move {
+        let browser = Browser::start(a).await;
+        let mut events = browser.events().await;
+        events.next_is("waiting").await;
+        let phone = Phone::that_scanned(&format!("person-{number}"), b, &browser.scene).await;
+        events.next_is("scanned").await;
+        (browser, events, phone)
+    };
+    join_all((0..count).map(open)).await
 }
 
 #[tokio::test]
@@ -255,8 +260,7 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
     let mut waiting = JoinSet::new();
     waiting.spawn(idle.status_request(&format!("?wait=30&after={waits}")).send());
     streams(&pair.a, 3.0).await;
-    let pid = Pid::from_raw(i32::try_from(pair.redis.pid()).unwrap()).unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
+    let frozen = Frozen::new(pair.redis.pid());
     let stopped = Instant::now();
     let code = format!("/scenes/{}/code", idle.scene);
     let events = format!("/events/{}", idle.scene);
@@ -277,7 +281,7 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
     assert_eq!(waited.status(), 503, "a long-poll that waits is told as well");
     sleep(Duration::from_secs(2).saturating_sub(stopped.elapsed())).await;
 
-    kill_process(pid, Signal::CONT).unwrap();
+    drop(frozen);
     let back = Instant::now();
     for (browser, mut events, phone) in logins {
         assert_eq!(events.comments, 0);
@@ -289,6 +293,89 @@ async fn while_redis_hangs_streams_stay_open_and_requests_are_told_to_come_again
         events.next_is("confirmed").await;
     }
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+}
+
+/// Four heartbeats, and nothing else: longer than any request to Redis is tried.
+async fn only_beat(logins: &mut [(Browser, EventStream, Phone)]) {
+    let beating = logins.iter_mut().map(|(_, events, _)| async move {
+        for _ in 0..4 {
+            events.heartbeat().await;
+        }
+    });
+    join_all(beating).await;
+}
+
+#[tokio::test]
+async fn streams_beat_on_through_every_outage_and_tell_what_was_missed_within_two_seconds_of_its_end() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let a = Service::builder().redis_url(&link.url()).with("HEARTBEAT", 1);
+    let a = a.start().await;
+    let b = a.replica().redis(&redis).start().await;
+    let mut logins = scanned(&a, &b, 20).await;
+
+    let frozen = Frozen::new(redis.pid());
+    only_beat(&mut logins).await;
+    drop(frozen);
+    // Nothing has happened, so there is nothing to tell afterwards either.
+    only_beat(&mut logins).await;
+
+    link.blackhole();
+    let confirms = logins
+        .iter()
+        .map(|(browser, _, phone)| phone.confirm(&b, &browser.scene));
+    for confirmed in join_all(confirms).await {
+        confirmed.ok();
+    }
+    only_beat(&mut logins).await;
+    link.heal();
+    let back = Instant::now();
+    let told = logins.into_iter().map(|(_, mut events, _)| async move {
+        events.next_is("confirmed").await;
+        events.ends().await;
+    });
+    join_all(told).await;
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+}
+
+/// How long a change at most stays untold of which nothing is heard: the slow re-read's 15 s and 20 % of them, and a moment to
+/// tell it.
+const UNHEARD: Duration = Duration::from_secs(19);
+
+#[tokio::test]
+async fn what_one_replica_may_not_publish_is_told_all_the_same_by_the_slow_re_read() {
+    let redis = RedisServer::start();
+    let mute = "ACL SETUSER mute on >opensesame ~* &* +@all";
+    cli_ok(redis.addr(), &mute.split(' ').collect::<Vec<_>>());
+    // A silent stream is one of which nothing has come for ten seconds.
+    let a = Service::builder().redis(&redis).with("HEARTBEAT", 5).start().await;
+    let b = a
+        .replica()
+        .redis_url(&format!("redis://mute:opensesame@{}", redis.addr()));
+    let b = b.start().await;
+    let logins = scanned(&a, &b, 20).await;
+
+    cli_ok(redis.addr(), &["ACL", "SETUSER", "mute", "resetchannels"]);
+    let confirms = logins
+        .iter()
+        .map(|(browser, _, phone)| phone.confirm(&b, &browser.scene));
+    for confirmed in join_all(confirms).await {
+        confirmed.ok();
+    }
+    let confirmed = Instant::now();
+    let told = join_all(logins.into_iter().map(|(_, mut events, _)| async move {
+        let told = events.next_is("confirmed").await;
+        events.ends().await;
+        told
+    }))
+    .await;
+    assert!(confirmed.elapsed() < UNHEARD, "{:?}", confirmed.elapsed());
+    let reread = a.metric("scanlogin_rereads_total", "cause=\"slow\",").await;
+    assert!(reread >= 20.0, "{reread}: it was told in another way");
+    for told in told {
+        let code = told.data["code"].as_str().unwrap();
+        Site::demo().redeem(&b, code).await.ok();
+    }
 }
 
 /// Waits until so many are open at a replica, long-polls included.

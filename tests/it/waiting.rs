@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
 use crate::support::eventually;
@@ -36,7 +35,7 @@ fn is_told_to_come_again(reply: &Reply) {
 }
 
 /// Confirms and redemptions whose shard's `replicas` are stopped are refused and can be tried again; others go on.
-async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[&Node], wanted: Wanted) {
+async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[Node], wanted: Wanted) {
     let to_redeem = browser_where(service, wanted).await.code_of("alice", service).await;
     let to_confirm = browser_where(service, wanted).await;
     let bob = Phone::that_scanned("bob", service, &to_confirm.scene).await;
@@ -66,12 +65,11 @@ async fn a_frozen_replica_is_waited_for(service: &Service, replicas: &[&Node], w
 }
 
 /// A shard without any replica takes durable writes again after ten seconds.
-async fn a_shard_left_alone_goes_on(service: &Service, replicas: &[&Node], wanted: Wanted) {
+async fn a_shard_left_alone_goes_on(service: &Service, replicas: &mut [Node], wanted: Wanted) {
     let browser = browser_where(service, wanted).await;
     let carol = Phone::that_scanned("carol", service, &browser.scene).await;
     for replica in replicas {
-        let pid = Pid::from_raw(i32::try_from(replica.server.pid()).unwrap()).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
+        replica.server.kill();
     }
     let since = Instant::now();
     loop {
@@ -96,31 +94,29 @@ async fn a_login_succeeds(service: &Service, wanted: Wanted) {
 
 #[tokio::test]
 async fn a_shard_of_a_cluster_waits_for_its_own_replica_and_goes_on_without_it() {
-    let shape = Shape::start(Topology::Cluster, Security::Plain).await;
+    let mut shape = Shape::start(Topology::Cluster, Security::Plain).await;
     let service = shape.tell(Service::builder()).start().await;
-    let replicas = [&shape.nodes()[3]];
-    a_frozen_replica_is_waited_for(&service, &replicas, is_concerned).await;
+    a_frozen_replica_is_waited_for(&service, &shape.nodes()[3..4], is_concerned).await;
     let others = async |service: &Service| a_login_succeeds(service, |scene| !is_concerned(scene)).await;
-    let frozen = Frozen::new(replicas[0].server.pid());
+    let frozen = Frozen::new(shape.nodes()[3].server.pid());
     others(&service).await;
     drop(frozen);
-    a_shard_left_alone_goes_on(&service, &replicas, is_concerned).await;
+    a_shard_left_alone_goes_on(&service, &mut shape.nodes_mut()[3..4], is_concerned).await;
     others(&service).await;
 }
 
 #[tokio::test]
 async fn under_sentinel_one_replica_of_two_is_enough_and_without_any_it_goes_on_after_a_while() {
-    let shape = Shape::start(Topology::Sentinel, Security::Plain).await;
+    let mut shape = Shape::start(Topology::Sentinel, Security::Plain).await;
     let service = shape.tell(Service::builder()).start().await;
-    let replicas = [&shape.nodes()[0], &shape.nodes()[1]];
-    for replica in replicas {
+    for replica in &shape.nodes()[..2] {
         let _frozen = Frozen::new(replica.server.pid());
         a_login_succeeds(&service, |_| true).await;
     }
-    a_frozen_replica_is_waited_for(&service, &replicas, |_| true).await;
+    a_frozen_replica_is_waited_for(&service, &shape.nodes()[..2], |_| true).await;
     // Else Redis itself would take no writes.
     shape.nodes()[2].cli_ok(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
-    a_shard_left_alone_goes_on(&service, &replicas, |_| true).await;
+    a_shard_left_alone_goes_on(&service, &mut shape.nodes_mut()[..2], |_| true).await;
 }
 
 /// The replica that takes over has left the primary, which goes on for a moment with the other replica at its side.

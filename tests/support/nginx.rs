@@ -94,7 +94,8 @@ fn write_configuration(dir: &TempDir, addr: SocketAddr, replicas: &[SocketAddr],
 fn configuration(addr: SocketAddr, replicas: &[SocketAddr], keeps_seconds: u64) -> String {
     let server = |replica| format!("server {replica} max_fails=1 fail_timeout=1s;");
     let servers = replicas.iter().map(server).collect::<Vec<_>>().join(" ");
-    // One process, so that its death is the end of it; what it writes stays in its own directory.
+    // One process, so that its death is the end of it; what it writes stays in its own directory. It buffers as nginx does unless
+    // it is told otherwise, and compresses what it may: that a stream comes through at once is for the stream itself to see to.
     format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log;
 events {{ worker_connections 8192; }}
@@ -108,10 +109,11 @@ http {{
         proxy_set_header Connection '';
         proxy_set_header Host $http_host;
         proxy_set_header X-Forwarded-For $remote_addr;
+        gzip on; gzip_proxied any; gzip_types text/event-stream;
         proxy_connect_timeout 1s;
         proxy_read_timeout 60s;
         location / {{ proxy_pass http://replicas; }}
-        location /events/ {{ proxy_pass http://replicas; proxy_buffering off; proxy_read_timeout {keeps_seconds}s; }}
+        location /events/ {{ proxy_pass http://replicas; proxy_read_timeout {keeps_seconds}s; }}
     }}
 }}
 "

@@ -99,6 +99,14 @@ impl Shape {
         }
     }
 
+    pub(crate) fn nodes_mut(&mut self) -> &mut [Node] {
+        match &mut self.servers {
+            Servers::Standalone(node) => &mut **node,
+            Servers::Sentinel(sentinels) => sentinels.nodes_mut(),
+            Servers::Cluster(cluster) => cluster.nodes_mut(),
+        }
+    }
+
     /// The commands that the service may use, where it may not use all.
     pub(crate) fn commands(&self) -> Vec<String> {
         self.guard.as_ref().map(|guard| guard.commands()).unwrap_or_default()

@@ -204,7 +204,8 @@ async fn waiting_for_a_replica_holds_up_nobody_else() {
         asked.elapsed()
     };
     let (_, read) = tokio::join!(waits, reads);
-    assert!(read < Duration::from_millis(500), "{read:?}");
+    // Behind all of them, which wait half a second each, it would take four.
+    assert!(read < Duration::from_secs(2), "{read:?}");
 }
 
 fn waiting(url: &str, wait: Wait) -> RedisSettings {

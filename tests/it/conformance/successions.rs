@@ -1,6 +1,5 @@
 //! Primaries that are replaced, and slots on their way to another one.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use fred::util::redis_keyslot;
@@ -12,7 +11,6 @@ use tokio::time::{Instant, sleep};
 
 use super::backend::{Login, TTL, changed, put, settings};
 use super::client::{Client, in_time};
-use crate::support::cli::cli;
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::redis::Frozen;
@@ -66,17 +64,17 @@ async fn scenes_in_slots_on_their_way_go_on_where_they_are() {
 async fn a_frozen_primary_is_left_for_the_one_the_sentinels_chose_even_under_load() {
     let sentinels = Sentinels::start().await;
     let store = Client::started(&settings(&sentinels.url())).await;
-    let primary: SocketAddr = sentinels.masters()[0].parse().unwrap();
-    let _frozen = Frozen::new(pid(primary));
+    let before = sentinels.masters();
+    let _frozen = Frozen::new(sentinels.primary().server.pid());
     goes_on(&store).await;
-    assert_ne!(sentinels.masters()[0].parse(), Ok(primary));
+    assert_ne!(sentinels.masters()[0], before[0]);
 }
 
 #[tokio::test]
 async fn a_frozen_primary_of_a_cluster_is_left_for_its_replica_even_under_load() {
     let cluster = Cluster::start().await;
     let store = Client::started(&settings(&cluster.url())).await;
-    let _frozen = Frozen::new(pid(cluster.addrs()[0]));
+    let _frozen = Frozen::new(cluster.nodes()[0].server.pid());
     goes_on(&store).await;
 }
 
@@ -86,12 +84,6 @@ async fn a_killed_primary_of_a_cluster_is_left_for_its_replica() {
     let store = Client::started(&settings(&cluster.url())).await;
     cluster.kill(0);
     goes_on(&store).await;
-}
-
-fn pid(addr: SocketAddr) -> u32 {
-    let info = cli(addr, &["INFO", "server"]);
-    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:"));
-    pid.unwrap().trim().parse().unwrap()
 }
 
 /// Under load all the time, until scenes of all shards are created again, and then durably written.

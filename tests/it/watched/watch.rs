@@ -133,13 +133,21 @@ impl Watch {
         };
         let records: Vec<_> = self.records().await.into_iter().map(|(event, _)| event).collect();
         let differing = |others: &[Event]| others.iter().zip(&records).filter(|(one, other)| one != other).count();
-        println!("{what}: {} of the writes are lost", differing(&expected));
         assert_eq!(
             differing(&told),
             0,
             "{what}: so many of {} were not told in time",
             scenes()
         );
+    }
+
+    /// How many of the writes a replica that starts now does not find.
+    pub(super) async fn lost(&self, written: &[Written]) -> usize {
+        let records = self.records().await;
+        let pairs = written.iter().zip(&records);
+        let lost = pairs.filter(|(written, (found, _))| written.event != *found).count();
+        println!("{lost} of {} acknowledged writes are lost", written.len());
+        lost
     }
 
     /// The last event of each stream.

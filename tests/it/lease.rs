@@ -241,6 +241,21 @@ async fn forgotten(call: &'static str) {
     stage.only_the_newest_was_used().await;
 }
 
+#[tokio::test]
+async fn a_holder_whose_lease_was_forgotten_while_nobody_else_asked_shares_its_token_all_the_same() {
+    let redis = RedisServer::start();
+    let stage = Stage::set(&redis.url(), "token").await;
+    stage.slow_token(2_000).await;
+    let holder = stage.replica().start().await;
+    stage.until_token_calls(1).await;
+    cli_ok(redis.addr(), &["FLUSHALL"]);
+    until_a_picture(&holder).await;
+    let other = stage.replica().start().await;
+    tokio::join!(until_a_picture(&other), until_a_picture(&holder));
+    assert_eq!(stage.token_calls().await, 1);
+    stage.only_the_newest_was_used().await;
+}
+
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }

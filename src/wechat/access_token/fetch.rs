@@ -315,20 +315,46 @@ impl Fetcher {
             Found::Absent => None,
         };
         let token = self.adopt(granted.token, None, called_at + granted.life);
-        if let Some(sealed) = self.sealer.seal(token.expose()) {
-            let put = self.store.put_token(self.appid(), owner, seen, &sealed, token.left());
-            match put.await {
-                Ok(is_kept) => {
-                    tracing::info!(appid = self.appid(), is_kept, left = ?token.left(), "fetched an access_token");
-                }
-                Err(error) => {
-                    tracing::warn!(appid = self.appid(), %error, "fetched an access_token for this replica only");
-                }
+        let Some(sealed) = self.sealer.seal(token.expose()) else {
+            return token;
+        };
+        match self.share(owner, seen, &sealed, &token).await {
+            Ok(shared) => {
+                let is_kept = shared.expose() == token.expose();
+                tracing::info!(appid = self.appid(), is_kept, left = ?token.left(), "fetched an access_token");
+                shared
+            }
+            Err(error) => {
+                tracing::warn!(appid = self.appid(), %error, "fetched an access_token for this replica only");
+                token
             }
         }
-        match self.find(&Known::default()).await {
-            Ok(Found::Fresh(stored) | Found::Due(stored)) => stored,
-            Ok(Found::Unusable(_) | Found::Absent) | Err(_) => token,
+    }
+
+    /// Puts the token, and answers the one that all replicas use from then on. A lease that was lost while nobody put a token is
+    /// taken once more: else this replica would use one alone, and the next to ask would fetch another. If somebody has it by
+    /// now, theirs is the newer token.
+    async fn share(
+        &self,
+        owner: WriteId,
+        seen: Option<Generation>,
+        sealed: &[u8],
+        token: &AccessToken,
+    ) -> Result<AccessToken, StoreError> {
+        let wait_until = Instant::now() + LEASE;
+        loop {
+            let put = self.store.put_token(self.appid(), owner, seen, sealed, token.left());
+            let put = put.await;
+            // The store's word is what counts, also where its answer to the put was lost.
+            if let Found::Fresh(stored) | Found::Due(stored) = self.find(&Known::default()).await? {
+                return Ok(stored);
+            }
+            if put? || Instant::now() >= wait_until {
+                return Ok(token.clone());
+            }
+            if !self.store.acquire_lease(self.appid(), owner, LEASE).await? {
+                sleep(between(Duration::from_millis(50), Duration::from_millis(150))).await;
+            }
         }
     }
 

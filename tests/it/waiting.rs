@@ -136,6 +136,11 @@ async fn no_code_is_redeemed_at_the_old_primary_and_at_the_new_one_too() {
         sleep(Duration::from_millis(25)).await;
     }
     sentinels.until_replaced(&before).await;
+    assert!(
+        redeemed.contains(&200),
+        "all went by before or after the fail-over: {redeemed:?}"
+    );
+    assert!(redeemed.contains(&503), "nothing was refused: {redeemed:?}");
     for (code, first) in codes.iter().zip(redeemed) {
         let again = eventually("the code is redeemed or refused", || async {
             let status = Site::demo().redeem(&service, code).await.status;

@@ -222,15 +222,28 @@ impl Injector<'_> {
     }
 
     /// A replica takes over from its living primary.
+    /// Asked for again until another one is primary: Redis gives it up when the last fail-over is not long enough ago.
     pub(super) async fn fail_over(&mut self) {
-        match &self.world.redis {
-            Redis::Standalone { .. } => {}
-            Redis::Sentinel(sentinels) => sentinels.fail_over().await,
-            Redis::Cluster(_) => {
-                let replicas = self.world.redis.replicas();
-                let replica = replicas[self.rng.random_range(0..replicas.len())];
-                ask(replica, &["CLUSTER", "FAILOVER"]);
+        let before = self.world.redis.masters();
+        let began = Instant::now();
+        loop {
+            match &self.world.redis {
+                Redis::Standalone { .. } => return,
+                Redis::Sentinel(sentinels) => sentinels.fail_over().await,
+                Redis::Cluster(_) => {
+                    let replicas = self.world.redis.replicas();
+                    let replica = replicas[self.rng.random_range(0..replicas.len())];
+                    ask(replica, &["CLUSTER", "FAILOVER"]);
+                }
             }
+            let asked = Instant::now();
+            while asked.elapsed() < FAIL_OVER {
+                if self.world.redis.masters().iter().any(|addr| !before.contains(addr)) {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+            assert!(began.elapsed() < Duration::from_mins(1), "nobody takes over");
         }
     }
 

@@ -24,9 +24,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long it is tried to make a client learn new owners. Where it knows them by other names than we do, that is in vain.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often clients under Sentinel are looked at without a reason.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// What it takes.
 #[derive(Debug, Clone)]
 pub(super) enum Alignment {
@@ -84,22 +81,9 @@ impl Alignment {
     /// Makes the clients of a Cluster learn its owners whenever those change; by themselves they do only when a server tells them
     /// MOVED. While one learns them it does nothing else, and if it asks a frozen server first, for as long as that takes; before
     /// the others have agreed on a new owner there is nothing to be learnt.
-    ///
-    /// Under Sentinel brings back to the master those that reconnected by the word of a sentinel which is cut off from the others.
     pub(super) async fn keep(self, owners: watch::Receiver<Owners>) {
-        match self {
-            Self::Slots(commands) => {
-                join_all(commands.iter().map(|client| follow(client, owners.clone()))).await;
-            }
-            Self::Master(commands) => loop {
-                sleep(LOOK).await;
-                let master = owners.borrow().addresses().first().copied().cloned();
-                if let Some(master) = master.filter(|master| commands.iter().any(|client| is_elsewhere(client, master)))
-                {
-                    let _ = timeout(LIMIT, bring_to(&commands, &master)).await;
-                }
-            },
-            Self::None => {}
+        if let Self::Slots(commands) = self {
+            join_all(commands.iter().map(|client| follow(client, owners.clone()))).await;
         }
     }
 }

@@ -182,6 +182,15 @@ impl<'a> SceneHistory<'a> {
             .find_map(|(entry, view)| Some((entry, view.code.as_deref()?)))
     }
 
+    /// When the first confirm was answered with 200.
+    fn confirmed_at(&self) -> Option<u64> {
+        let confirmed = self.entries.iter().filter(|entry| match &entry.what {
+            What::Confirm { outcome, .. } => outcome.done().is_some(),
+            _ => false,
+        });
+        confirmed.map(|entry| entry.got()).min()
+    }
+
     /// The confirms that happened or may have: openid, nickname. One that is told that there is no such scene may have been
     /// made on a copy of Redis's data that was then lost.
     fn confirms(&self) -> impl Iterator<Item = (&'a Entry, &'a str, Option<&'a str>)> {

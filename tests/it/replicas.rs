@@ -192,6 +192,23 @@ fn subject(redeemed: &Value) -> String {
     claims["sub"].as_str().unwrap().to_owned()
 }
 
+async fn all_confirm(logins: &[(Browser, EventStream, Phone)], service: &Service) {
+    let confirms = logins
+        .iter()
+        .map(|(browser, _, phone)| phone.confirm(service, &browser.scene));
+    for confirmed in join_all(confirms).await {
+        confirmed.ok();
+    }
+}
+
+async fn all_are_told(logins: Vec<(Browser, EventStream, Phone)>) {
+    let told = logins.into_iter().map(|(_, mut events, _)| async move {
+        events.next_is("confirmed").await;
+        events.ends().await;
+    });
+    join_all(told).await;
+}
+
 #[tokio::test]
 async fn what_was_published_while_the_subscriptions_were_cut_is_told_within_two_seconds() {
     let pair = Pair::start().await;
@@ -203,18 +220,9 @@ async fn what_was_published_while_the_subscriptions_were_cut_is_told_within_two_
             "1",
             "only one replica listens"
         );
-        let confirms = logins
-            .iter()
-            .map(|(browser, _, phone)| phone.confirm(&pair.b, &browser.scene));
-        for confirmed in join_all(confirms).await {
-            confirmed.ok();
-        }
+        all_confirm(&logins, &pair.b).await;
         let confirmed = Instant::now();
-        let told = logins.into_iter().map(|(_, mut events, _)| async move {
-            events.next_is("confirmed").await;
-            events.ends().await;
-        });
-        join_all(told).await;
+        all_are_told(logins).await;
         assert!(
             confirmed.elapsed() < Duration::from_secs(2),
             "{:?}",
@@ -321,20 +329,11 @@ async fn streams_beat_on_through_every_outage_and_tell_what_was_missed_within_tw
     only_beat(&mut logins).await;
 
     link.blackhole();
-    let confirms = logins
-        .iter()
-        .map(|(browser, _, phone)| phone.confirm(&b, &browser.scene));
-    for confirmed in join_all(confirms).await {
-        confirmed.ok();
-    }
+    all_confirm(&logins, &b).await;
     only_beat(&mut logins).await;
     link.heal();
     let back = Instant::now();
-    let told = logins.into_iter().map(|(_, mut events, _)| async move {
-        events.next_is("confirmed").await;
-        events.ends().await;
-    });
-    join_all(told).await;
+    all_are_told(logins).await;
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
 }
 

@@ -104,13 +104,12 @@ impl Route {
     /// One command's answer.
     pub(super) async fn one<R: FromValue>(&self, command: Command) -> Result<R, Fault> {
         let answer = self.link.client().custom(command.custom(), command.args.clone()).await;
-        match (answer.map_err(Fault::from), self.new_place(&command)) {
-            (Err(Fault::Redirected), Some(node)) => {
-                let answer = self.asking(&node, &[&command]).await?.pop();
-                Ok(answer.unwrap_or(Err(Fault::NoAnswer))?.convert()?)
-            }
-            (answer, _) => answer,
-        }
+        let answer = answer.map_err(Fault::from);
+        let Some(node) = self.redirected(&answer, &command) else {
+            return answer;
+        };
+        let answer = self.asking(&node, &[&command]).await?.pop();
+        Ok(answer.unwrap_or(Err(Fault::NoAnswer))?.convert()?)
     }
 
     /// The answers to commands that have nothing to do with each other, in one round trip to each server.
@@ -138,14 +137,19 @@ impl Route {
     /// The answers to two commands that must be answered by the same server on the same connection.
     pub(super) async fn both(&self, commands: [Command; 2]) -> Result<[Result<Value, Fault>; 2], Fault> {
         let [first, second] = &commands;
-        let answers = match (
-            pipeline(&self.link.client(), &[first, second]).await,
-            self.new_place(first),
-        ) {
-            (Err(Fault::Redirected), Some(node)) => self.asking(&node, &[first, second]).await,
-            (answers, _) => answers,
-        };
+        let mut answers = pipeline(&self.link.client(), &[first, second]).await;
+        if let Some(node) = self.redirected(&answers, first) {
+            answers = self.asking(&node, &[first, second]).await;
+        }
         answers?.try_into().map_err(|_| Fault::NoAnswer)
+    }
+
+    /// Where to ask once more, if this is what the answer says and its slot is on its way.
+    fn redirected<T>(&self, answer: &Result<T, Fault>, command: &Command) -> Option<Address> {
+        match answer {
+            Err(Fault::Redirected) => self.new_place(command),
+            _ => None,
+        }
     }
 
     fn new_place(&self, command: &Command) -> Option<Address> {

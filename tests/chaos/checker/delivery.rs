@@ -11,11 +11,7 @@ const TOLD_WITHIN_MS: u64 = 2_000;
 pub(super) fn told_in_time(index: &Index<'_>, slack_ms: u64) -> Vec<Violation> {
     let late = |scene: &SceneHistory<'_>| {
         let (told, _) = scene.code()?;
-        let confirmed = scene.entries.iter().filter(|entry| match &entry.what {
-            What::Confirm { outcome, .. } => outcome.done().is_some(),
-            _ => false,
-        });
-        let confirmed = confirmed.map(|entry| entry.got()).min()?;
+        let confirmed = scene.confirmed_at()?;
         let watches_since = scene.entries.iter().filter(|entry| match &entry.what {
             What::StreamOpened { outcome, .. } => outcome.done() == Some(&Opened::Stream),
             What::Polled { outcome, .. } => outcome.done().is_some(),
@@ -26,13 +22,8 @@ pub(super) fn told_in_time(index: &Index<'_>, slack_ms: u64) -> Vec<Violation> {
             .filter(|sent| *sent <= told.got());
         let due = confirmed.max(watches_since.max()?);
         let over = |fault: &Fault| fault.to_ms + fault.recovery_bound_ms.max(fault.hides_news_ms);
-        let before = scene.started.sent_ms;
-        let faults = index
-            .faults
-            .iter()
-            .copied()
-            .filter(|fault| fault.from_ms <= told.got() && over(fault) >= before);
-        let due = due.max(faults.map(over).max().unwrap_or(0)) + TOLD_WITHIN_MS + slack_ms;
+        let faults = index.faults.iter().filter(|fault| fault.from_ms <= told.got());
+        let due = faults.map(|fault| over(fault)).fold(due, u64::max) + TOLD_WITHIN_MS + slack_ms;
         let words = || format!("its code came {} ms after its confirm", told.got() - confirmed);
         (told.got() > due).then(|| Violation::of_scene(Invariant::I10, scene.id, words()).by(scene.browser))
     };

@@ -6,7 +6,7 @@ use scanlogin::scene::StateName;
 use serde::{Deserialize, Serialize};
 
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
-use crate::history::{Entry, Fault, Loss, What};
+use crate::history::{Fault, Loss, What};
 
 /// Each `POST /scenes` counts under exactly one of `completed` … `unavailable`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +52,7 @@ fn is_fallback(index: &Index<'_>, scene: &SceneHistory<'_>) -> bool {
 /// Whether a loss of data explains what this scene's browser was told at that time. A confirm that was answered is lost with
 /// everything, or not at all.
 fn may_be_lost(index: &Index<'_>, scene: &SceneHistory<'_>, told: u64) -> bool {
-    let is_kept = |entry: &&Entry| matches!(&entry.what, What::Confirm { outcome, .. } if outcome.done().is_some() && entry.got() <= told);
-    let is_kept = scene.entries.iter().any(is_kept);
+    let is_kept = scene.confirmed_at().is_some_and(|confirmed| confirmed <= told);
     index.has_fault(scene.started.sent_ms, told, |fault| match fault.loses {
         Loss::Nothing => false,
         Loss::Unreplicated => !is_kept,
@@ -67,11 +66,10 @@ fn may_be_lost(index: &Index<'_>, scene: &SceneHistory<'_>, told: u64) -> bool {
 pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
     let healed = index.faults.iter().map(|fault| fault.to_ms).max().unwrap_or(0);
     let is_lost = |scene: &&SceneHistory<'_>| {
-        let in_time = scene.entries.iter().filter_map(|entry| match &entry.what {
-            What::Confirm { outcome, .. } if outcome.done().is_some() => Some(entry.got()),
-            _ => None,
-        });
-        let Some(confirmed) = in_time.min().filter(|got| got + LEFT_MS <= scene.earliest_expiry()) else {
+        let Some(confirmed) = scene
+            .confirmed_at()
+            .filter(|got| got + LEFT_MS <= scene.earliest_expiry())
+        else {
             return false;
         };
         let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry());

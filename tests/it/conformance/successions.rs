@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fred::util::redis_keyslot;
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use scanlogin::scene::Life;
 use scanlogin::store::redis::RedisStore;
 use scanlogin::store::{Replaced, SceneStore, find_one};
@@ -21,7 +22,7 @@ use crate::support::sentinel::Sentinels;
 async fn scenes_in_slots_on_their_way_go_on_where_they_are() {
     let cluster = Cluster::start().await;
     let store = Client::started(&settings(&cluster.url())).await;
-    let logins = join_all((0..600).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
+    let logins = created(&store, 600).await;
     let slots: Vec<u16> = (0..500).collect();
     let is_moving = |login: &&Login| slots.contains(&redis_keyslot(login.id().hash_tag().as_bytes()));
     assert!(logins.iter().any(|login| is_moving(&login)), "none moves");
@@ -40,8 +41,9 @@ async fn scenes_in_slots_on_their_way_go_on_where_they_are() {
         let replaced = put(&*store, &seen, &changed(&seen.scene), true).await;
         assert_eq!(replaced.expect("an answer"), Replaced::Written);
     };
-    join_all(logins.iter().map(goes_on)).await;
-    let created = join_all((0..300).map(|_| Login::created(&*store, Life::of_new(TTL)))).await;
+    // A few at a time, as a busy machine would otherwise not answer the last of them in time.
+    stream::iter(&logins).for_each_concurrent(32, goes_on).await;
+    let created = created(&store, 300).await;
     assert!(
         created.iter().any(|login| is_moving(&login)),
         "none is created where slots move"
@@ -58,6 +60,11 @@ async fn scenes_in_slots_on_their_way_go_on_where_they_are() {
         .await;
     };
     join_all(logins.iter().chain(&created).map(is_there)).await;
+}
+
+async fn created(store: &RedisStore, count: usize) -> Vec<Login> {
+    let creations = (0..count).map(|_| Login::created(store, Life::of_new(TTL)));
+    stream::iter(creations).buffer_unordered(32).collect().await
 }
 
 #[tokio::test]

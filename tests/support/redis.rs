@@ -1,7 +1,9 @@
 //! A real redis-server process of the test's own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -135,10 +137,20 @@ pub fn source_of(port: u16) -> IpAddr {
     Ipv4Addr::new(127, 1, high, low).into()
 }
 
-/// An address of loopback where nothing listens just now.
+/// An address of loopback where nothing listens just now, and which nobody is given by chance: the system draws the ports of
+/// connections and of listeners that name none from above these.
 pub fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
+    const PORTS: Range<u32> = 10_000..30_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Test programs that run beside each other begin at different places.
+    let begin = std::process::id().wrapping_mul(7_919);
+    let count = PORTS.end - PORTS.start;
+    let drawn = (0..count).map(|_| begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count);
+    let free = drawn
+        .filter_map(|place| u16::try_from(PORTS.start + place).ok())
+        .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    free.and_then(|listener| listener.local_addr().ok())
+        .expect("a free port")
 }
 
 fn spawn(addr: SocketAddr, args: &[String], dir: &TempDir) -> Child {

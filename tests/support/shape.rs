@@ -107,6 +107,21 @@ impl Shape {
         }
     }
 
+    /// Has nobody taken for dead who is late, for tests that kill nobody.
+    pub(crate) fn be_patient(&self) {
+        let (option, value) = match &self.servers {
+            Servers::Standalone(_) => return,
+            Servers::Sentinel(sentinels) => {
+                sentinels.set("down-after-milliseconds", "30000");
+                ("min-replicas-max-lag", "30")
+            }
+            Servers::Cluster(_) => ("cluster-node-timeout", "30000"),
+        };
+        for node in self.nodes() {
+            node.cli_ok(&["CONFIG", "SET", option, value]);
+        }
+    }
+
     /// The commands that the service may use, where it may not use all.
     pub(crate) fn commands(&self) -> Vec<String> {
         self.guard.as_ref().map(|guard| guard.commands()).unwrap_or_default()

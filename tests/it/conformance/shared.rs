@@ -39,8 +39,10 @@ impl Shared {
             if let Some(common) = place.upgrade() {
                 common
             } else {
+                let shape = Shape::start(topology, security).await;
+                shape.be_patient();
                 let common = Arc::new(Common {
-                    shape: Shape::start(topology, security).await,
+                    shape,
                     turns: Arc::default(),
                 });
                 *place = Arc::downgrade(&common);

@@ -316,7 +316,8 @@ const ATTEMPTS: usize = 16;
 
 /// Lets the rules decide what `action` makes of `seen`, and writes it; reads and decides again when somebody else wrote meanwhile.
 ///
-/// `action` may be called several times. A repeated durable action is written again, unchanged, so that waiting for a replica behind it means something.
+/// `action` may be called several times. A repeated durable action is written again, so that waiting for a replica behind it means
+/// something; unchanged and as the same write, which whoever made it, and has not heard of it, still knows for its own.
 ///
 /// # Errors
 /// [`ApplyError`]
@@ -331,13 +332,7 @@ pub async fn apply<'a>(
     for _ in 0..ATTEMPTS {
         let (next, changed) = match seen.scene.apply(action(), seen.life(), rng)? {
             Outcome::Visible(next) | Outcome::Hidden(next) => (next, true),
-            Outcome::Repeated if durable => (
-                Scene {
-                    write_id: WriteId::random(rng),
-                    ..seen.scene.clone()
-                },
-                false,
-            ),
+            Outcome::Repeated if durable => (seen.scene.clone(), false),
             Outcome::Repeated => {
                 let scene = seen.scene.clone();
                 return Ok(Applied {

@@ -65,6 +65,7 @@ promises![
     a_write_over_another_write_is_stale,
     a_write_leaves_the_scene_the_life_it_had,
     a_write_that_is_repeated_is_the_same_success,
+    a_repeated_confirm_leaves_others_their_writes,
     nothing_is_confirmed_after_the_deadline,
     a_code_is_redeemed_after_the_deadline_too,
     of_64_racing_redemptions_exactly_one_wins,
@@ -180,6 +181,19 @@ async fn a_write_that_is_repeated_is_the_same_success(backend: &Backend) {
         );
         assert_eq!(login.stored(&*backend.there).await.scene, next);
     }
+}
+
+/// Whoever wrote last, and has not heard of it, still finds it to be its own.
+async fn a_repeated_confirm_leaves_others_their_writes(backend: &Backend) {
+    let login = Login::confirmed(&*backend.here, Life::of_new(TTL)).await;
+    let seen = login.stored(&*backend.there).await;
+    let next = rewritten(&seen.scene);
+    let write = || async { put(&*backend.there, &seen, &next, true).await.unwrap() };
+    assert_eq!(write().await, Replaced::Written);
+    let repeated = login.confirm(&*backend.here).await.unwrap();
+    assert!(!repeated.changed);
+    assert_eq!(write().await, Replaced::Written);
+    assert_eq!(login.stored(&*backend.here).await.scene, next);
 }
 
 async fn nothing_is_confirmed_after_the_deadline(backend: &Backend) {

@@ -82,7 +82,8 @@ pub struct Scene {
     pub browser: BrowserDescription,
     /// Where it stands.
     pub state: State,
-    /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side.
+    /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side. Every new field
+    /// belongs beside the others, since what stands within one of them is kept only if it is known.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, serde_json::Value>,
 }

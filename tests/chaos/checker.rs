@@ -284,7 +284,7 @@ impl<'a> Index<'a> {
 
 /// Until when an effect of a fault can first show.
 fn shown_until(fault: &Fault) -> u64 {
-    fault.to_ms.saturating_add(fault.recovery_bound_ms)
+    fault.to_ms + fault.recovery_bound_ms.max(fault.durable_bound_ms)
 }
 
 /// A final state that somebody was told.

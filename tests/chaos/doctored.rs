@@ -17,6 +17,7 @@ const USAGE: Usage = Usage {
     fds: 100,
     redis_bytes: 100,
     redis_keys: 100,
+    held: 0,
 };
 
 fn entry(client: ClientName, at: u64, what: What) -> Entry {
@@ -131,6 +132,7 @@ fn fault(from_ms: u64, loses: Loss) -> Entry {
         invalidations: 0,
         is_graceful: false,
         recovery_bound_ms: 1_000,
+        durable_bound_ms: 0,
     });
     entry(ClientName::Harness, from_ms, what)
 }
@@ -202,6 +204,7 @@ fn checked(entries: Vec<Entry>) -> Report {
             fds: 200,
             redis_bytes: 200,
             redis_keys: 200,
+            held: 200,
         },
         slack_ms: 500,
         tail_logins: 1,
@@ -516,6 +519,18 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
             "descriptors that stay",
             I12,
             with([entry(ClientName::Harness, 95_000, usage(130))]),
+        ),
+        (
+            "a stream that nobody reads any more",
+            I12,
+            with([entry(
+                ClientName::Harness,
+                95_000,
+                What::Sample {
+                    phase: Phase::After,
+                    usage: Usage { held: 1, ..USAGE },
+                },
+            )]),
         ),
     ];
     for (what, invariant, entries) in variants {

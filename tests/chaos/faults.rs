@@ -18,6 +18,9 @@ use crate::world::{Shape, World};
 /// A watched scene is read again after 15 seconds, or a fifth more.
 const SLOWEST_REREAD_MS: u64 = 18_000;
 
+/// For how long confirms and redemptions wait for a second copy before they do without.
+const SECOND_COPY_MS: u64 = 10_000;
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumIter, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
@@ -79,6 +82,7 @@ struct Cost {
     invalidations: usize,
     is_graceful: bool,
     bound_ms: u64,
+    durable_bound_ms: u64,
 }
 
 /// What a fault is done with.
@@ -109,6 +113,11 @@ impl Kind {
     fn cost(self, shape: Shape) -> Cost {
         let none = Cost {
             bound_ms: self.bound_seconds() * 1_000,
+            durable_bound_ms: if self.may_replace_primary(shape) {
+                SECOND_COPY_MS
+            } else {
+                0
+            },
             ..Cost::default()
         };
         match self {
@@ -156,6 +165,22 @@ impl Kind {
         }
     }
 
+    /// Who becomes primary has no replica yet.
+    fn may_replace_primary(self, shape: Shape) -> bool {
+        let replaces = matches!(
+            self,
+            Self::FailOverPlanned
+                | Self::PrimaryKilled
+                | Self::PrimaryKilledUnreplicated
+                | Self::PrimaryFrozen
+                | Self::PrimaryParted
+                | Self::MaxClients
+                | Self::LinkStalled
+                | Self::LinkBlackholed
+        );
+        replaces && shape != Shape::Standalone
+    }
+
     /// From healing until nothing fails any more because of it.
     fn bound_seconds(self) -> u64 {
         match self {
@@ -194,7 +219,6 @@ impl Kind {
             | Self::PrimaryKilledUnreplicated
             | Self::PrimaryFrozen
             | Self::PrimaryParted
-            | Self::WechatSlow
             | Self::WechatDown
             | Self::WechatResets
             | Self::WechatGarbage
@@ -205,6 +229,8 @@ impl Kind {
             | Self::TokenRevoked => 5,
             // Each failure doubles the time until WeChat is asked for a token again.
             Self::TokenDenied => 8,
+            // The probe that is under way hangs for its five seconds, and is followed by a rest.
+            Self::WechatSlow => 10,
         }
     }
 }
@@ -226,10 +252,11 @@ impl Injector<'_> {
             invalidations: cost.invalidations,
             is_graceful: cost.is_graceful,
             recovery_bound_ms: cost.bound_ms,
+            durable_bound_ms: cost.durable_bound_ms,
         };
         self.recorder.note(ClientName::Harness, What::Fault(fault));
         self.world.redis.settles().await;
-        healed_ms + cost.bound_ms
+        healed_ms + cost.bound_ms.max(cost.durable_bound_ms)
     }
 
     /// When it was healed, if that was before it returns.

@@ -203,6 +203,20 @@ pub(crate) struct Fault {
     pub(crate) is_graceful: bool,
     /// From healing until nothing fails any more because of it.
     pub(crate) recovery_bound_ms: u64,
+    /// The same for confirms and redemptions, which need a second copy of Redis's data, where that is longer.
+    #[serde(default)]
+    pub(crate) durable_bound_ms: u64,
+}
+
+impl Fault {
+    /// From when on it is no reason any more for such a request to fail.
+    pub(crate) fn over_for(&self, what: &What) -> u64 {
+        let bound = match what {
+            What::Confirm { .. } | What::Redeem { .. } => self.recovery_bound_ms.max(self.durable_bound_ms),
+            _ => self.recovery_bound_ms,
+        };
+        self.to_ms + bound
+    }
 }
 
 /// What a fault may cost Redis.
@@ -223,6 +237,9 @@ pub(crate) struct Usage {
     pub(crate) fds: u64,
     pub(crate) redis_bytes: u64,
     pub(crate) redis_keys: u64,
+    /// Streams, watched scenes and requests under way, as all replicas together tell.
+    #[serde(default)]
+    pub(crate) held: u64,
 }
 
 /// When a sample was taken.

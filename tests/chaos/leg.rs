@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::checker::{self, Run, Tally};
+use crate::checker::{self, Canary, Run, Tally, Text};
 use crate::faults::{Injector, Kind};
 use crate::history::{ClientName, History, Phase, Usage, What};
 use crate::login::Stage;
@@ -36,6 +36,7 @@ const BOUNDS: Usage = Usage {
     fds: 4_096,
     redis_bytes: 256 * 1024 * 1024,
     redis_keys: 100_000,
+    held: 100_000,
 };
 
 /// What is to be done.
@@ -86,13 +87,22 @@ impl LegPlan {
         for text in texts.iter().filter(|text| text.name.starts_with("the log")) {
             std::fs::write(history.join(format!("{}.log", text.name)), &text.bytes).expect("the logs are kept");
         }
+        self.report(history, texts, recorder.finish(), began.elapsed().as_secs())
+    }
+
+    /// The same, of a history that was kept. Secrets are not.
+    pub(crate) fn check_again(&self, history: &Path, seconds: u64) -> LegReport {
+        self.report(history, Vec::new(), Vec::new(), seconds)
+    }
+
+    fn report(&self, history: &Path, texts: Vec<Text>, canaries: Vec<Canary>, seconds: u64) -> LegReport {
         let run = Run {
             bounds: BOUNDS,
             tail_logins: TAIL as usize,
             slack_ms: self.slack_ms,
             token_margin_ms: TOKEN_MARGIN_MS,
             texts,
-            canaries: recorder.finish(),
+            canaries,
         };
         let history = History::read(history).expect("the histories");
         let report = checker::check(&history, &run);
@@ -107,7 +117,7 @@ impl LegPlan {
             tally: report.tally,
             recovery: report.recovery,
             peak: peak(&history),
-            seconds: began.elapsed().as_secs(),
+            seconds,
         }
     }
 
@@ -116,20 +126,27 @@ impl LegPlan {
         let recorder = &stage.recorder;
         plain_logins(stage, 0, WARM_UP).await;
         sleep(PROXY_KEEPS_IDLE).await;
-        sample(recorder, world, Phase::Before);
+        sample(recorder, world, Phase::Before).await;
 
-        let mut logins = JoinSet::new();
         let over = CancellationToken::new();
-        let coming = keep_coming(stage.clone(), WARM_UP + TAIL, self.logins, self.rate, over.clone());
-        logins.spawn(coming);
+        let mut coming = JoinSet::new();
+        coming.spawn(keep_coming(
+            stage.clone(),
+            WARM_UP + TAIL,
+            self.logins,
+            self.rate,
+            over.clone(),
+        ));
         let recovered_ms = self.inject_all(world, recorder).await;
         over.cancel();
-        let end = timeout(ENDS_WITHIN + self.length(), logins.join_all()).await;
-        end.expect("every login ends");
+        let logins = coming.join_all().await.remove(0);
         sleep(Duration::from_millis(recovered_ms.saturating_sub(recorder.now()))).await;
         plain_logins(stage, WARM_UP, TAIL).await;
+        let end = timeout(ENDS_WITHIN, logins.join_all()).await;
+        end.expect("every login ends");
         sleep(PROXY_KEEPS_IDLE).await;
-        sample(recorder, world, Phase::After);
+        world.comes_to_rest().await;
+        sample(recorder, world, Phase::After).await;
     }
 
     fn length(&self) -> Duration {
@@ -153,16 +170,16 @@ impl LegPlan {
                 recorder,
             };
             recovered_ms = recovered_ms.max(injector.inject(*kind, self.shape).await);
-            sample(recorder, world, Phase::During);
+            sample(recorder, world, Phase::During).await;
             sleep(PAUSE).await;
         }
         recovered_ms
     }
 }
 
-/// Logins of every kind at a steady rate, whatever becomes of them: as many as that, and more until it is `over`. Ends with the
-/// last.
-async fn keep_coming(stage: Stage, first: u32, count: u32, rate: u32, over: CancellationToken) {
+/// Logins of every kind at a steady rate, whatever becomes of them: as many as that, and more until it is `over`. Those that
+/// are under way then.
+async fn keep_coming(stage: Stage, first: u32, count: u32, rate: u32, over: CancellationToken) -> JoinSet<()> {
     let mut logins = JoinSet::new();
     let mut ticks = interval(Duration::from_secs(1) / rate);
     for number in first.. {
@@ -171,9 +188,11 @@ async fn keep_coming(stage: Stage, first: u32, count: u32, rate: u32, over: Canc
             break;
         }
         logins.spawn(stage.clone().any(number));
-        while logins.try_join_next().is_some() {}
+        while let Some(ended) = logins.try_join_next() {
+            ended.expect("nobody panics");
+        }
     }
-    logins.join_all().await;
+    logins
 }
 
 async fn plain_logins(stage: &Stage, first: u32, count: u32) {
@@ -184,8 +203,8 @@ async fn plain_logins(stage: &Stage, first: u32, count: u32) {
     logins.join_all().await;
 }
 
-fn sample(recorder: &Recorder, world: &World, phase: Phase) {
-    let usage = world.usage();
+async fn sample(recorder: &Recorder, world: &World, phase: Phase) {
+    let usage = world.usage().await;
     recorder.note(ClientName::Harness, What::Sample { phase, usage });
 }
 
@@ -199,5 +218,6 @@ fn peak(history: &History) -> Usage {
         fds: most.fds.max(one.fds),
         redis_bytes: most.redis_bytes.max(one.redis_bytes),
         redis_keys: most.redis_keys.max(one.redis_keys),
+        held: most.held.max(one.held),
     })
 }

@@ -1,7 +1,7 @@
 //! A whole run: its legs, what it prints, and how it goes on after a break.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -38,6 +38,23 @@ impl Schedule {
         let mut reports = Vec::new();
         for (n, plan) in self.plans().into_iter().enumerate() {
             reports.push(self.leg(n, &plan).await);
+        }
+        print(&reports);
+        reports.into_iter().flat_map(|report| report.violations).collect()
+    }
+
+    /// Checks what is kept of a run once more, as far as it has come; which promises were broken.
+    pub(crate) fn check_again(directory: &Path) -> Vec<String> {
+        let mut reports = Vec::new();
+        while let Ok(json) = std::fs::read(directory.join(format!("leg-{}.json", reports.len()))) {
+            let kept: LegReport = serde_json::from_slice(&json).expect("a report");
+            let history = directory.join(format!("leg-{}", reports.len()));
+            // That of a leg which broke no promise is not kept.
+            reports.push(if history.is_dir() {
+                kept.plan.check_again(&history, kept.seconds)
+            } else {
+                kept
+            });
         }
         print(&reports);
         reports.into_iter().flat_map(|report| report.violations).collect()

@@ -24,6 +24,7 @@ use crate::support::node::{LINK, Node};
 use crate::support::process::{Log, scanlogin};
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_addr};
+use crate::support::reply::Reply;
 use crate::support::sentinel::Sentinels;
 use crate::support::service::{Service, ServiceBuilder};
 use crate::upstream::{APP_SECRET, APPID, Upstream};
@@ -33,8 +34,10 @@ const REPLICAS: usize = 3;
 const SKEWS: [&str; REPLICAS] = ["+0", "+300", "-300"];
 /// Of a scene: so short that what nobody scans ends within the run.
 pub(crate) const SCENE_LIFE: Duration = Duration::from_secs(30);
-/// Nothing takes longer to come to rest.
+/// Redis takes no longer to come to rest.
 const SETTLES_WITHIN: Duration = Duration::from_secs(40);
+/// Nor do the replicas, once nobody asks anything.
+const RESTS_WITHIN: Duration = Duration::from_mins(1);
 
 /// How Redis stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,8 +136,8 @@ impl World {
         }
     }
 
-    /// The most that one replica holds, and what Redis holds altogether.
-    pub(crate) fn usage(&self) -> Usage {
+    /// The most that one replica holds, and what Redis and all replicas hold altogether.
+    pub(crate) async fn usage(&self) -> Usage {
         let most = |of: fn(&Replica) -> u64| self.replicas.iter().map(of).max().unwrap_or(0);
         let masters = self.redis.masters();
         let sum = |of: fn(SocketAddr) -> u64| masters.iter().map(|addr| of(*addr)).sum();
@@ -143,6 +146,36 @@ impl World {
             fds: most(Replica::fds),
             redis_bytes: sum(|addr| info_field(addr, "memory", "used_memory")),
             redis_keys: sum(|addr| ask(addr, &["DBSIZE"]).parse().unwrap_or(0)),
+            held: self.held().await,
+        }
+    }
+
+    async fn held(&self) -> u64 {
+        const GAUGES: [&str; 3] = [
+            "scanlogin_streams_open",
+            "scanlogin_scenes_watched",
+            "scanlogin_requests_under_way",
+        ];
+        let mut held = 0;
+        for replica in &self.replicas {
+            let metrics = Reply::to(replica.service.http.get(format!("{}/metrics", replica.service.ops)))
+                .await
+                .text();
+            for gauge in GAUGES {
+                let line = metrics
+                    .lines()
+                    .find_map(|line| line.strip_prefix(gauge)?.strip_prefix(' '));
+                held += line.and_then(|value| value.parse::<u64>().ok()).expect("a gauge");
+            }
+        }
+        held
+    }
+
+    /// Waits until nobody holds anything any more, a minute at most: the checker looks at what is left then.
+    pub(crate) async fn comes_to_rest(&self) {
+        let began = Instant::now();
+        while self.held().await > 0 && began.elapsed() < RESTS_WITHIN {
+            sleep(Duration::from_millis(500)).await;
         }
     }
 

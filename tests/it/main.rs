@@ -23,6 +23,7 @@ mod connections;
 mod contract;
 mod demo_site;
 mod events;
+mod kill_points;
 mod lease;
 mod lifecycle;
 mod log_output;

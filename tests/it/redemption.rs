@@ -12,6 +12,35 @@ use crate::support::redis::RedisServer;
 use crate::support::roles::{Browser, Site};
 use crate::support::service::Service;
 
+/// How many codes are fought for: more in `scripts/test --all`.
+#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the program")]
+fn races() -> usize {
+    std::env::var("TEST_RACES").map_or(20, |races| races.parse().expect("a number of races"))
+}
+
+#[tokio::test]
+async fn of_64_that_present_a_code_at_three_replicas_at_once_one_is_served() {
+    const AT_ONCE: usize = 64;
+    let redis = RedisServer::start();
+    let first = Service::builder().redis(&redis).start().await;
+    let replicas = [first.replica().start().await, first.replica().start().await, first];
+    let replicas = &replicas;
+    for race in 0..races() {
+        let code = Browser::start(&replicas[race % 3])
+            .await
+            .code_of("alice", &replicas[race % 2])
+            .await;
+        let code = &code;
+        let crowd = (0..AT_ONCE).map(|n| async move { Site::demo().redeem(&replicas[n % 3], code).await });
+        let (served, refused): (Vec<_>, Vec<_>) =
+            join_all(crowd).await.into_iter().partition(|reply| reply.status == 200);
+        assert_eq!(served.len(), 1, "race {race}");
+        for reply in refused {
+            reply.oauth_error(400, "invalid_grant");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_replica_of_redis_that_joins_refuses_nobody() {
     let redis = RedisServer::start();

@@ -47,6 +47,8 @@ struct Link {
     swallow: Mutex<Option<Vec<u8>>>,
     /// What a request holds that is to be held back, with all that follows.
     stall: Mutex<Option<Vec<u8>>>,
+    /// What a request holds whose reply is to be.
+    stall_reply: Mutex<Option<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Proxy {
             hold: Mutex::default(),
             swallow: Mutex::default(),
             stall: Mutex::default(),
+            stall_reply: Mutex::default(),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn_on(accept(listener, Arc::clone(&link)), RUNTIME.handle());
@@ -160,6 +163,11 @@ impl Proxy {
         *self.link.stall.lock().unwrap() = Some(needle.as_bytes().to_vec());
     }
 
+    /// As [`Self::stall`], from the reply on to the next request that holds `needle`: it was done, and nobody hears of it.
+    pub(crate) fn stall_reply_to(&self, needle: &str) {
+        *self.link.stall_reply.lock().unwrap() = Some(needle.as_bytes().to_vec());
+    }
+
     /// Whether the request asked for has been held back.
     pub(crate) fn has_stalled(&self) -> bool {
         self.link.stall.lock().unwrap().is_none()
@@ -181,7 +189,7 @@ async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let losing = AtomicBool::new(false);
+    let (losing, stalling) = (AtomicBool::new(false), AtomicBool::new(false));
     let reset = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
@@ -192,9 +200,17 @@ async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
             if taken(&link.stall, chunk).is_some() {
                 link.mode.send_replace(Mode::Stalled);
             }
+            if taken(&link.stall_reply, chunk).is_some() {
+                stalling.store(true, Ordering::Relaxed);
+            }
             true
         });
-        let down = pass(from_server, to_client, peer, &link, |_| !losing.load(Ordering::Relaxed));
+        let down = pass(from_server, to_client, peer, &link, |_| {
+            if stalling.swap(false, Ordering::Relaxed) {
+                link.mode.send_replace(Mode::Stalled);
+            }
+            !losing.load(Ordering::Relaxed)
+        });
         tokio::select! {
             passed = up => !passed,
             passed = down => !passed,

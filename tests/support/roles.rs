@@ -49,6 +49,14 @@ impl Browser {
         }
     }
 
+    /// The same browser, asking another replica from now on.
+    pub(crate) fn at(&self, replica: &Service) -> Self {
+        Self {
+            base: replica.base.clone(),
+            ..self.clone()
+        }
+    }
+
     /// A request that proves nothing.
     pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))

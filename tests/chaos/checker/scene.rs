@@ -270,7 +270,9 @@ impl<'a> Search<'a> {
                 };
                 by != openid || model.rolled_back || scans.count() > 1
             }
-            _ => true,
+            ("invalid_wx_code" | "wechat_quota", What::Scan { .. } | What::Picture { .. }, _) => true,
+            // It could not be done, whatever the state.
+            _ => refusal.status >= 500,
         }
     }
 }

@@ -6,7 +6,7 @@ use scanlogin::scene::StateName;
 use serde::{Deserialize, Serialize};
 
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
-use crate::history::{Fault, Loss, What};
+use crate::history::{Entry, Fault, Loss, What};
 
 /// Each `POST /scenes` counts under exactly one of `completed` … `unavailable`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,26 +146,27 @@ pub(super) fn tally(index: &Index<'_>, lost: &[Lost], violations: &[Violation]) 
 /// milliseconds.
 pub(super) fn recovery(index: &Index<'_>) -> BTreeMap<String, Vec<u64>> {
     let mut times = BTreeMap::<String, Vec<u64>>::new();
-    for (fault, trouble) in recoveries(index) {
-        times.entry(fault.kind.clone()).or_default().push(trouble);
+    for (fault, troubles) in troubles_after(index) {
+        let last = troubles.iter().map(|entry| entry.sent_ms - fault.to_ms).max();
+        times.entry(fault.kind.clone()).or_default().push(last.unwrap_or(0));
     }
     times
 }
 
-/// Until the next fault, which has troubles of its own.
-pub(super) fn recoveries<'a>(index: &Index<'a>) -> Vec<(&'a Fault, u64)> {
+/// What came to nothing once a fault was healed, and before the next began, which has troubles of its own.
+pub(super) fn troubles_after<'a>(index: &Index<'a>) -> Vec<(&'a Fault, Vec<&'a Entry>)> {
     let troubles: Vec<_> = index.entries.iter().filter(|entry| entry.what.is_trouble()).collect();
     let ends = index.faults.iter().skip(1).map(|fault| fault.from_ms).chain([u64::MAX]);
-    let last = |fault: &Fault, end: u64| {
+    let its = |fault: &Fault, end: u64| {
         let its = troubles
             .iter()
-            .filter(|entry| (fault.to_ms..end).contains(&entry.sent_ms));
-        its.map(|entry| entry.sent_ms - fault.to_ms).max().unwrap_or(0)
+            .filter(|entry| entry.sent_ms >= fault.to_ms && (entry.got() < end || end == u64::MAX));
+        its.copied().collect()
     };
     index
         .faults
         .iter()
         .zip(ends)
-        .map(|(fault, end)| (*fault, last(fault, end)))
+        .map(|(fault, end)| (*fault, its(fault, end)))
         .collect()
 }

@@ -12,7 +12,7 @@ const NOTICED_MS: u64 = 15_000;
 /// I7, *token thrift*: token calls at most 1 per lifetime + 1 per injected invalidation + 1 per lease-holder killed
 /// mid-call; `force_refresh` at most 1 per hour; never two overlapping calls unless a holder was paused beyond its lease.
 ///
-/// The record of a token is data: a loss counts as an invalidation. A call that gave no token is no fetch, and a killed
+/// The record of a token is data: a loss counts as an invalidation, and with everything it is forgotten when the last one was forced. A call that gave no token is no fetch, and a killed
 /// holder's call overlaps nobody's.
 pub(super) fn token_thrift(index: &Index<'_>, margin_ms: u64) -> Vec<Violation> {
     let mut calls: Vec<&Entry> = index
@@ -27,10 +27,11 @@ pub(super) fn token_thrift(index: &Index<'_>, margin_ms: u64) -> Vec<Violation> 
         .iter()
         .filter(|call| matches!(call.what, What::UpstreamCall { force: true, .. }))
         .collect();
-    if forced
-        .windows(2)
-        .any(|pair| pair[1].sent_ms < pair[0].sent_ms + HOUR_MS)
-    {
+    let is_forgotten = |from, to| index.has_fault(from, to, |fault| fault.loses == Loss::Everything);
+    if forced.windows(2).any(|pair| {
+        let (before, again) = (pair[0].sent_ms, pair[1].sent_ms);
+        again < before + HOUR_MS && !is_forgotten(before, again)
+    }) {
         words.push("force_refresh twice within one hour");
     }
     for (n, call) in calls.iter().enumerate() {

@@ -142,7 +142,7 @@ fn each_further_clause_is_checked() {
         }),
         (
             "a refusal without a code",
-            vec![I9],
+            vec![I4, I9],
             changed(&|entry| {
                 if let What::Scan { outcome, .. } = &mut entry.what
                     && entry.client == ClientName::Phone(1)
@@ -181,6 +181,18 @@ fn each_further_clause_is_checked() {
             vec![I10],
             with([cancel(60_000, refused(503, "store_unavailable"))]),
         ),
+        (
+            "refused by what nothing in the scene's life explains",
+            vec![I4],
+            scanned_then([
+                confirm(1, 1_360, refused(409, "number_mismatch")),
+                confirm(1, 1_380, Outcome::Done(3)),
+            ]),
+        ),
+        ("a cancel that fails when only confirms still may", vec![I10], {
+            let failed_over = harmless(|fault| fault.durable_bound_ms = 60_000);
+            with([failed_over, cancel(10_000, refused(503, "store_unavailable"))])
+        }),
         (
             "a browser with its secret turned away",
             vec![I9],
@@ -239,6 +251,21 @@ fn what_a_fault_explains_passes() {
     let paused = harmless(|fault| (fault.pauses, fault.to_ms) = (true, 8_000));
     assert_eq!(flagged(with([slow.clone(), paused])), []);
     assert_eq!(flagged(with([slow])), [I9, I10]);
+    let without_copy = harmless(|fault| fault.durable_bound_ms = 60_000);
+    let waiting = confirm(1, 10_000, refused(503, "store_unavailable"));
+    assert_eq!(flagged(with([without_copy, waiting])), []);
+    let next = fault(2_900, Loss::Nothing);
+    let caught = cancel(2_890, refused(503, "store_unavailable"));
+    let restarted = harmless(|fault| (fault.is_graceful, fault.to_ms) = (true, 2_895));
+    assert_eq!(flagged(with([restarted, next, caught])), []);
+    let forgotten = [fault(8_000_000, Loss::Everything), forced(7_000_000), forced(9_000_000)];
+    let invalid = |at| harmless(move |fault| (fault.invalidations, fault.from_ms, fault.to_ms) = (1, at, at));
+    assert_eq!(
+        flagged(with(
+            forgotten.into_iter().chain([invalid(6_999_000), invalid(8_999_000)])
+        )),
+        []
+    );
 }
 
 #[test]

@@ -35,11 +35,12 @@ use commands::Commands;
 use fault::{Fault, refusal};
 use keys::{Keys, slot};
 use replication::{Copies, Replication};
-use route::{Command, Moving};
+use route::{Command, Moving, Route};
 use script::Scripts;
+use servers::Address;
 use settings::ClientSettings;
 pub use settings::{FatalError, RedisSettings, Wait};
-use subscriber::Subscriber;
+use subscriber::{Subscriber, Tenure};
 use trial::{Start, Trial, fail};
 
 /// How long a durable write waits for a replica, in milliseconds.
@@ -55,6 +56,7 @@ pub struct RedisStore {
     scripts: Arc<Scripts>,
     keys: Keys,
     subscriber: Subscriber,
+    tenure: Option<Tenure>,
     start: watch::Receiver<Start>,
     metrics: Metrics,
 }
@@ -94,17 +96,15 @@ impl RedisStore {
             tasks,
             shutdown.clone(),
         );
-        let replication = Arc::new(Replication::new(
-            settings.wait,
-            Arc::clone(&commands),
-            subscriber.tenure(),
-        ));
+        let tenure = subscriber.tenure();
+        let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands), tenure.clone()));
         let store = Self {
             commands: Arc::clone(&commands),
             replication: Arc::clone(&replication),
             scripts: Arc::new(Scripts::new()),
             keys: Keys::new(&settings.prefix),
             subscriber,
+            tenure,
             start,
             metrics,
         };
@@ -193,7 +193,11 @@ impl SceneStore for RedisStore {
         let key = &self.keys.grant(id);
         self.commands
             .run("grant", |route| async move {
+                let server = route.server();
                 let grant: Option<Bytes> = route.one(Command::new("GET", key)).await?;
+                if grant.is_none() {
+                    self.check_absence(&route, server).await?;
+                }
                 Ok(grant.map(Vec::from))
             })
             .await
@@ -219,6 +223,7 @@ impl RedisStore {
         let answers = self
             .commands
             .run("find", |route| async move {
+                let server = route.server();
                 // Others may write between the two. A life read first makes a record look younger; read last it would say of a
                 // scene that was confirmed in its last moment that it had expired unconfirmed.
                 let both = |key: &String| [Command::new("PTTL", key), Command::new("GET", key)];
@@ -226,6 +231,13 @@ impl RedisStore {
                 let mut read = Vec::with_capacity(keys.len());
                 while let (Some(life), Some(record)) = (answers.next(), answers.next()) {
                     read.push(life_and_record(life, record));
+                }
+                let is_absent = |answer: &Result<(_, Option<_>), _>| matches!(answer, Ok((_, None)));
+                if read.iter().any(is_absent)
+                    && let Err(fault) = self.check_absence(&route, server).await
+                {
+                    let doubted = read.iter_mut().filter(|answer| is_absent(answer));
+                    doubted.for_each(|answer| *answer = Err(fault.clone()));
                 }
                 self.unless_none_answered(read)
             })
@@ -235,6 +247,18 @@ impl RedisStore {
             (None, _) | (_, None) => Ok(None),
         });
         Ok(stored.collect())
+    }
+
+    /// What is not there may have been written to the next primary already: it is missing only where the sentinels agree that
+    /// `server`, where it was looked for, is the primary still.
+    async fn check_absence(&self, route: &Route, server: Option<Address>) -> Result<(), Fault> {
+        let Some(tenure) = &self.tenure else { return Ok(()) };
+        let is_primary = match server.filter(|server| route.server().as_ref() == Some(server)) {
+            Some(server) => tenure.of(&server).await.is_some(),
+            None => false,
+        };
+        let doubt = || Fault::Again("it is not there, but may be at the next primary".to_owned());
+        is_primary.then_some(()).ok_or_else(doubt)
     }
 
     /// Of a batch that no server answered the whole is tried again; else who asked is told of each what became of it.

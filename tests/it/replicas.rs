@@ -1,19 +1,20 @@
 //! Several replicas on one Redis: what is done at one is told at every other, whatever happens to Redis meanwhile.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::support::cli::{cli, cli_ok};
 use crate::support::events::EventStream;
@@ -22,6 +23,7 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
+use crate::support::sentinel::Sentinels;
 use crate::support::service::Service;
 
 /// Logins with an event stream whose confirm is placed around its subscription.
@@ -518,4 +520,88 @@ fn commands_of_logins(stats: &str) -> BTreeMap<&str, u32> {
         .filter(|(command, _)| !kept_up.contains(command) && !command.starts_with("client|"))
         .map(|(command, rest)| (command, rest.split(',').next().unwrap().parse().unwrap()))
         .collect()
+}
+
+/// What a browser at one replica was told of a scene that others write to at another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Enough,
+    /// That there is no such scene.
+    Unknown,
+    /// Nothing of the scan.
+    Nothing,
+}
+
+/// Some replicas follow to the next primary before the others do.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_next_primary_has_is_missed_by_nobody_who_is_still_at_the_last_one() {
+    let sentinels = Sentinels::start().await;
+    sentinels.set("failover-timeout", "2500");
+    let b = Service::builder().redis_url(&sentinels.url()).start().await;
+    let (url, _links) = sentinels.hard_of_hearing(Duration::from_millis(80)).await;
+    let a = b.replica().redis_url(&url).start().await;
+    let mut probes = Vec::new();
+    for _ in 0..3 {
+        let before = sentinels.masters();
+        sentinels.fail_over().await;
+        let mut over = pin!(async {
+            sentinels.until_replaced(&before).await;
+            sleep(Duration::from_secs(2)).await;
+        });
+        let mut due = interval(Duration::from_millis(20));
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = &mut over => break,
+                _ = due.tick() => under_way.push(probe(&a, &b)),
+                Some(done) = under_way.next() => probes.extend(done),
+            }
+        }
+        probes.extend(under_way.collect::<Vec<_>>().await.into_iter().flatten());
+    }
+    let mut missed = Vec::new();
+    for (browser, told) in &probes {
+        // What the last primary had alone is lost, and truly unknown.
+        let status = Reply::to(browser.status_request("")).await;
+        let knows = |state| status.status == 200 && status.json()["state"] == state;
+        if *told == Told::Unknown && knows("waiting") || *told == Told::Nothing && knows("scanned") {
+            missed.push(*told);
+        }
+    }
+    println!("{} probes", probes.len());
+    assert!(probes.len() > 100, "only {} probes", probes.len());
+    assert_eq!(missed, []);
+}
+
+/// Starts and scans at `b`, and asks and listens at `a`.
+async fn probe(a: &Service, b: &Service) -> Option<(Browser, Told)> {
+    let browser = Browser::try_start(b).await?.at(a);
+    let status = Reply::to(browser.status_request("")).await;
+    if status.status != 200 {
+        let told = if status.status == 404 {
+            Told::Unknown
+        } else {
+            Told::Enough
+        };
+        return Some((browser, told));
+    }
+    let mut events = browser.events().await;
+    let told = async {
+        while let Some(event) = events.read().await {
+            if event.event == "scanned" {
+                break;
+            }
+        }
+    };
+    let scan = async {
+        let scanned = Phone::of("alice").scan(b, &browser.scene).await;
+        (scanned.status == 200).then_some(())
+    };
+    let told = timeout(Duration::from_secs(4), told);
+    let (scanned, told) = tokio::join!(scan, told);
+    let told = match (scanned, told) {
+        (Some(()), Err(_)) => Told::Nothing,
+        _ => Told::Enough,
+    };
+    Some((browser, told))
 }

@@ -38,6 +38,17 @@ impl Browser {
     pub(crate) async fn start_with(service: &Service, request: Value) -> Self {
         let reply = Reply::to(service.post("/scenes", &request)).await;
         assert_eq!(reply.status, 201, "{}", reply.text());
+        Self::started(service, &reply)
+    }
+
+    /// As [`Self::start`], if it is served.
+    pub(crate) async fn try_start(service: &Service) -> Option<Self> {
+        let request = json!({ "code_challenge": s256(VERIFIER) });
+        let reply = Reply::to(service.post("/scenes", &request)).await;
+        (reply.status == 201).then(|| Self::started(service, &reply))
+    }
+
+    fn started(service: &Service, reply: &Reply) -> Self {
         let started = reply.json();
         Self {
             http: service.http.clone(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -71,8 +72,17 @@ impl Sentinels {
 
     /// What stands in a URL behind scheme and credentials.
     pub(crate) fn hosts(&self) -> String {
-        let [a, b, c] = [0, 1, 2].map(|index| self.sentinels[index].link.addr());
-        format!("{a}?node={b}&node={c}&sentinelServiceName={SERVICE}")
+        hosts([0, 1, 2].map(|index| self.sentinels[index].link.addr()))
+    }
+
+    /// The same sentinels, each behind one more link, where all that they say is so much older.
+    pub(crate) async fn hard_of_hearing(&self, delay: Duration) -> (String, Vec<Proxy>) {
+        let mut links = Vec::new();
+        for sentinel in &self.sentinels {
+            links.push(Proxy::start(sentinel.link.addr(), delay).await);
+        }
+        let hosts = hosts([0, 1, 2].map(|index: usize| links[index].addr()));
+        (format!("redis-sentinel://{hosts}"), links)
     }
 
     /// The primary of the beginning is the last.
@@ -138,6 +148,10 @@ impl Sentinels {
         })
         .await;
     }
+}
+
+fn hosts([a, b, c]: [SocketAddr; 3]) -> String {
+    format!("{a}?node={b}&node={c}&sentinelServiceName={SERVICE}")
 }
 
 async fn start_node(guard: Option<&Arc<Guard>>, primary: Option<SocketAddr>) -> Node {

@@ -6,7 +6,7 @@ use super::settings::FatalError;
 use crate::store::StoreError;
 
 /// Why one attempt failed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Fault {
     /// There was no answer in time.
     NoAnswer,

@@ -139,8 +139,9 @@ impl Coordinator {
                 changed = self.around.owners.changed() => match changed {
                     Ok(()) => {
                         self.channels.wake(None);
-                        self.losses.owners_changed();
+                        let before = self.addresses();
                         self.reroute(None);
+                        self.losses.owners_changed(!self.addresses().is_subset(&before));
                     }
                     Err(_) => return,
                 },
@@ -222,6 +223,10 @@ impl Coordinator {
         }
         self.around.look.notify_one();
         self.reroute(Some(&link.address));
+    }
+
+    fn addresses(&self) -> HashSet<Address> {
+        self.links.values().map(|link| link.address.clone()).collect()
     }
 
     /// Makes connections and routes fit to who owns what. A connection to `again` is made after a while.

@@ -33,8 +33,9 @@ pub(super) struct Losses {
     held: Vec<SceneId>,
     /// Told as soon as there is room.
     ready: Vec<SceneId>,
-    /// Clients did not follow in time, so what was told was perhaps read from an old master.
+    /// What was told, or watched for the first time, was perhaps read from an old master.
     again: bool,
+    complained: bool,
     episode: Option<Episode>,
 }
 
@@ -55,6 +56,7 @@ impl Losses {
             held: Vec::new(),
             ready: Vec::new(),
             again: false,
+            complained: false,
             episode: None,
         }
     }
@@ -80,8 +82,10 @@ impl Losses {
     }
 
     /// Who owns what has changed: commands must follow even where nothing is watched, or they go on at a master that is none.
-    pub(super) fn owners_changed(&mut self) {
+    /// Of a new master, channels may be live before commands reach it: then who has just begun to watch has read an old record.
+    pub(super) fn owners_changed(&mut self, by_new_ones: bool) {
         self.unaligned = true;
+        self.again |= by_new_ones;
     }
 
     /// Takes what is live again a step further.
@@ -115,13 +119,14 @@ impl Losses {
         self.ready.append(&mut self.held);
         self.ready.extend(channels.take_recovered());
         match outcome {
-            Aligned::Yes if self.again => {
-                self.again = false;
-                self.ready = channels.live();
+            Aligned::Yes => {
+                self.complained = false;
+                if std::mem::take(&mut self.again) {
+                    self.ready = channels.live();
+                }
             }
-            Aligned::Yes => {}
             Aligned::NotYet => {
-                if !self.again {
+                if !std::mem::replace(&mut self.complained, true) {
                     warn!("the Redis clients that carry commands do not follow to the new master in time");
                 }
                 self.again = true;

@@ -576,16 +576,12 @@ async fn what_the_next_primary_has_is_missed_by_nobody_who_is_still_at_the_last_
 /// Starts and scans at `b`, and asks and listens at `a`.
 async fn probe(a: &Service, b: &Service) -> Option<(Browser, Told)> {
     let browser = Browser::try_start(b).await?.at(a);
-    let status = Reply::to(browser.status_request("")).await;
-    if status.status != 200 {
-        let told = if status.status == 404 {
-            Told::Unknown
-        } else {
-            Told::Enough
-        };
-        return Some((browser, told));
+    let response = browser.events_request().send().await.expect("an answer");
+    if response.status() != 200 {
+        let is_unknown = response.status() == 404;
+        return Some((browser, if is_unknown { Told::Unknown } else { Told::Enough }));
     }
-    let mut events = browser.events().await;
+    let mut events = EventStream::new(response);
     let told = async {
         while let Some(event) = events.read().await {
             if event.event == "scanned" {

@@ -3,9 +3,9 @@
 //! Whatever is sent here is the same act when it is sent twice, since a command that timed out may have been executed, or be
 //! executed later. On that rests everything that is tried again.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -42,6 +42,7 @@ pub(super) struct Commands {
     waiters: Option<Waiters>,
     in_flight: Semaphore,
     outage: Arc<Outage>,
+    refusals: Refusals,
     moving: watch::Receiver<Moving>,
     metrics: Metrics,
 }
@@ -70,6 +71,7 @@ impl Commands {
             waiters,
             in_flight: Semaphore::new(IN_FLIGHT),
             outage,
+            refusals: Refusals::default(),
             moving,
             metrics,
         }
@@ -89,7 +91,7 @@ impl Commands {
             let answer = attempt(self.route()).await;
             self.check_stall(answer)
         };
-        self.observed(op, self.insist(once)).await
+        self.observed(op, self.insist(op, once)).await
     }
 
     /// As [`Self::run`], but each attempt has a client for itself alone, whose connection it may block.
@@ -110,7 +112,7 @@ impl Commands {
             let answer = attempt(Route::new(&waiter.link, &self.moving)).await;
             self.check_stall(answer)
         };
-        self.observed(op, self.insist(once)).await
+        self.observed(op, self.insist(op, once)).await
     }
 
     /// Whether Redis answers within a second.
@@ -172,8 +174,8 @@ impl Commands {
         waiters.chain([&self.shared])
     }
 
-    /// Tries until the deadline; once only when Redis has been away for long.
-    async fn insist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, StoreError>
+    /// Tries until the deadline; once only when Redis has been away, or has refused this, for long.
+    async fn insist<T, F>(&self, op: &'static str, attempt: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Fault>>,
     {
@@ -181,19 +183,25 @@ impl Commands {
             return Err(StoreError::Unavailable("too many requests are under way".to_owned()));
         };
         let started = Instant::now();
-        let patient = self.outage.lasted() < PATIENCE;
+        let patient = self.outage.lasted().max(self.refusals.lasted(op)) < PATIENCE;
         let mut pause = Duration::from_millis(25);
         loop {
             match attempt().await {
                 Ok(answer) => {
                     self.outage.end();
+                    self.refusals.end(op);
                     return Ok(answer);
                 }
                 Err(fault) if patient && fault.may_pass() && started.elapsed() + pause < DEADLINE => {
                     sleep(entropy::between(pause / 2, pause)).await;
                     pause = (pause * 2).min(Duration::from_millis(200));
                 }
-                Err(fault) => return Err(fault.into()),
+                Err(fault) => {
+                    if patient && fault.may_pass() {
+                        self.refusals.begin(op, started);
+                    }
+                    return Err(fault.into());
+                }
             }
         }
     }
@@ -219,6 +227,29 @@ impl Commands {
             .with_label_values(&[op, outcome])
             .observe(started.elapsed().as_secs_f64());
         answer
+    }
+}
+
+/// Since when each kind of request has come to nothing although it was tried until its deadline. A server that takes no writes
+/// still answers reads.
+#[derive(Debug, Default)]
+struct Refusals(Mutex<HashMap<&'static str, Instant>>);
+
+impl Refusals {
+    fn lasted(&self, op: &'static str) -> Duration {
+        self.lock().get(op).map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    fn begin(&self, op: &'static str, since: Instant) {
+        self.lock().entry(op).or_insert(since);
+    }
+
+    fn end(&self, op: &'static str) {
+        self.lock().remove(op);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -128,6 +128,28 @@ async fn while_redis_is_away_every_request_ends_in_time_and_soon_at_once() {
 }
 
 #[tokio::test]
+async fn what_a_server_goes_on_refusing_is_soon_refused_at_once_and_taken_as_soon_as_it_takes_it() {
+    let server = RedisServer::start();
+    let store = Client::started(&settings(&server.url())).await;
+    let kept = Login::created(&*store, Life::of_new(TTL)).await;
+    cli_ok(server.addr(), &["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let create = || async {
+        let login = Login::new();
+        in_time(store.create(&login.scene, Life::of_new(TTL))).await
+    };
+    create().await.unwrap_err();
+    let asked = Instant::now();
+    for _ in 0..5 {
+        create().await.unwrap_err();
+        kept.stored(&*store).await;
+    }
+    let took = asked.elapsed();
+    assert!(took < Duration::from_millis(500), "nobody waits long after: {took:?}");
+    cli_ok(server.addr(), &["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(create().await.unwrap(), Created::New);
+}
+
+#[tokio::test]
 async fn a_frozen_server_lets_every_request_end_in_time_and_serves_once_it_wakes() {
     let server = RedisServer::start();
     let store = Client::started(&settings(&server.url())).await;

@@ -175,7 +175,7 @@ impl SceneStore for RedisStore {
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
-            return self.replace_replicated(keys, args, copies).await;
+            return self.replace_replicated(slot(&scene), keys, args, copies).await;
         }
         let replaced = self
             .commands
@@ -276,10 +276,16 @@ impl RedisStore {
     }
 
     /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
-    async fn replace_replicated(&self, keys: &[&str], args: &[Bytes], copies: Copies) -> Result<Replaced, StoreError> {
+    async fn replace_replicated(
+        &self,
+        slot: u16,
+        keys: &[&str],
+        args: &[Bytes],
+        copies: Copies,
+    ) -> Result<Replaced, StoreError> {
         let (replaced, reached, server) = self
             .commands
-            .run_waiting("replace", |route| async move {
+            .run_waiting("replace", slot, |route| async move {
                 let server = route.server();
                 let script = self.scripts.replace.whole(keys, args);
                 let wait = script.beside("WAIT").arg(copies.0).arg(WAIT_MS);

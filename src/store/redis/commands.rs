@@ -12,7 +12,8 @@ use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::InfoKind;
-use tokio::sync::{Semaphore, watch};
+use fred::types::config::Server;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const IN_FLIGHT: usize = 8_192;
 /// How many durable writes may wait for a replica at the same time. Each blocks its connection.
 const WAITERS: usize = 8;
+/// How many of them may wait for those of one Cluster shard, which may be gone.
+const WAITERS_OF_A_SHARD: usize = WAITERS / 2;
 
 /// All clients.
 #[derive(Debug)]
@@ -94,10 +97,11 @@ impl Commands {
         self.observed(op, self.insist(op, once)).await
     }
 
-    /// As [`Self::run`], but each attempt has a client for itself alone, whose connection it may block.
+    /// As [`Self::run`], but each attempt, to the owner of `slot`, has a client for itself alone, whose connection it may block.
     pub(super) async fn run_waiting<T, F>(
         &self,
         op: &'static str,
+        slot: u16,
         attempt: impl Fn(Route) -> F + Send + Sync,
     ) -> Result<T, StoreError>
     where
@@ -108,7 +112,8 @@ impl Commands {
             let Some(waiters) = &self.waiters else {
                 return Err(Fault::Refused("no connection may wait for a replica".to_owned()));
             };
-            let waiter = waiters.take().await?;
+            let primary = self.shared.is_clustered().then(|| self.shared.owner(slot)).flatten();
+            let waiter = waiters.take(primary).await?;
             let answer = attempt(Route::new(&waiter.link, &self.moving)).await;
             self.check_stall(answer)
         };
@@ -260,6 +265,8 @@ struct Waiters {
     all: Vec<Link>,
     idle: Mutex<VecDeque<Link>>,
     count: Semaphore,
+    /// For each shard's primary.
+    shares: Mutex<HashMap<Server, Arc<Semaphore>>>,
 }
 
 impl Waiters {
@@ -267,11 +274,16 @@ impl Waiters {
         Self {
             idle: Mutex::new(all.iter().cloned().collect()),
             count: Semaphore::new(all.len()),
+            shares: Mutex::default(),
             all,
         }
     }
 
-    async fn take(&self) -> Result<Waiter<'_>, Fault> {
+    async fn take(&self, primary: Option<Server>) -> Result<Waiter<'_>, Fault> {
+        let share = match primary {
+            Some(primary) => self.share(primary).acquire_owned().await.ok(),
+            None => None,
+        };
         let permit = self.count.acquire().await.ok();
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         // There are as many permits as clients, and a client comes back before its permit.
@@ -279,10 +291,16 @@ impl Waiters {
             (Some(permit), Some(link)) => Ok(Waiter {
                 waiters: self,
                 link,
-                _permit: permit,
+                _permits: (permit, share),
             }),
             _ => Err(Fault::Again("no connection is left to wait for a replica".to_owned())),
         }
+    }
+
+    fn share(&self, primary: Server) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.entry(primary);
+        Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(WAITERS_OF_A_SHARD))))
     }
 }
 
@@ -290,7 +308,7 @@ impl Waiters {
 struct Waiter<'a> {
     waiters: &'a Waiters,
     link: Link,
-    _permit: tokio::sync::SemaphorePermit<'a>,
+    _permits: (SemaphorePermit<'a>, Option<OwnedSemaphorePermit>),
 }
 
 impl Drop for Waiter<'_> {

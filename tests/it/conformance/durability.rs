@@ -1,7 +1,9 @@
 //! What no reply, no fail-over and no replica's absence takes from a caller that was told "written".
 
+use std::pin::pin;
 use std::time::Duration;
 
+use fred::util::redis_keyslot;
 use futures_util::future::join_all;
 use scanlogin::scene::{GRACE, Life, StateName};
 use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
@@ -12,6 +14,7 @@ use super::backend::{Login, TTL, changed, put, rewritten, settings};
 use super::client::Client;
 use super::{CLAIM, LEASE, owner};
 use crate::support::cli::cli;
+use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
@@ -206,6 +209,41 @@ async fn waiting_for_a_replica_holds_up_nobody_else() {
     let (_, read) = tokio::join!(waits, reads);
     // Behind all of them, which wait half a second each, it would take four.
     assert!(read < Duration::from_secs(2), "{read:?}");
+}
+
+/// As many as wait for it would take all connections that may.
+#[tokio::test]
+async fn a_shard_without_its_replica_holds_up_no_other_shards_writes() {
+    let cluster = Cluster::start().await;
+    let client = Client::started(&settings(&cluster.url())).await;
+    let store: &RedisStore = &client;
+    let logins = join_all((0..200).map(|_| Login::created(store, Life::of_new(TTL)))).await;
+    let (concerned, others): (Vec<_>, Vec<_>) =
+        (logins.into_iter()).partition(|login| redis_keyslot(login.id().hash_tag().as_bytes()) <= 5_460);
+    let _frozen = Frozen::new(cluster.nodes()[3].server.pid());
+    let unreplicated = join_all((0..200).map(|n| {
+        let login = &concerned[n % concerned.len()];
+        async move {
+            let seen = login.stored(store).await;
+            let _ = put(store, &seen, &rewritten(&seen.scene), true).await;
+        }
+    }));
+    let replicated = async {
+        sleep(Duration::from_millis(100)).await;
+        join_all(others.iter().take(20).map(|login| write_once(store, login))).await
+    };
+    let mut unreplicated = pin!(unreplicated);
+    let (began, mut replicated) = (Instant::now(), pin!(replicated));
+    let written = tokio::select! {
+        written = &mut replicated => written,
+        _ = &mut unreplicated => replicated.await,
+    };
+    assert!(
+        written.iter().all(|replaced| *replaced == Replaced::Written),
+        "{written:?}"
+    );
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
 }
 
 fn waiting(url: &str, wait: Wait) -> RedisSettings {

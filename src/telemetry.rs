@@ -24,6 +24,8 @@ pub struct Metrics {
     pub streams_closed_total: IntCounterVec,
     /// Scenes watched by this replica now.
     pub scenes_watched: IntGauge,
+    /// Those of them whose changes Redis does not tell at the moment.
+    pub scenes_unheard: IntGauge,
     /// Re-reads of watched scenes, by `cause` (`lost`, `deadline`, `slow`) and whether they `found` something new.
     pub rereads_total: IntCounterVec,
     /// Store requests in seconds, by `op` and `outcome` (`ok`, `unavailable`, `full`, `corrupt`).
@@ -90,6 +92,7 @@ impl Metrics {
             streams_open: gauge("streams_open", "Event streams open now.")?,
             streams_closed_total: counters("streams_closed_total", "Event streams ended.", &["reason"])?,
             scenes_watched: gauge("scenes_watched", "Scenes watched by this replica now.")?,
+            scenes_unheard: gauge("scenes_unheard", "Watched scenes whose changes are not told now.")?,
             rereads_total: counters("rereads_total", "Re-reads of watched scenes.", &["cause", "found"])?,
             store_request_seconds: seconds("store_request_seconds", "Store requests.", &["op", "outcome"])?,
             store_lost_total: counters("store_lost_total", "Times news may have been missed.", &["cause"])?,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use scanlogin::scene::StateName;
 
-use crate::history::{ClientName, Entry, Fault, History, Loss, Usage, View, What};
+use crate::history::{ClientName, Entry, Fault, History, Identity, Loss, Outcome, Usage, View, What};
 pub(crate) use tally::Tally;
 
 /// What every run must hold.
@@ -182,6 +182,20 @@ impl<'a> SceneHistory<'a> {
             .find_map(|(entry, view)| Some((entry, view.code.as_deref()?)))
     }
 
+    /// Its code's redemptions.
+    fn redeems(&self) -> impl Iterator<Item = (&'a Entry, &'a Outcome<Identity>)> {
+        self.entries.iter().filter_map(|entry| match &entry.what {
+            What::Redeem { outcome, .. } => Some((*entry, outcome)),
+            _ => None,
+        })
+    }
+
+    /// Whether its code was presented, and refused each time.
+    fn is_in_vain(&self) -> bool {
+        let mut redeems = self.redeems().peekable();
+        redeems.peek().is_some() && redeems.all(|(_, outcome)| matches!(outcome, Outcome::Refused(_)))
+    }
+
     /// When the first confirm was answered with 200.
     fn confirmed_at(&self) -> Option<u64> {
         let confirmed = self.entries.iter().filter(|entry| match &entry.what {
@@ -281,6 +295,9 @@ impl<'a> Index<'a> {
         faults.any(|fault| such(fault) && fault.from_ms <= to && shown_until(fault) >= from)
     }
 }
+
+/// By how much the machine may delay what happens while nothing is wrong.
+const QUIET_SLACK_MS: u64 = 2_000;
 
 /// Until when an effect of a fault can first show.
 fn shown_until(fault: &Fault) -> u64 {

@@ -216,9 +216,11 @@ async fn a_user_with_the_least_rights_suffices_and_a_forbidden_channel_harms_no_
     publish_all(&publisher, &allowed).await;
     listener.changed(&allowed).await;
     assert!(listener.no_losses());
+    assert_eq!(listener.unheard(), forbidden.len());
 
     cli_ok(server.addr(), &["ACL", "SETUSER", "listener", "allchannels"]);
     listener.lost(&forbidden).await;
+    assert_eq!(listener.unheard(), 0);
     publish_all(&publisher, &forbidden).await;
     listener.changed(&forbidden).await;
 }

@@ -3,11 +3,8 @@
 use aho_corasick::AhoCorasick;
 
 use super::tally::troubles_after;
-use super::{Canary, Index, Invariant, Text, Violation};
+use super::{Canary, Index, Invariant, QUIET_SLACK_MS, Text, Violation};
 use crate::history::{Entry, Fault, Phase, Usage, What};
-
-/// By how much the machine may delay a request while nothing is wrong.
-const QUIET_SLACK_MS: u64 = 2_000;
 
 /// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most so long
 /// after its deadline, unless a replica stood still.

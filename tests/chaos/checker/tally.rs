@@ -15,6 +15,9 @@ pub(crate) struct Tally {
     pub(crate) started: usize,
     /// The browser got its code.
     pub(crate) completed: usize,
+    /// It did, and its site was refused whenever it tried to redeem that.
+    #[serde(default)]
+    pub(crate) in_vain: usize,
     pub(crate) declined: usize,
     pub(crate) cancelled: usize,
     pub(crate) expired: usize,
@@ -124,6 +127,8 @@ pub(super) fn tally(index: &Index<'_>, lost: &[Lost], violations: &[Violation]) 
             .any(|entry| matches!(&entry.what, What::Cancel { outcome, .. } if outcome.done().is_some()));
         let count = if lost.iter().any(|lost| lost.scene == scene.id) {
             &mut tally.lost
+        } else if scene.is_in_vain() {
+            &mut tally.in_vain
         } else if completed_at(scene).is_some() {
             &mut tally.completed
         } else if is_fallback(index, scene) {

@@ -103,6 +103,11 @@ impl Listener {
         self.metrics.store_lost_total.with_label_values(&[cause]).get()
     }
 
+    /// How many watched scenes are not heard of now.
+    pub(super) fn unheard(&self) -> usize {
+        usize::try_from(self.metrics.scenes_unheard.get()).unwrap()
+    }
+
     pub(super) fn no_losses(&self) -> bool {
         self.all_losses().is_empty()
     }

@@ -256,6 +256,14 @@ impl Channels {
         live.map(|(id, _)| *id).collect()
     }
 
+    /// How many are wanted and not live.
+    pub(super) fn unheard(&self) -> usize {
+        let off = self.off.values().map(HashSet::len);
+        let resting = self.resting.values().map(Vec::len);
+        let asked = self.flights.values().map(|flight| flight.channels.len());
+        off.chain(resting).chain(asked).sum()
+    }
+
     /// Whether every loss was made good, and taken to be told.
     pub(super) fn is_whole(&self) -> bool {
         self.stale == 0 && self.recovered.is_empty()

@@ -159,6 +159,8 @@ impl Coordinator {
             }
             self.send_orders();
             self.losses.advance(&mut self.channels);
+            let unheard = i64::try_from(self.channels.unheard()).unwrap_or(i64::MAX);
+            self.around.metrics.scenes_unheard.set(unheard);
         }
     }
 

@@ -19,7 +19,13 @@ const REST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(
 /// Each kind has a circuit of its own because they fail apart: pictures that time out must not hold up scans. Each host has, because
 /// the other one may serve.
 #[derive(Debug, Default)]
-pub(super) struct Circuit(Mutex<State>);
+pub(super) struct Circuit(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    state: State,
+    answered_at: Option<Instant>,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -29,8 +35,8 @@ enum State {
     },
     Open {
         until: Instant,
-        /// Whether the one that finds out is under way.
-        probing: bool,
+        /// When the one that finds out was sent, while it is under way.
+        probed_at: Option<Instant>,
     },
 }
 
@@ -45,16 +51,18 @@ impl State {
         matches!(self, Self::Open { .. })
     }
 
-    fn open() -> Self {
+    /// Each probe begins a rest, and how it ends changes nothing of that: one that hangs may have been sent just before WeChat
+    /// came back, and must not keep the next from finding that out.
+    fn open(probed_at: Option<Instant>) -> Self {
         Self::Open {
             until: Instant::now() + between(REST.0, REST.1),
-            probing: false,
+            probed_at,
         }
     }
 
     fn rests_until(self) -> Option<Instant> {
         match self {
-            Self::Open { until, probing } if probing || Instant::now() < until => Some(until),
+            Self::Open { until, .. } if Instant::now() < until => Some(until),
             Self::Open { .. } | Self::Closed { .. } => None,
         }
     }
@@ -62,24 +70,23 @@ impl State {
 
 impl Circuit {
     pub(super) fn is_closed(&self) -> bool {
-        !self.lock().is_open()
+        !self.lock().state.is_open()
     }
 
-    /// Until when there is no use in asking, if there is none now. Past while somebody finds out.
+    /// Until when there is no use in asking, if there is none now.
     pub(super) fn rests_until(&self) -> Option<Instant> {
-        self.lock().rests_until()
+        self.lock().state.rests_until()
     }
 
-    /// Lets a try through: while closed each, after a rest one at a time.
+    /// Lets a try through: while closed each, else one after each rest.
     pub(super) fn admit(&self) -> Option<Pass<'_>> {
-        let mut state = self.lock();
-        if state.rests_until().is_some() {
+        let mut known = self.lock();
+        if known.state.rests_until().is_some() {
             return None;
         }
-        let mut pass = self.force();
-        if let State::Open { probing, .. } = &mut *state {
-            *probing = true;
-            pass.is_probe = true;
+        let pass = self.force();
+        if known.state.is_open() {
+            known.state = State::open(Some(pass.began_at));
         }
         Some(pass)
     }
@@ -88,20 +95,12 @@ impl Circuit {
     pub(super) fn force(&self) -> Pass<'_> {
         Pass {
             circuit: self,
-            is_probe: false,
+            began_at: Instant::now(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says whether this opened or closed it.
-    fn step(&self, next: impl FnOnce(State) -> State) -> bool {
-        let mut state = self.lock();
-        let was_open = state.is_open();
-        *state = next(*state);
-        was_open != state.is_open()
     }
 }
 
@@ -109,31 +108,51 @@ impl Circuit {
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     circuit: &'a Circuit,
-    is_probe: bool,
+    began_at: Instant,
 }
 
 impl Pass<'_> {
     /// WeChat answered, whatever it said. Says whether it was thought dead.
     pub(super) fn answered(&self) -> bool {
-        self.circuit.step(|_| State::default())
+        let mut known = self.circuit.lock();
+        let was_open = known.state.is_open();
+        *known = Known {
+            state: State::default(),
+            answered_at: Some(Instant::now()),
+        };
+        was_open
     }
 
     /// WeChat did not, or only what stands before it. Says whether it is thought dead from now on.
     pub(super) fn lost(&self) -> bool {
-        self.circuit.step(|state| match state {
-            State::Closed { failures } if failures + 1 < FAILURES_MAX => State::Closed { failures: failures + 1 },
-            State::Closed { .. } => State::open(),
-            State::Open { .. } if self.is_probe => State::open(),
-            // It was sent before the circuit opened, so it tells nothing new.
-            State::Open { .. } => state,
-        })
+        let mut known = self.circuit.lock();
+        // It may have hung since a trouble that is over.
+        if known.answered_at.is_some_and(|at| self.began_at < at) {
+            return false;
+        }
+        match &mut known.state {
+            State::Closed { failures } if *failures + 1 < FAILURES_MAX => {
+                *failures += 1;
+                false
+            }
+            State::Closed { .. } => {
+                known.state = State::open(None);
+                true
+            }
+            State::Open { probed_at, .. } => {
+                probed_at.take_if(|at| *at == self.began_at);
+                false
+            }
+        }
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if let (true, State::Open { probing, .. }) = (self.is_probe, &mut *self.circuit.lock()) {
-            *probing = false;
+        if let State::Open { until, probed_at } = &mut self.circuit.lock().state
+            && probed_at.take_if(|at| *at == self.began_at).is_some()
+        {
+            *until = Instant::now();
         }
     }
 }

@@ -85,6 +85,66 @@ async fn a_wechat_that_hangs_costs_only_the_first_callers_their_time() {
 }
 
 #[tokio::test]
+async fn one_that_hangs_while_it_finds_out_keeps_nobody_from_finding_out_after_the_next_rest() {
+    let wechat = WeChat::start().await;
+    let replica = Replica::new(&wechat, &Shared::new());
+    wechat.always(PICTURE, Reply::Status(503));
+    for _ in 0..FAILURES {
+        use_token(&replica).await.unwrap_err();
+    }
+    wechat.always(PICTURE, Reply::Hang);
+    pass(REST).await;
+    let next = async {
+        wechat.until_calls(PICTURE, FAILURES + 1).await;
+        assert!(matches!(use_token(&replica).await, Err(Error::CircuitOpen { .. })));
+        wechat.behave();
+        pass(REST).await;
+        use_token(&replica).await.expect("WeChat is back");
+    };
+    tokio::select! {
+        _ = use_token(&replica) => panic!("it hangs"),
+        () = next => {}
+    }
+}
+
+#[tokio::test]
+async fn the_rest_counts_from_when_one_was_sent_to_find_out_not_from_when_it_was_lost() {
+    let wechat = WeChat::start().await;
+    let replica = Replica::new(&wechat, &Shared::new());
+    let client = &replica.client;
+    wechat.always(SESSION, Reply::Status(503));
+    fail_until_open(&wechat, client).await;
+    wechat.behave();
+    wechat.once(SESSION, Reply::Hang);
+    pass(REST).await;
+    let (lost, ()) = tokio::join!(scan(client), async {
+        wechat.until_calls(SESSION, FAILURES + 1).await;
+        tokio::time::pause();
+    });
+    tokio::time::resume();
+    assert_eq!(lost, Err(Error::Timeout));
+    scan(client).await.expect("WeChat is back");
+}
+
+#[tokio::test]
+async fn calls_that_hung_since_before_wechat_came_back_do_not_count_against_it() {
+    let wechat = WeChat::start().await;
+    let replica = Replica::new(&wechat, &Shared::new());
+    let client = &replica.client;
+    wechat.always(SESSION, Reply::Hang);
+    let hanging = join_all((0..2 * FAILURES).map(|_| scan(client)));
+    let (lost, ()) = tokio::join!(hanging, async {
+        wechat.until_calls(SESSION, 2 * FAILURES).await;
+        wechat.behave();
+        scan(client).await.unwrap();
+        tokio::time::pause();
+    });
+    tokio::time::resume();
+    assert!(lost.iter().all(|result| *result == Err(Error::Timeout)), "{lost:?}");
+    scan(client).await.expect("it answered after all of them began");
+}
+
+#[tokio::test]
 async fn what_wechat_answers_and_what_fails_now_and_then_opens_no_circuit() {
     let wechat = WeChat::start().await;
     let replica = Replica::new(&wechat, &Shared::new());

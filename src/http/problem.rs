@@ -17,7 +17,7 @@ use crate::scene::StateName;
 use crate::store::StoreError;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::PictureError;
-use crate::wechat::errcode::Class;
+use crate::wechat::errcode::{Class, Errcode};
 
 /// A machine-readable error, and the words that go with it.
 #[derive(Debug, Clone)]
@@ -276,9 +276,13 @@ impl From<wechat::Error> for Problem {
             wechat::Error::Invalid(_) => Self::new(
                 Code::WechatError,
                 "WeChat's answer is not what its documentation says. Try again; if it stays so, look at the service's log.",
-            ),
+            )
+            .after(Duration::from_secs(2)),
+            wechat::Error::TokenRefused { errcode, .. } => {
+                Self::new(Code::WechatUnavailable, told(*errcode)).after(Duration::from_secs(2))
+            }
             wechat::Error::Errcode { errcode, .. } => {
-                let detail = format!("WeChat answered {errcode}. {}", errcode.advice());
+                let detail = told(*errcode);
                 match errcode.class() {
                     Class::Quota => Self::new(Code::WechatQuota, detail).after(Duration::from_mins(1)),
                     Class::Busy => Self::new(Code::WechatUnavailable, detail).after(Duration::from_secs(2)),
@@ -290,6 +294,10 @@ impl From<wechat::Error> for Problem {
         };
         problem.of_wechat(&error)
     }
+}
+
+fn told(errcode: Errcode) -> String {
+    format!("WeChat answered {errcode}. {}", errcode.advice())
 }
 
 impl From<PictureError> for Problem {
@@ -314,7 +322,7 @@ impl From<PictureError> for Problem {
 
 impl Problem {
     fn of_wechat(mut self, error: &wechat::Error) -> Self {
-        self.errcode = error.errcode().map(crate::wechat::errcode::Errcode::number);
+        self.errcode = error.errcode().map(Errcode::number);
         self.caused_by(error)
     }
 

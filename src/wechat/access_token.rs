@@ -21,7 +21,7 @@ use tracing::Instrument;
 use self::fetch::{Failure, Fetcher, Known};
 use super::MiniProgram;
 use super::client::{Client, Error};
-use super::errcode::{Class, Errcode};
+use super::errcode::Errcode;
 use crate::entropy::between;
 use crate::store::{Generation, TokenStore};
 use crate::telemetry::Metrics;
@@ -130,7 +130,7 @@ impl AccessTokens {
         Fut: Future<Output = Result<Option<T>, Error>> + Send,
     {
         match self.with_this_token(&call).await? {
-            Err(error) if error.class() == Some(Class::TokenInvalid) => self.with_this_token(&call).await?,
+            Err(Error::TokenRefused { .. }) => self.with_this_token(&call).await?,
             result => result,
         }
     }
@@ -150,7 +150,7 @@ impl AccessTokens {
         let result = call(token.clone()).await;
         match &result {
             Ok(Some(_)) => self.0.lock().accept(&token),
-            Err(error) if error.class() == Some(Class::TokenInvalid) => self.0.lock().reject(&token, error),
+            Err(error @ Error::TokenRefused { .. }) => self.0.lock().reject(&token, error),
             // Nothing is known of the token: WeChat has not seen it, or has not said.
             Ok(None) | Err(_) => {}
         }

@@ -43,6 +43,14 @@ pub enum Error {
         /// WeChat's words, with the `rid` by which it can be looked up.
         errmsg: String,
     },
+    /// WeChat said no to the `access_token` of a call: another one may do.
+    #[error("WeChat answered {errcode}: {errmsg}")]
+    TokenRefused {
+        /// Which no.
+        errcode: Errcode,
+        /// WeChat's words, as above.
+        errmsg: String,
+    },
     /// No answer in time. A single-use code may be spent.
     #[error("WeChat did not answer in time")]
     Timeout,
@@ -68,7 +76,7 @@ impl Error {
     #[must_use]
     pub fn errcode(&self) -> Option<Errcode> {
         match self {
-            Self::Errcode { errcode, .. } => Some(*errcode),
+            Self::Errcode { errcode, .. } | Self::TokenRefused { errcode, .. } => Some(*errcode),
             Self::Timeout | Self::Unavailable(_) | Self::CircuitOpen { .. } | Self::CutShort | Self::Invalid(_) => None,
         }
     }

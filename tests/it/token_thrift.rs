@@ -134,7 +134,7 @@ async fn when_wechat_takes_its_tokens_again_codes_are_made_within_seconds_though
         let asked = token_calls(&service).await;
         for _ in 0..3 {
             let refused = Browser::start(&service).await.code_image().await;
-            refused.problem(502, "wechat_error");
+            refused.problem(503, "wechat_unavailable");
         }
         (token_calls(&service).await == asked).then_some(())
     })

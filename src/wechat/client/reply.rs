@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Error, Granted, TOKEN_LIFE_MAX};
-use crate::wechat::errcode::Errcode;
+use crate::wechat::errcode::{Class, Errcode};
 use crate::wechat::picture::{CodePicture, NoPicture};
 
 /// The longest message of WeChat that is passed on, in characters.
@@ -66,7 +66,7 @@ pub(super) fn granted(body: &Bytes) -> Result<Granted, Error> {
 
 pub(super) fn picture(body: &Bytes) -> Result<CodePicture, Error> {
     if body.trim_ascii_start().starts_with(b"{") {
-        verdict(body)?;
+        verdict(body).map_err(of_token)?;
         return Err(Error::Invalid(
             "JSON without an error code in place of a picture".to_owned(),
         ));
@@ -77,16 +77,26 @@ pub(super) fn picture(body: &Bytes) -> Result<CodePicture, Error> {
     })
 }
 
+/// Tells a refused token from other errors: only of a call that was sent with one do their numbers say so.
+fn of_token(error: Error) -> Error {
+    match error {
+        Error::Errcode { errcode, errmsg } if errcode.class() == Class::TokenInvalid => {
+            Error::TokenRefused { errcode, errmsg }
+        }
+        error => error,
+    }
+}
+
 /// Takes out of WeChat's words whatever is, or looks like, one of ours; its own `rid` stays.
-pub(super) fn scrubbed(error: Error, secrets: &[&str]) -> Error {
-    let Error::Errcode { errcode, errmsg } = error else {
+pub(super) fn scrubbed(mut error: Error, secrets: &[&str]) -> Error {
+    let (Error::Errcode { errmsg, .. } | Error::TokenRefused { errmsg, .. }) = &mut error else {
         return error;
     };
-    let errmsg = secrets
+    let scrubbed = secrets
         .iter()
         .filter(|secret| !secret.is_empty())
-        .fold(errmsg, |errmsg, secret| errmsg.replace(secret, "…"));
-    let errmsg = errmsg
+        .fold(std::mem::take(errmsg), |errmsg, secret| errmsg.replace(secret, "…"));
+    *errmsg = scrubbed
         .split_inclusive(|c: char| !is_token_character(c))
         .flat_map(without_token)
         .collect::<String>()
@@ -94,7 +104,7 @@ pub(super) fn scrubbed(error: Error, secrets: &[&str]) -> Error {
         .filter(|c| !c.is_control())
         .take(ERRMSG_MAX)
         .collect();
-    Error::Errcode { errcode, errmsg }
+    error
 }
 
 fn is_token_character(c: char) -> bool {

@@ -180,7 +180,7 @@ impl Transport {
     fn observe(&self, call: Call, took: Duration, error: Option<&Error>) {
         let outcome = match error {
             None => "ok",
-            Some(Error::Errcode { errcode, .. }) => {
+            Some(Error::Errcode { errcode, .. } | Error::TokenRefused { errcode, .. }) => {
                 let labels = [call.name(), &errcode.label()];
                 self.metrics.wechat_errcodes_total.with_label_values(&labels).inc();
                 "errcode"

@@ -51,7 +51,7 @@ async fn call(replica: &Replica, path: &str) -> Result<(), Error> {
 
 fn kind(error: &Error) -> &'static str {
     match error {
-        Error::Errcode { .. } => "errcode",
+        Error::Errcode { .. } | Error::TokenRefused { .. } => "errcode",
         Error::Timeout => "timeout",
         Error::Unavailable(_) | Error::CutShort => "unavailable",
         Error::CircuitOpen { .. } => "circuit open",

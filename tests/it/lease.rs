@@ -256,6 +256,28 @@ async fn a_holder_whose_lease_was_forgotten_while_nobody_else_asked_shares_its_t
     stage.only_the_newest_was_used().await;
 }
 
+#[tokio::test]
+async fn a_full_redis_keeps_no_replica_from_sharing_the_token() {
+    tokio::join!(shared_while_full("stable_token"), shared_while_full("token"));
+}
+
+async fn shared_while_full(call: &'static str) {
+    let redis = RedisServer::start();
+    let stage = Stage::set(&redis.url(), call).await;
+    cli_ok(redis.addr(), &["CONFIG", "SET", "maxmemory", "1"]);
+    let (one, two) = tokio::join!(stage.replica().start(), stage.replica().start());
+    for replica in [&one, &two] {
+        eventually("a token", || async {
+            (metric_of_token(replica).await > 0.0).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(stage.token_calls().await, 1, "{call}");
+    cli_ok(redis.addr(), &["CONFIG", "SET", "maxmemory", "0"]);
+    tokio::join!(until_a_picture(&one), until_a_picture(&two));
+    stage.only_the_newest_was_used().await;
+}
+
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }

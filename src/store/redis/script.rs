@@ -1,6 +1,7 @@
 //! The scripts, and how one is run: by its hash, or whole where the server does not know the hash yet.
 //!
-//! All are marked `allow-oom`: they go on with what is under way, which a full Redis must not stop.
+//! All are marked `allow-oom`: they go on with what is under way and keep the replicas to one access_token, which a full Redis must
+//! not stop.
 
 use bytes::Bytes;
 use fred::types::FromValue;
@@ -29,7 +30,15 @@ macro_rules! scripts {
     };
 }
 
-scripts!(replace, picture, put_token, drop_token, release_lease, trial);
+scripts!(
+    replace,
+    picture,
+    put_token,
+    drop_token,
+    acquire_lease,
+    release_lease,
+    trial
+);
 
 impl Script {
     fn new(lua: &'static str) -> Self {

@@ -35,13 +35,13 @@ impl TokenStore for RedisStore {
     }
 
     async fn acquire_lease(&self, name: &str, owner: WriteId, length: Duration) -> Result<bool, StoreError> {
-        let key = &self.keys.lease(name);
+        let key = &*self.keys.lease(name);
         // The mark tells a call whose reply was lost from an earlier one of the same owner.
-        let mine = &format!("{owner}{}", WriteId::random(&mut os_rng()));
+        let mine = &Bytes::from(format!("{owner}{}", WriteId::random(&mut os_rng())));
+        let args = &[mine.clone(), Bytes::from(millis(length).to_string())];
         self.commands
             .run("acquire_lease", |route| async move {
-                let set = Command::set_new(key, mine.as_str(), millis(length));
-                let found: Option<String> = route.one(set).await?;
+                let found: Option<Bytes> = self.scripts.acquire_lease.run(&route, &[key], args).await?;
                 Ok(found.is_none_or(|found| found == *mine))
             })
             .await

@@ -188,6 +188,7 @@ impl Client {
             call: Call::StableToken,
             query: &[],
             body: Some(&body),
+            may_repeat: &|| true,
             secrets: &[secret],
         };
         self.0.call(request, reply::granted).await
@@ -208,12 +209,14 @@ impl Client {
             call: Call::Token,
             query: &query,
             body: None,
+            may_repeat: &|| true,
             secrets: &[secret],
         };
         self.0.call(request, reply::granted).await
     }
 
-    /// Asks for the code of a scene.
+    /// Asks for the code of a scene, and once or twice more if the answer was cut short or WeChat is busy, each time if `may_repeat`
+    /// says so.
     ///
     /// # Errors
     /// [`Error`].
@@ -222,6 +225,7 @@ impl Client {
         token: &AccessToken,
         scene: &SceneId,
         settings: &CodeSettings,
+        may_repeat: &(dyn Fn() -> bool + Sync),
     ) -> Result<CodePicture, Error> {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -236,6 +240,7 @@ impl Client {
             call: Call::GetWxaCodeUnlimit,
             query: &[("access_token", token.expose())],
             body: Some(&body),
+            may_repeat,
             secrets: &[token.expose()],
         };
         self.0.call(request, reply::picture).await
@@ -257,6 +262,7 @@ impl Client {
             call: Call::Jscode2session,
             query: &query,
             body: None,
+            may_repeat: &|| true,
             secrets: &[secret, js_code],
         };
         let session = self.0.call(request, reply::session).await?;

@@ -40,6 +40,9 @@ const AHEAD_AT_ONCE: usize = 4;
 /// The longest pause after making ahead failed.
 const DELAY_MAX: Duration = Duration::from_mins(1);
 
+/// How long nothing is made ahead once the share of the budget for that is spent.
+const SPENT_PAUSE: Duration = Duration::from_secs(1);
+
 /// For how long one maker of a picture has the task alone.
 const CLAIM: Duration = Duration::from_secs(20);
 
@@ -199,13 +202,7 @@ impl Inner {
             let wanted = self.size.saturating_sub(self.ready(|codes| codes.len()) + making.len());
             let room = AHEAD_AT_ONCE.saturating_sub(making.len());
             if Instant::now() >= pause_until {
-                for _ in 0..wanted.min(room) {
-                    if !self.budget.spend_spare() {
-                        pause_until = Instant::now() + Duration::from_secs(1);
-                        break;
-                    }
-                    making.push(self.make_ahead());
-                }
+                making.extend((0..wanted.min(room)).map(|_| self.make_ahead()));
             }
             let look_again_at = if wanted > 0 && Instant::now() < pause_until {
                 pause_until
@@ -217,6 +214,7 @@ impl Inner {
                     Ok(()) => delays = self::delays(),
                     // Those under way when the first one failed tell nothing new.
                     Err(_) if Instant::now() < pause_until => {}
+                    Err(PictureError::Quota) => pause_until = Instant::now() + SPENT_PAUSE,
                     Err(error) => {
                         let delay = delays.next().unwrap_or(DELAY_MAX);
                         pause_until = Instant::now() + delay;
@@ -231,8 +229,9 @@ impl Inner {
 
     async fn make_ahead(&self) -> Result<(), PictureError> {
         let id = SceneId::random(&mut os_rng());
-        // Its share of the budget was spent by whoever decided that it be made.
-        let picture = self.make(&id, self.mini_program.code.env_version, |_| true).await?;
+        let picture = self
+            .make(&id, self.mini_program.code.env_version, Budget::spend_spare)
+            .await?;
         let made_at = Instant::now();
         self.store.put_picture(&id, picture.bytes().clone(), AHEAD_LIFE).await?;
         self.ready(|codes| codes.push_back(Ready { id, made_at }));
@@ -271,12 +270,13 @@ impl Inner {
         spend: fn(&Budget) -> bool,
     ) -> Result<CodePicture, PictureError> {
         let settings = &self.mini_program.code.of_edition(env_version);
+        let spend = &|| spend(&self.budget);
         let picture = self.tokens.with_token(|token| async move {
             // Not before there is a token: while WeChat gives none, no code is asked for, however many wait for one.
-            if !spend(&self.budget) {
+            if !spend() {
                 return Ok(None);
             }
-            let made = self.client.getwxacodeunlimit(&token, id, settings).await;
+            let made = self.client.getwxacodeunlimit(&token, id, settings, spend).await;
             made.map(Some)
         });
         picture.await?.ok_or(PictureError::Quota)

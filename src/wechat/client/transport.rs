@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Shorter than servers usually keep a silent connection, so that a single-use code is not sent into one just closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
+const FURTHER_TRIES_MAX: u32 = 2;
+
 /// A further try this shortly before the deadline, the wait before it included, would only be cut off.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,8 @@ pub(super) struct Request<'a> {
     pub(super) query: &'a [(&'static str, &'a str)],
     /// With one it is a POST of this JSON, without a GET.
     pub(super) body: Option<&'a serde_json::Value>,
+    /// Asked before each further try, which costs as much as the first.
+    pub(super) may_repeat: &'a (dyn Fn() -> bool + Sync),
     /// What must not be repeated by any error, even if WeChat's message does.
     pub(super) secrets: &'a [&'a str],
 }
@@ -121,12 +125,17 @@ impl Transport {
     async fn tries<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Error> {
         let delays = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
-            .with_max_times(2)
+            .without_max_times()
             .with_jitter();
+        let mut left = FURTHER_TRIES_MAX;
         let again = |failure: &Failure| {
             let is_passing = failure.error == Error::CutShort || failure.error.class() == Some(Class::Busy);
-            let may_repeat = failure.end == End::Unsent || (is_passing && request.call.is_repeatable());
-            may_repeat && Instant::now() + LAST_TRY < deadline
+            let is_safe = failure.end == End::Unsent || (is_passing && request.call.is_repeatable());
+            if !is_safe || left == 0 || Instant::now() + LAST_TRY >= deadline {
+                return false;
+            }
+            left -= 1;
+            (request.may_repeat)()
         };
         (|| async { self.send(request, read, deadline).await })
             .retry(delays)

@@ -20,7 +20,10 @@ pub(super) async fn use_token(replica: &Replica) -> Result<(), Error> {
     let settings = &scanlogin::wechat::client::CodeSettings::new("page", scanlogin::wechat::EnvVersion::Release);
     let scene = &"0123456789abcdef0123456789abcdef".parse().unwrap();
     let using = replica.tokens.with_token(|token| async move {
-        let made = replica.client.getwxacodeunlimit(&token, scene, settings).await;
+        let made = replica
+            .client
+            .getwxacodeunlimit(&token, scene, settings, &|| true)
+            .await;
         made.map(Some)
     });
     using.await.map(drop)

@@ -62,7 +62,10 @@ fn kind(error: &Error) -> &'static str {
 async fn picture(replica: &Replica) -> Result<MediaType, Error> {
     let settings = &settings();
     let made = replica.tokens.with_token(|token| async move {
-        let made = replica.client.getwxacodeunlimit(&token, &scene(), settings).await;
+        let made = replica
+            .client
+            .getwxacodeunlimit(&token, &scene(), settings, &|| true)
+            .await;
         made.map(Some)
     });
     made.await.map(|picture| picture.unwrap().media_type())

@@ -256,3 +256,29 @@ async fn while_wechat_gives_no_token_those_who_wait_use_up_none_of_the_codes() {
     }
     assert_eq!(wechat.calls(PICTURE), 0);
 }
+
+#[tokio::test]
+async fn whatever_is_asked_of_wechat_again_counts_as_well() {
+    const AT_ONCE: u32 = 400;
+    const APART: Duration = Duration::from_nanos(60_000_000_000 / 3_600);
+
+    let wechat = WeChat::start().await;
+    let store = Shared::new();
+    let replica = Replica::new(&wechat, &store);
+    let pool = pool(&replica, &store, 0);
+    // With a token at hand.
+    picture(&pool, scene(1_000)).await.unwrap();
+    wechat.always(PICTURE, Reply::errcode(-1));
+    let started = tokio::time::Instant::now();
+    // Nobody waits for the pauses between tries.
+    tokio::time::pause();
+    let refused = join_all((0..300).map(|seed| picture(&pool, scene(seed)))).await;
+    let took = started.elapsed();
+    tokio::time::resume();
+    assert!(refused.iter().all(Result::is_err));
+    let calls = u32::try_from(wechat.calls(PICTURE)).unwrap();
+    assert!(
+        APART * calls <= APART * (AT_ONCE + 1) + took,
+        "{calls} calls in {took:?}"
+    );
+}

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { quiet, until } from './support/project.mjs'
-import { SCENE, ScriptedPhone, json, ok, problem, scanReply } from './support/scripted.mjs'
+import { CONFIRMED, SCENE, ScriptedPhone, json, ok, problem, scanReply } from './support/scripted.mjs'
 
 const jpeg = (size) => Buffer.concat([Buffer.from([0xff, 0xd8, 0xff, 0xe0]), Buffer.alloc(size - 4)])
 const LIMIT = 64 * 1024
@@ -114,6 +114,53 @@ test('the service refuses the avatar: said, and the login goes on without', asyn
   phone.tap('移除')
   phone.tap('确认登录')
   await phone.next('/confirm')
+})
+
+for (const [status, code, retryAfter, sent] of [
+  [503, 'store_unavailable', '10', 2],
+  [429, 'rate_limited', '60', 1],
+  [500, 'internal', '', 1],
+]) {
+  test(`the service can't take the avatar (${status}): the login goes on without, and that is said`, async () => {
+    const phone = await withProfile()
+    phone.files.a = jpeg(100)
+    await phone.pickAvatar('a')
+    phone.typed.nickname = '小明'
+    phone.tap('确认登录')
+    const full = problem(status, code, {}, retryAfter === '' ? {} : { 'Retry-After': retryAfter })
+    const first = await phone.next('/avatar')
+    first.reply(full)
+    if (sent === 2) {
+      await until('the wait began', () => phone.clock.timers.size > 1)
+      phone.clock.advance(Number(retryAfter) * 1000)
+      const second = await phone.next('/avatar')
+      second.reply(full)
+    }
+    const confirm = await phone.next('/confirm')
+    assert.deepEqual(json(confirm), { profile: { nickname: '小明' } })
+    confirm.reply(ok(CONFIRMED))
+    await phone.shows('已确认登录')
+    assert.ok(phone.text().includes('头像没有保存成功'))
+  })
+}
+
+test('the login goes on without the avatar, but not to its end: the next try sends both again', async () => {
+  const phone = await withProfile()
+  phone.files.a = jpeg(100)
+  await phone.pickAvatar('a')
+  phone.tap('确认登录')
+  const lost = await phone.next('/avatar')
+  lost.reply(problem(500, 'internal'))
+  const first = await phone.next('/confirm')
+  first.reply(problem(500, 'internal'))
+  await phone.shows('登录服务出错了')
+  phone.tap('确认登录')
+  const avatar = await phone.next('/avatar')
+  avatar.reply(ok(AVATAR))
+  const second = await phone.next('/confirm')
+  second.reply(ok(CONFIRMED))
+  await phone.shows('已确认登录')
+  assert.ok(!phone.text().includes('头像没有保存成功'))
 })
 
 test('interrupted between avatar and confirm: the avatar is sent once, the confirm again', async () => {

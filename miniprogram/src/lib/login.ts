@@ -27,13 +27,13 @@ export interface Phone {
 export type Step =
   | { at: 'scanning' }
   | { at: 'asking'; request: ScanReply; since: number }
-  | { at: 'confirmed' }
+  | { at: 'confirmed'; avatarLeftOut: boolean }
   | { at: 'declined'; because: 'no' | 'not_me' | 'wrong_numbers' }
   | { at: 'stopped'; problem: Problem; scanAgain: boolean }
 
 export type Act =
   | { kind: 'scan' }
-  | { kind: 'confirm'; body: ConfirmBody; avatar: Picture | null }
+  | { kind: 'confirm'; body: ConfirmBody; avatar: Picture | null; avatarLeftOut: boolean }
   | { kind: 'decline'; reason: 'not_me' | null }
 
 export interface LoginState {
@@ -96,7 +96,7 @@ export class Login {
       if (chosenNumber === null) return Promise.resolve()
       body.match_number = chosenNumber
     }
-    return this.run({ kind: 'confirm', body, avatar })
+    return this.run({ kind: 'confirm', body, avatar, avatarLeftOut: false })
   }
 
   decline(reason: 'not_me' | null): Promise<void> {
@@ -134,6 +134,10 @@ export class Login {
       } else if (waitsLeft > 0 && automaticWait(problem) !== null) {
         waitsLeft -= 1
         await this.phone.wait(automaticWait(problem)! * 1000)
+      } else if (act.kind === 'confirm' && act.avatar && !this.state.avatarSent && isTroubleOfService(problem)) {
+        // No other picture would fare better, and the login is what the person came for.
+        act = { ...act, avatar: null, avatarLeftOut: true }
+        waitsLeft = 1
       } else {
         break
       }
@@ -161,7 +165,10 @@ export class Login {
       const sent = this.settle(await this.api.avatar(token, act.avatar), () => this.update({ avatarSent: true }))
       if (sent || this.disposed) return sent
     }
-    return this.settle(await this.api.confirm(token, act.body), () => this.update({ step: { at: 'confirmed' } }))
+    const { avatarLeftOut } = act
+    return this.settle(await this.api.confirm(token, act.body), () =>
+      this.update({ step: { at: 'confirmed', avatarLeftOut } }),
+    )
   }
 
   private async attemptScan(): Promise<Problem | null> {
@@ -232,6 +239,11 @@ function automaticWait(problem: Problem): number | null {
   if (problem.status !== 503 && problem.status !== 429) return null
   const seconds = problem.retryAfter ?? (problem.status === 503 ? UNTOLD_WAIT_S : null)
   return seconds !== null && seconds <= AUTOMATIC_WAIT_MAX_S ? seconds : null
+}
+
+/** Problems that are nothing of what was sent. */
+function isTroubleOfService(problem: Problem): boolean {
+  return problem.status >= 500 || problem.status === 429
 }
 
 /** Problems that no further try of this scene can cure. */

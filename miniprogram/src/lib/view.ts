@@ -66,7 +66,13 @@ export function viewOf(state: LoginState, language: Language, now: number): View
     case 'asking':
       return { ...shared, ...asking(state, step, idle, language, now) }
     case 'confirmed':
-      return { ...shared, screen: 'ended', mood: 'good', title: words.confirmedTitle, text: words.confirmedText }
+      return {
+        ...shared,
+        screen: 'ended',
+        mood: 'good',
+        title: words.confirmedTitle,
+        text: step.avatarLeftOut ? `${words.confirmedText}${words.avatarLeftOut}` : words.confirmedText,
+      }
     case 'declined':
       return { ...shared, screen: 'ended', title: words.declinedTitle, text: declinedText(step.because, words) }
     case 'stopped':

@@ -9,7 +9,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 use futures_util::stream;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::browser::browser_secret;
 use super::extract::SceneOf;
@@ -105,6 +105,7 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         subscription,
         secret,
         next,
+        leaves_at: None,
         ended,
     })))
 }
@@ -115,6 +116,8 @@ struct Following {
     subscription: Subscription,
     secret: BrowserSecret,
     next: Next,
+    /// Set once this replica ends. What is told until then does not put it off.
+    leaves_at: Option<Instant>,
     ended: Ended,
 }
 
@@ -160,17 +163,28 @@ impl Following {
     }
 
     async fn change(&mut self) -> Option<Event> {
-        let ending = self.state.lifecycle.ending.clone();
+        let Self {
+            state,
+            subscription,
+            leaves_at,
+            ..
+        } = self;
+        let leave = async {
+            state.lifecycle.ending.cancelled().await;
+            let at = *leaves_at.get_or_insert_with(|| Instant::now() + between(Duration::ZERO, DRAIN_SPREAD));
+            sleep_until(at).await;
+        };
         tokio::select! {
-            change = self.subscription.changed() => match change {
+            // Whoever is sent away takes all that is known along.
+            biased;
+            change = subscription.changed() => match change {
                 Change::Told => Some(self.told(Event::default())),
                 Change::Replaced => {
                     self.end("replaced");
                     Some(Event::default().id(format!("{REPLACED}{}", self.subscription.current().id())))
                 }
             },
-            () = ending.cancelled() => {
-                sleep(between(Duration::ZERO, DRAIN_SPREAD)).await;
+            () = leave => {
                 self.end("drain");
                 Some(retrying(RETRY_ON_DRAIN))
             }

@@ -112,6 +112,50 @@ async fn those_who_lose_their_streams_at_once_are_told_to_come_back_at_different
     }
 }
 
+#[tokio::test]
+async fn a_stream_that_is_still_open_while_its_replica_ends_tells_what_happens_at_another() {
+    const MANY: usize = 12;
+    /// Anything that a stream is told of comes at once, and not after the seconds that it may stay open.
+    const AT_ONCE: Duration = Duration::from_secs(1);
+    let redis = RedisServer::start();
+    let mut ending = Service::builder().redis(&redis).start().await;
+    let other = ending.replica().start().await;
+    let browsers = join_all((0..MANY).map(|_| Browser::start(&ending))).await;
+    let mut streams = join_all(browsers.iter().map(Browser::events)).await;
+    for stream in &mut streams {
+        stream.next_is("waiting").await;
+    }
+    ending.terminate();
+    ending.log().line_with(&["draining"]).await;
+    let logins = browsers.iter().zip(streams).map(async |(browser, mut stream)| {
+        let asked_to_come_back = stream.retry;
+        let confirmed = async {
+            let phone = Phone::that_scanned("somebody", &other, &browser.scene).await;
+            phone.confirm(&other, &browser.scene).await.ok();
+            Instant::now()
+        };
+        let ended = async {
+            let mut told = None;
+            while let Some(event) = stream.next().await {
+                told = Some(event.event);
+            }
+            (told, stream.retry == asked_to_come_back, Instant::now())
+        };
+        let (confirmed_at, (told, is_final, ended_at)) = join(confirmed, ended).await;
+        assert!(
+            ended_at < confirmed_at + AT_ONCE,
+            "open for {:?} after the confirm, and told {told:?}",
+            ended_at - confirmed_at
+        );
+        let is_confirmed = told.as_deref() == Some("confirmed");
+        assert_eq!(is_confirmed, is_final, "sent away, or told the end: {told:?}");
+        is_confirmed
+    });
+    let told = join_all(logins).await;
+    assert!(told.contains(&true), "all had ended before their confirm");
+    assert_eq!(ending.process.ended().await.code(), Some(0));
+}
+
 /// A login goes on as if nothing were, but each connection is used no more.
 async fn serves_with_connection_close(service: &Service) {
     let challenge = scanlogin::scene::s256(VERIFIER);

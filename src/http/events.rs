@@ -14,14 +14,13 @@ use tokio::time::{Instant, sleep_until};
 use super::browser::browser_secret;
 use super::extract::SceneOf;
 use super::layers::Cause;
-use super::load::Work;
+use super::load::{Overloaded, Undone, Work};
 use super::peer::Peer;
 use super::problem::Problem;
-use super::scenes::View;
+use super::scenes::{View, missed, unproven};
 use super::{AppState, DRAIN_SPREAD};
 use crate::entropy::between;
 use crate::hub::{Change, OpenError, Subscription};
-use crate::login::Error;
 use crate::scene::{BrowserSecret, SceneId};
 use crate::web::RequestId;
 
@@ -42,9 +41,13 @@ pub(super) async fn stream(
     SceneOf(scene): SceneOf,
     headers: HeaderMap,
 ) -> Response {
-    let opened = state.load.carry(Work::Watch, open(&state, peer, scene, &headers)).await;
-    match opened.map_err(Problem::from) {
+    let opened = match state.load.carry(Work::Watch, open(&state, peer, scene, &headers)).await {
+        Err(Undone::Overloaded(full)) => catch_up(&state, &scene, &headers, full).await,
+        opened => opened.map_err(Problem::from),
+    };
+    match opened {
         Ok(Opened::Stream(following)) => reply(&state, follow(following)),
+        Ok(Opened::News(event)) => reply(&state, stream::iter([Ok(event)])),
         Ok(Opened::Over) => StatusCode::NO_CONTENT.into_response(),
         Err(problem) if problem.is_passing() && wants_events(&headers) => {
             // An EventSource never tries again after anything but a 200.
@@ -60,6 +63,8 @@ pub(super) async fn stream(
 
 enum Opened {
     Stream(Box<Following>),
+    /// Nothing but this.
+    News(Event),
     /// The browser has the final event already.
     Over,
 }
@@ -67,18 +72,12 @@ enum Opened {
 async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap) -> Result<Opened, Problem> {
     let secret = browser_secret(state, headers, &scene).await?;
     let Some(secret) = secret else {
-        return Err(state
-            .login
-            .of_browser(&scene, None)
-            .await
-            .err()
-            .unwrap_or(Error::BrowserSecret)
-            .into());
+        return Err(unproven(state, &scene).await);
     };
     if state.lifecycle.ending.is_cancelled() {
         return Err(Problem::shutting_down());
     }
-    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let last = last_event_id(headers);
     if last.is_some_and(|last| last.starts_with(REPLACED)) {
         // Not by subscribing, which would take the place of yet another stream.
         state.login.of_browser(&scene, Some(&secret)).await?;
@@ -108,6 +107,22 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         leaves_at: None,
         ended,
     })))
+}
+
+/// What there is no room to watch may still be told: a browser that comes back hears what it missed and comes again.
+async fn catch_up(state: &AppState, scene: &SceneId, headers: &HeaderMap, full: Overloaded) -> Result<Opened, Problem> {
+    let Some(last) = last_event_id(headers) else {
+        return Err(full.into());
+    };
+    let view = missed(state, scene, headers, last, full).await?;
+    if view.id == last || last.starts_with(REPLACED) {
+        return Ok(Opened::Over);
+    }
+    Ok(Opened::News(telling(retrying(RETRY), &view)))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get("last-event-id")?.to_str().ok()
 }
 
 /// One stream under way. Dropping it leaves the scene's topic.
@@ -194,11 +209,10 @@ impl Following {
     fn told(&mut self, event: Event) -> Event {
         let told = self.subscription.current();
         let view = View::new(&self.state, told, Some(&self.secret));
-        let event = event.event(told.state().as_str()).id(told.id());
-        if told.state().is_final() {
+        if view.state.is_final() {
             self.end("final");
         }
-        json(event, &view)
+        telling(event, &view)
     }
 
     fn end(&mut self, reason: &'static str) {
@@ -209,6 +223,10 @@ impl Following {
 
 fn retrying((least, most): (Duration, Duration)) -> Event {
     Event::default().retry(between(least, most))
+}
+
+fn telling(event: Event, view: &View) -> Event {
+    json(event.event(view.state.as_str()).id(&view.id), view)
 }
 
 fn unavailable(state: &AppState, problem: &Problem, request_id: &str) -> Event {

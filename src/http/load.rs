@@ -1,9 +1,9 @@
 //! What is refused, and in which order, when there is more to do than can be done.
 //!
 //! Everything that a request does here takes the store or WeChat bounded time, so what is under way tells how far they are behind.
-//! New scenes are refused first, then streams, then scans, and last what ends a login under way: whoever shows a code or holds a
-//! phone in hand is served before whoever has only come. Bodies still being sent count for nothing, or a few slow senders could
-//! close the door.
+//! New scenes are refused first, then streams, then plain questions for a state, then scans, and last what ends a login under way:
+//! whoever shows a code or holds a phone in hand is served before whoever has only come. Bodies still being sent count for nothing,
+//! or a few slow senders could close the door.
 
 mod memory;
 
@@ -25,9 +25,11 @@ pub(super) enum Work {
     Start,
     /// The picture of a code. It may take WeChat so long that it counts apart.
     Picture,
-    /// Opening a stream or asking for the state, and an avatar, which anybody may ask for. What is waited for afterwards counts
-    /// among the streams.
+    /// Opening a stream or a long-poll, and an avatar, which anybody may ask for. What is waited for afterwards counts among the
+    /// streams.
     Watch,
+    /// The state as it is, without waiting: the last way for a page to learn that its login was confirmed.
+    Status,
     /// A scan; and who has logged in, which can be asked again.
     Scan,
     /// What ends a login: an answer, a cancelling, a redemption.
@@ -40,6 +42,7 @@ impl Work {
         match self {
             Self::Start | Self::Picture => 512,
             Self::Watch => 1_024,
+            Self::Status => 1_536,
             Self::Scan => 2_048,
             Self::Finish => 4_096,
         }
@@ -49,7 +52,7 @@ impl Work {
     /// whatever it then still does, trying again is the same act.
     fn limit(self) -> Duration {
         match self {
-            Self::Start | Self::Watch | Self::Finish => Duration::from_millis(2_800),
+            Self::Start | Self::Watch | Self::Status | Self::Finish => Duration::from_millis(2_800),
             // WeChat may take five seconds of it.
             Self::Scan => Duration::from_millis(5_800),
             // WeChat may take fifteen, and another replica as long before.
@@ -61,7 +64,7 @@ impl Work {
     fn takes_memory(self) -> bool {
         match self {
             Self::Start | Self::Picture | Self::Watch => true,
-            Self::Scan | Self::Finish => false,
+            Self::Status | Self::Scan | Self::Finish => false,
         }
     }
 
@@ -71,6 +74,7 @@ impl Work {
             Self::Start => "start",
             Self::Picture => "picture",
             Self::Watch => "watch",
+            Self::Status => "status",
             Self::Scan => "scan",
             Self::Finish => "finish",
         }
@@ -162,7 +166,7 @@ impl Inner {
     fn count(&self, work: Work) -> &AtomicUsize {
         match work {
             Work::Picture => &self.pictures,
-            Work::Start | Work::Watch | Work::Scan | Work::Finish => &self.requests,
+            Work::Start | Work::Watch | Work::Status | Work::Scan | Work::Finish => &self.requests,
         }
     }
 }
@@ -192,7 +196,7 @@ mod tests {
     #[test]
     fn the_fuller_it_is_the_less_is_taken_on_and_what_ends_a_login_last() {
         let load = Load::new(Metrics::new().unwrap());
-        let order = [Work::Start, Work::Watch, Work::Scan, Work::Finish];
+        let order = [Work::Start, Work::Watch, Work::Status, Work::Scan, Work::Finish];
         let mut under_way = Vec::new();
         for full in order {
             while let Ok(taken) = load.admit(full) {
@@ -213,6 +217,7 @@ mod tests {
         for (work, limit) in [
             (Work::Start, 3),
             (Work::Watch, 3),
+            (Work::Status, 3),
             (Work::Finish, 3),
             (Work::Scan, 6),
             (Work::Picture, 20),

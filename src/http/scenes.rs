@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
 use super::extract::{Json, SceneOf};
-use super::load::Work;
+use super::load::{Overloaded, Undone, Work};
 use super::peer::Peer;
 use super::problem::Problem;
 use super::{AppState, DRAIN_SPREAD};
-use crate::hub::{Change, Subscription, Told};
+use crate::hub::{Change, Told};
 use crate::login::{Error, Start};
 use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, SceneId, StateName};
 
@@ -183,21 +183,26 @@ pub(super) async fn status(
     let Query(query) =
         query.map_err(|_| Problem::invalid("The query is not as expected: wait and after, once each."))?;
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), wait_of)?;
+    if wait.is_zero() {
+        let read = read(&state, &id, &headers);
+        return Ok(axum::Json(state.load.carry(Work::Status, read).await?));
+    }
     let until = Instant::now() + wait;
     let opening = async {
         let secret = browser_secret(&state, &headers, &id).await?;
-        if let Some(secret) = secret.as_ref().filter(|_| !wait.is_zero()) {
-            let subscription = state.hub.subscribe(id, secret, peer.ip).await?;
-            return Ok(Asked::Waits(subscription, secret.clone()));
-        }
-        let stored = state.login.of_browser(&id, secret.as_ref()).await?;
-        Ok(Asked::Told(View::new(&state, &Told::read(&stored), secret.as_ref())))
+        let Some(secret) = secret else {
+            return Err(unproven(&state, &id).await);
+        };
+        Ok((state.hub.subscribe(id, &secret, peer.ip).await?, secret))
     };
     // Who only waits is one of the streams, which have limits of their own.
-    let (mut subscription, secret) = match state.load.carry::<_, Problem>(Work::Watch, opening).await? {
-        Asked::Waits(subscription, secret) => (subscription, secret),
-        Asked::Told(view) => return Ok(axum::Json(view)),
+    let opened = match (state.load.carry(Work::Watch, opening).await, &query.after) {
+        (Err(Undone::Overloaded(full)), Some(after)) => {
+            return Ok(axum::Json(missed(&state, &id, &headers, after, full).await?));
+        }
+        (opened, _) => opened,
     };
+    let (mut subscription, secret) = opened?;
     let after = query.after.unwrap_or_else(|| subscription.current().id());
     let is_news = |told: &Told| told.id() != after;
     while !is_news(subscription.current()) && !subscription.current().state().is_final() {
@@ -212,11 +217,32 @@ pub(super) async fn status(
     Ok(axum::Json(View::new(&state, subscription.current(), Some(&secret))))
 }
 
-/// What becomes of a question for the state.
-enum Asked {
-    Told(View),
-    /// It is answered when there is news for this subscription, which this secret opened.
-    Waits(Subscription, BrowserSecret),
+/// What happened since the event `last`, for a browser that there is no room to keep waiting: one that was here before must hear
+/// how its login went on. `full` is what it is told when there is nothing new.
+pub(super) async fn missed(
+    state: &AppState,
+    id: &SceneId,
+    headers: &HeaderMap,
+    last: &str,
+    full: Overloaded,
+) -> Result<View, Problem> {
+    let view = state.load.carry(Work::Status, read(state, id, headers)).await?;
+    if view.id == last && !view.state.is_final() {
+        return Err(full.into());
+    }
+    Ok(view)
+}
+
+async fn read(state: &AppState, id: &SceneId, headers: &HeaderMap) -> Result<View, Problem> {
+    let secret = browser_secret(state, headers, id).await?;
+    let stored = state.login.of_browser(id, secret.as_ref()).await?;
+    Ok(View::new(state, &Told::read(&stored), secret.as_ref()))
+}
+
+/// What a browser is told that brings no secret.
+pub(super) async fn unproven(state: &AppState, id: &SceneId) -> Problem {
+    let error = state.login.of_browser(id, None).await.err();
+    error.unwrap_or(Error::BrowserSecret).into()
 }
 
 /// A whole number of seconds, however large.
@@ -247,8 +273,8 @@ pub(super) async fn cancel(
 #[derive(Debug, Serialize)]
 pub(super) struct View {
     scene: SceneId,
-    id: String,
-    state: StateName,
+    pub(super) id: String,
+    pub(super) state: StateName,
     version: u64,
     expires_in: u64,
     expires_at: String,

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -53,7 +54,7 @@ impl UnderWay {
             Site::demo().redeem(service, &self.code).await
         })
         .await;
-        for work in ["watch", "scan", "finish"] {
+        for work in ["watch", "status", "scan", "finish"] {
             let labels = format!("work=\"{work}\"");
             let shed = service.metric("scanlogin_requests_shed_total", &labels).await;
             assert!(shed < 1.0, "{work}: {shed}");
@@ -497,4 +498,72 @@ async fn a_flood_of_avatars_which_anybody_may_ask_for_is_refused_before_a_scan_o
         let shed = service.metric("scanlogin_requests_shed_total", &labels).await;
         assert!(shed < 1.0, "{work}: {shed}");
     }
+}
+
+/// A control group as the system would show it, in both versions.
+struct Group(TempDir);
+
+impl Group {
+    const LIMIT: u64 = 4_000_000_000;
+
+    fn new() -> Self {
+        let group = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(group.0.path().join("memory")).unwrap();
+        for limit in ["memory.max", "memory/memory.limit_in_bytes"] {
+            group.write(limit, Self::LIMIT);
+        }
+        for stat in ["memory.stat", "memory/memory.stat"] {
+            std::fs::write(group.0.path().join(stat), "").unwrap();
+        }
+        group.uses(0);
+        group
+    }
+
+    fn uses(&self, percent: u64) {
+        for usage in ["memory.current", "memory/memory.usage_in_bytes"] {
+            self.write(usage, Self::LIMIT / 100 * percent);
+        }
+    }
+
+    fn write(&self, file: &str, bytes: u64) {
+        std::fs::write(self.0.path().join(file), bytes.to_string()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_memory_for_streams_a_page_that_had_one_still_hears_how_its_login_went_on() {
+    let group = Group::new();
+    let service = Service::builder()
+        .in_place_of("/sys/fs/cgroup", group.0.path())
+        .start()
+        .await;
+    let browser = Browser::start(&service).await;
+    let mut cut = browser.events().await;
+    cut.next_is("waiting").await;
+    let phone = Phone::that_scanned("alice", &service, &browser.scene).await;
+    let scanned = cut.next_is("scanned").await;
+    drop(cut);
+
+    group.uses(90);
+    service.log().line_with(&["memory is nearly used up"]).await;
+    let refused = Reply::to(plain_events(&service, &browser)).await;
+    comes_again(&refused, 503, "store_unavailable");
+    let reopened = || plain_events(&service, &browser).header("last-event-id", &scanned.id);
+    comes_again(&Reply::to(reopened()).await, 503, "store_unavailable");
+    let query = format!("?wait=30&after={}", scanned.id);
+    let refused = Reply::to(browser.status_request(&query)).await;
+    comes_again(&refused, 503, "store_unavailable");
+    assert_eq!(browser.status().await["state"], "scanned");
+
+    phone.confirm(&service, &browser.scene).await.ok();
+    let told = browser.status().await;
+    assert!(told["code"].is_string(), "{told}");
+    assert_eq!(browser.long_poll(30, &scanned.id).await["code"], told["code"]);
+    let mut reopened = browser.events_after(&scanned.id).await;
+    let confirmed = reopened.next_is("confirmed").await;
+    assert_eq!(confirmed.data["code"], told["code"]);
+    assert!((1000..=3000).contains(&reopened.retry.unwrap()));
+    let over = browser.events_request().header("last-event-id", &confirmed.id);
+    assert_eq!(Reply::to(over).await.status, 204);
+    reopened.ends().await;
 }

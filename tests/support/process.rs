@@ -1,6 +1,7 @@
 //! The program itself as a process, with its log kept for the test to read.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -33,6 +34,21 @@ struct Reader {
 pub(crate) fn scanlogin() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scanlogin"));
     command.env_clear();
+    command
+}
+
+/// The same, but what comes first of each pair is mounted over what comes second, in a view of the file system that is this
+/// process's alone.
+pub(crate) fn scanlogin_with(mounts: &[(PathBuf, PathBuf)]) -> Command {
+    if mounts.is_empty() {
+        return scanlogin();
+    }
+    let mount_all = r#"while [ $# -gt 1 ]; do mount --bind "$1" "$2" || exit; shift 2; done; exec "$1""#;
+    let mut command = Command::new("unshare");
+    command.env_clear();
+    command.args(["--map-root-user", "--mount", "sh", "-c", mount_all, "sh"]);
+    command.args(mounts.iter().flat_map(|(from, to)| [from, to]));
+    command.arg(env!("CARGO_BIN_EXE_scanlogin"));
     command
 }
 

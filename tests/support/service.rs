@@ -1,6 +1,7 @@
 //! The service as its operator runs it: a process with settings, a log, and addresses of its own.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::eventually;
-use super::process::{Log, Process, scanlogin};
+use super::process::{Log, Process, scanlogin, scanlogin_with};
 use super::redis::RedisServer;
 use super::reply::Reply;
 
@@ -46,6 +47,8 @@ pub(crate) struct ServiceBuilder {
     /// How often the simulator misbehaves by itself, and from which seed.
     misbehaviour: (f64, u64),
     files: Arc<TempDir>,
+    /// What is mounted over what.
+    mounts: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Service {
@@ -62,6 +65,7 @@ impl Service {
             simulator: None,
             misbehaviour: (0.0, 1),
             files: Arc::new(tempfile::tempdir().expect("a temporary directory")),
+            mounts: Vec::new(),
         }
     }
 
@@ -74,6 +78,7 @@ impl Service {
             simulator: self.simulator.clone(),
             misbehaviour: (0.0, 1),
             files: Arc::clone(&self.files),
+            mounts: Vec::new(),
         }
     }
 
@@ -163,6 +168,12 @@ impl ServiceBuilder {
         self
     }
 
+    /// Where it looks for this file or directory of the system's it finds another. Nobody else does.
+    pub(crate) fn in_place_of(mut self, systems: &str, other: &Path) -> Self {
+        self.mounts.push((other.to_owned(), systems.into()));
+        self
+    }
+
     /// On Redis, with a simulator and keys that its replicas will share.
     pub(crate) fn redis(self, redis: &RedisServer) -> Self {
         self.redis_url(&redis.url())
@@ -182,7 +193,7 @@ impl ServiceBuilder {
 
     /// The process with these settings; a simulator and keys are made if they are wanted and not there yet.
     pub(crate) async fn command(&mut self) -> Command {
-        let mut command = scanlogin();
+        let mut command = scanlogin_with(&self.mounts);
         command
             .env("SCANLOGIN_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")

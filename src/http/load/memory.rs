@@ -270,12 +270,19 @@ mod tests {
         write(root.path(), "sys/fs/cgroup/memory.max", "102400000\n");
         let load = Load::new(Metrics::new().unwrap());
         let watching = Memory::under(root.path()).unwrap().watch(load.clone());
-        let works = [Work::Start, Work::Picture, Work::Watch, Work::Scan, Work::Finish];
+        let works = [
+            Work::Start,
+            Work::Picture,
+            Work::Watch,
+            Work::Status,
+            Work::Scan,
+            Work::Finish,
+        ];
         let check = async {
             for (kib, taken) in [
-                (79_999, [true; 5]),
-                (80_000, [false, false, false, true, true]),
-                (79_000, [true; 5]),
+                (79_999, [true; 6]),
+                (80_000, [false, false, false, true, true, true]),
+                (79_000, [true; 6]),
             ] {
                 let status = format!("Name:\tscanlogin\nVmPeak:\t999999 kB\nVmRSS:\t   {kib} kB\n");
                 write(root.path(), "proc/self/status", &status);

@@ -19,12 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::routing::{delete, get, post, put};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::login::Login;
 use crate::oidc::SigningKeys;
 use crate::telemetry::Metrics;
+
+use problem::Problem;
 
 pub use axum::Router;
 pub use browser::PublicUrl;
@@ -83,10 +86,28 @@ impl std::ops::Deref for AppState {
 pub struct Lifecycle {
     /// Not ready any more; everything is still served, with `Connection: close`.
     pub draining: CancellationToken,
-    /// Long-polls are answered, streams end, pictures are given up.
+    /// Long-polls are answered, streams end; and so does, a little later, whatever else takes long.
     pub ending: CancellationToken,
     /// Idle connections close, nothing new is accepted.
     pub closing: CancellationToken,
+}
+
+impl Lifecycle {
+    /// Does what may take longer than there is time left: whoever waits for it is told to ask another replica before connections
+    /// are cut.
+    async fn while_there_is_time<T, E>(&self, doing: impl Future<Output = Result<T, E>>) -> Result<T, Problem>
+    where
+        Problem: From<E>,
+    {
+        let over = async {
+            self.ending.cancelled().await;
+            sleep(DRAIN_SPREAD).await;
+        };
+        tokio::select! {
+            done = doing => Ok(done?),
+            () = over => Err(Problem::shutting_down()),
+        }
+    }
 }
 
 /// How long streams take to end, all together, so that their browsers do not come back at once.

@@ -50,7 +50,9 @@ pub(super) async fn scan(
     SceneOf(id): SceneOf,
     Json(request): Json<ScanRequest>,
 ) -> Result<axum::Json<ScanReply>, Problem> {
-    let scan = state.login.scan(&id, &request.code);
+    let scan = state
+        .lifecycle
+        .while_there_is_time(state.login.scan(&id, &request.code));
     let scanned = state.load.carry(Work::Scan, scan).await?;
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),

@@ -6,14 +6,14 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::AppState;
 use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
 use super::extract::{Json, SceneOf};
 use super::load::{Overloaded, Undone, Work};
 use super::peer::Peer;
 use super::problem::Problem;
-use super::{AppState, DRAIN_SPREAD};
 use crate::hub::{Change, Told};
 use crate::login::{Error, Start};
 use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, SceneId, StateName};
@@ -141,16 +141,7 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
 
 /// `GET /scenes/{scene}/code`
 pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): SceneOf) -> Result<Response, Problem> {
-    let image = async {
-        let ending = async {
-            state.lifecycle.ending.cancelled().await;
-            sleep(DRAIN_SPREAD).await;
-        };
-        tokio::select! {
-            image = state.login.code_image(&id) => Ok(image?),
-            () = ending => Err(Problem::shutting_down()),
-        }
-    };
+    let image = state.lifecycle.while_there_is_time(state.login.code_image(&id));
     let image = state.load.carry(Work::Picture, image).await?;
     let headers = [
         (

@@ -156,6 +156,33 @@ async fn a_stream_that_is_still_open_while_its_replica_ends_tells_what_happens_a
     assert_eq!(ending.process.ended().await.code(), Some(0));
 }
 
+#[tokio::test]
+async fn who_still_waits_for_wechat_when_a_replica_ends_is_told_to_ask_another() {
+    let mut service = Service::start().await;
+    for call in ["jscode2session", "getwxacodeunlimit"] {
+        service.fault(json!({ "call": call, "delay_ms": 60_000 })).await;
+    }
+    let browser = Browser::start(&service).await;
+    let wx_code = service.wx_code("somebody").await;
+    let asked = async {
+        eventually("both are under way", || async {
+            let under_way = service.metric("scanlogin_requests_under_way", "").await;
+            (under_way > 1.0).then_some(())
+        })
+        .await;
+        service.terminate();
+        Instant::now()
+    };
+    let scan = Phone::scan_with(&service, &browser.scene, &wx_code);
+    let (asked, (scan, picture)) = join(asked, join(scan, browser.code_image())).await;
+    for told in [scan, picture] {
+        told.problem(503, "shutting_down");
+        assert_ne!(told.header("retry-after"), "");
+    }
+    assert_eq!(service.process.ended().await.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
+}
+
 /// A login goes on as if nothing were, but each connection is used no more.
 async fn serves_with_connection_close(service: &Service) {
     let challenge = scanlogin::scene::s256(VERIFIER);

@@ -25,7 +25,7 @@ use crate::wechat::simulator::Simulator;
 
 use parts::{Ground, Kept, WeChat};
 
-/// What requests under way get beyond the time that streams take to end; and the tasks behind them afterwards.
+/// What requests under way get beyond the time that streams take to end.
 const CLOSE: Duration = Duration::from_millis(1500);
 
 /// One replica, started.
@@ -151,11 +151,7 @@ impl App {
         if timeout(DRAIN_SPREAD + CLOSE, serving.wait()).await.is_err() {
             tracing::warn!(connections = serving.len(), "connections that did not end are cut");
         }
-        ground.stop.cancel();
-        ground.tasks.close();
-        if timeout(CLOSE, ground.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = ground.tasks.len(), "tasks that did not end are cut");
-        }
+        ground.end().await;
         tracing::info!("ended");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +35,12 @@ const NEWS: usize = 4_096;
 /// How often a watched scene is read although nothing says so.
 const SLOW_REREAD: Duration = Duration::from_secs(15);
 
+/// How long tasks get to end: to give back what they hold in the store, above all.
+const TASKS_END: Duration = Duration::from_millis(1500);
+
+/// How long the store gets then to close its connections.
+const STORE_ENDS: Duration = Duration::from_millis(300);
+
 /// What every part stands on.
 #[derive(Debug, Clone)]
 pub(super) struct Ground {
@@ -42,6 +49,10 @@ pub(super) struct Ground {
     pub(super) tasks: TaskTracker,
     /// Ends them.
     pub(super) stop: CancellationToken,
+    /// The store's own tasks, which all others stand on, and the hub's.
+    store_tasks: TaskTracker,
+    /// Ends these when the others have ended.
+    stop_store: CancellationToken,
 }
 
 impl Ground {
@@ -53,7 +64,15 @@ impl Ground {
             metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            store_tasks: TaskTracker::new(),
+            stop_store: CancellationToken::new(),
         })
+    }
+
+    /// Ends everything, in time whatever it does.
+    pub(super) async fn end(&self) {
+        end(&self.stop, &self.tasks, TASKS_END).await;
+        end(&self.stop_store, &self.store_tasks, STORE_ENDS).await;
     }
 
     pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
@@ -64,6 +83,14 @@ impl Ground {
     pub(super) fn serve(&self, listener: TcpListener, router: Router) {
         let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
         self.spawn(serve(listener, router, Share::reserved(), stop, tasks));
+    }
+}
+
+async fn end(stop: &CancellationToken, tasks: &TaskTracker, most: Duration) {
+    stop.cancel();
+    tasks.close();
+    if timeout(most, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "tasks that did not end are cut");
     }
 }
 
@@ -81,28 +108,25 @@ impl Kept {
     pub(super) fn start(config: &Config, ground: &Ground) -> anyhow::Result<Self> {
         let started = Arc::new(AtomicBool::new(false));
         let (news, heard) = mpsc::channel(NEWS);
+        let (tasks, stop) = (&ground.store_tasks, &ground.stop_store);
         let (store, fatal): (Arc<dyn Store>, _) = match &config.redis {
             None => {
                 tracing::warn!("everything is kept in this one process: fine for one replica, lost at its end");
                 started.store(true, Ordering::Release);
-                (
-                    Arc::new(MemoryStore::start(config.scenes_max, news, &ground.tasks, &ground.stop)),
-                    None,
-                )
+                (Arc::new(MemoryStore::start(config.scenes_max, news, tasks, stop)), None)
             }
             Some(settings) => {
                 let metrics = ground.metrics.clone();
-                let redis = Arc::new(
-                    RedisStore::start(settings, news, metrics, &ground.tasks, &ground.stop).map_err(as_of_setting)?,
-                );
+                let redis = RedisStore::start(settings, news, metrics, tasks, stop);
+                let redis = Arc::new(redis.map_err(as_of_setting)?);
                 let fatal = watch_start(Arc::clone(&redis), Arc::clone(&started), ground);
                 (redis, Some(fatal))
             }
         };
         let scenes: Arc<dyn Store> = Arc::clone(&store);
         let hub = Hub::new(scenes, ground.metrics.clone(), config.streams, SLOW_REREAD);
-        let (running, stop) = (hub.clone(), ground.stop.clone());
-        ground.spawn(async move { running.run(heard, stop).await });
+        let (running, stop) = (hub.clone(), stop.clone());
+        tasks.spawn(async move { running.run(heard, stop).await });
         Ok(Self {
             store,
             hub,
@@ -115,10 +139,12 @@ impl Kept {
 /// Marks the process started once Redis has answered, and hands on what no retry will change.
 fn watch_start(redis: Arc<RedisStore>, started: Arc<AtomicBool>, ground: &Ground) -> mpsc::Receiver<FatalError> {
     let (tell, fatal) = mpsc::channel(1);
+    let stop = ground.stop.clone();
     ground.spawn(async move {
-        match redis.started().await {
-            Ok(()) => started.store(true, Ordering::Release),
-            Err(error) => drop(tell.send(error).await),
+        match stop.run_until_cancelled(redis.started()).await {
+            Some(Ok(())) => started.store(true, Ordering::Release),
+            Some(Err(error)) => drop(tell.send(error).await),
+            None => {}
         }
     });
     fatal
@@ -201,7 +227,9 @@ impl WeChat {
         ground.metrics.simulator.set(i64::from(self.simulated));
         let client = Client::new(self.base.clone(), self.fail_over.clone(), ground.metrics.clone())?;
         let program = |mini_program: &MiniProgram| {
-            let Ground { metrics, tasks, stop } = ground.clone();
+            let Ground {
+                metrics, tasks, stop, ..
+            } = ground.clone();
             let tokens = AccessTokens::new(
                 mini_program.clone(),
                 config.token_mode,

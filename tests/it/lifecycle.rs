@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use crate::support::cli::cli;
 use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::redis::{RedisServer, free_addr};
@@ -181,6 +182,25 @@ async fn who_still_waits_for_wechat_when_a_replica_ends_is_told_to_ask_another()
     }
     assert_eq!(service.process.ended().await.code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_replica_that_ends_while_it_makes_a_picture_leaves_it_to_the_others() {
+    let redis = RedisServer::start();
+    let mut service = Service::builder().redis(&redis).start().await;
+    service
+        .fault(json!({ "call": "getwxacodeunlimit", "delay_ms": 60_000 }))
+        .await;
+    let browser = Browser::start(&service).await;
+    let key = format!("scanlogin:{{{}}}:{}:picture", &browser.scene[..2], browser.scene);
+    let is_claimed = || cli(redis.addr(), &["EXISTS", &key]) == "1";
+    let ended = async {
+        eventually("the picture is being made", || async { is_claimed().then_some(()) }).await;
+        service.terminate();
+    };
+    join(browser.code_image(), ended).await;
+    assert_eq!(service.process.ended().await.code(), Some(0));
+    assert!(!is_claimed(), "nobody else makes it until the claim has ended");
 }
 
 /// A login goes on as if nothing were, but each connection is used no more.

@@ -1,21 +1,30 @@
 //! scanlogin: scan with WeChat to log in.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use scanlogin::app::App;
 use scanlogin::config::{Cli, Command, ConfigError, KeysCommand};
 use scanlogin::keys;
 use scanlogin::telemetry::Logs;
 use scanlogin::wechat::simulator;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// What could not work as configured: trying again changes nothing.
 const MISCONFIGURED: u8 = 2;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
+/// How long the end waits for threads that are in the system's hands: who resolves a name may be there for a minute.
+const THREADS_END: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let ended = runtime.block_on(run());
+        runtime.shutdown_timeout(THREADS_END);
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => say(&error),
     }

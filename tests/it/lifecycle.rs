@@ -1,6 +1,7 @@
 //! A process from its start to its end: how it leaves, what its operators see, and what its log never tells.
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -201,6 +202,28 @@ async fn a_replica_that_ends_while_it_makes_a_picture_leaves_it_to_the_others() 
     join(browser.code_image(), ended).await;
     assert_eq!(service.process.ended().await.code(), Some(0));
     assert!(!is_claimed(), "nobody else makes it until the claim has ended");
+}
+
+#[tokio::test]
+async fn a_resolver_that_hangs_does_not_hold_up_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    // Whoever opens it waits until somebody writes.
+    let made = Command::new("mkfifo").arg(&hosts).status().unwrap();
+    assert!(made.success());
+    let mut service = Service::builder()
+        .in_place_of("/etc/hosts", &hosts)
+        .with("WECHAT_APPID", "wx0123456789abcdef")
+        .with("WECHAT_SECRET", "0123456789abcdef0123456789abcdef")
+        .with("WECHAT_API_BASE", "https://wechat.invalid")
+        .start()
+        .await;
+    // It never gets as far as asking.
+    service.log().line_with(&["WeChat did not answer in time"]).await;
+    let asked = Instant::now();
+    service.terminate();
+    assert_eq!(service.process.ended().await.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
 /// A login goes on as if nothing were, but each connection is used no more.

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -38,6 +39,10 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// As many as the system keeps for us until we accept them.
 const BACKLOG: usize = 1_024;
+
+/// A caller that acknowledges nothing for so long has gone without a word, or its window has been closed for so long. Heartbeats
+/// make a stream find out: with one each 15 s it gives up its place within a minute.
+const UNHEARD: Duration = Duration::from_secs(45);
 
 /// How long a connection that has nothing under way is left to say something, once all is closing: its request may be on the way,
 /// and one that is not idempotent a proxy sends to nobody else when it fails.
@@ -90,6 +95,7 @@ async fn connection(stream: TcpStream, router: Router, closing: CancellationToke
     let Ok(peer) = stream.peer_addr() else { return };
     // Events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNHEARD));
     talk(stream, peer.ip(), router, closing).await;
 }
 

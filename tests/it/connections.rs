@@ -1,10 +1,13 @@
 //! What comes over a connection that no HTTP library would send so: broken, endless, or very slow.
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::Value;
+use socket2::Socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
+use crate::support::eventually;
 use crate::support::roles::{Browser, Phone};
 use crate::support::service::Service;
 
@@ -140,4 +143,36 @@ async fn a_body_that_never_ends_is_given_up_after_ten_seconds() {
     let problem: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(problem["code"], "request_timeout");
     assert!(began.elapsed() > Duration::from_secs(8));
+}
+
+/// A heartbeat of a stream and this make a minute.
+const UNHEARD_MAX: Duration = Duration::from_secs(60 - 15);
+
+#[tokio::test]
+async fn a_caller_that_is_gone_without_a_word_is_given_up_within_a_minute() {
+    let service = Service::start().await;
+    for address in [&service.base, &service.ops] {
+        let caller = TcpStream::connect(address.strip_prefix("http://").unwrap())
+            .await
+            .unwrap();
+        let far_end = eventually("the connection is accepted", || async { far_end(&service, &caller) }).await;
+        let unheard = eventually("it has a limit", || async { far_end.tcp_user_timeout().unwrap() }).await;
+        assert!(unheard <= UNHEARD_MAX, "{unheard:?}");
+    }
+}
+
+/// The service's end of a connection.
+fn far_end(service: &Service, caller: &TcpStream) -> Option<Socket> {
+    let id = service.process.id();
+    let process = pidfd_open(service.process.pid(), PidfdFlags::empty()).unwrap();
+    let numbers = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
+    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let sockets = numbers.filter_map(|number| {
+        let copy = pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+        copy.ok().map(Socket::from)
+    });
+    let near = caller.local_addr().unwrap();
+    sockets
+        .filter(|socket| socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(near)))
+        .last()
 }

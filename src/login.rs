@@ -299,11 +299,11 @@ impl Login {
         let seen = self.of_browser(id, secret).await?;
         let browser_secret = secret.ok_or(Error::BrowserSecret)?;
         let cancel = || Action::Cancel { browser_secret };
-        if apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel)
-            .await?
-            .changed
-        {
-            self.step("cancelled");
+        match apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel).await {
+            Ok(applied) if applied.changed => self.step("cancelled"),
+            // A scene that expired meanwhile has no need to be cancelled, as one that had expired before.
+            Ok(_) | Err(ApplyError::Refused(Refused::Expired)) => {}
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }

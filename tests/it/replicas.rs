@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::support::cli::{cli, cli_ok};
 use crate::support::events::EventStream;
@@ -412,6 +412,29 @@ async fn event_unavailable(browser: &Browser) {
     assert_eq!(told.id, "", "the browser's last event stays what it was");
     assert!((1_000..=3_000).contains(&events.retry.expect("when to come again")));
     events.ends().await;
+}
+
+#[tokio::test]
+async fn who_gives_up_in_a_scenes_last_moment_has_given_up() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let service = Service::builder()
+        .redis_url(&link.url())
+        .with("SCENE_TTL", 1)
+        .start()
+        .await;
+    let browser = Browser::start(&service).await;
+    let expired = Instant::now() + Duration::from_secs(1);
+    link.stall_at("EVALSHA");
+    let late = async {
+        link.stalled().await;
+        sleep_until(expired).await;
+        link.heal();
+    };
+    let (cancelled, ()) = tokio::join!(browser.cancel(), late);
+    assert_eq!(cancelled.status, 204, "{}", cancelled.text());
+    assert_eq!(browser.status().await["state"], "expired");
+    assert_eq!(browser.cancel().await.status, 204, "and again");
 }
 
 #[tokio::test]

@@ -56,12 +56,11 @@ impl App {
         let kept = Kept::start(&config, &ground)?;
         let wechat = WeChat::connect(&config, &public_url, &listener, &ground).await?;
         let programs = wechat.programs(&config, &kept.store, &ground)?;
-        let (store, metrics) = (Arc::clone(&kept.store), ground.metrics.clone());
         let login = Login::new(
-            store,
+            Arc::clone(&kept.store),
             Arc::new(config.clients),
             programs,
-            metrics.clone(),
+            ground.metrics.clone(),
             config.scene_ttl,
             wechat.simulated,
             ground.tasks.clone(),
@@ -76,11 +75,12 @@ impl App {
         );
         let ops = ops::router(OpsState {
             store: kept.store,
+            tasks: ground.tasks.clone(),
             login: login.clone(),
             started: kept.started,
             public_url: public_url.clone(),
             lifecycle: lifecycle.clone(),
-            metrics: metrics.clone(),
+            metrics: ground.metrics.clone(),
         });
         let state = AppState::new(Parts {
             login,
@@ -93,7 +93,7 @@ impl App {
             lifecycle: lifecycle.clone(),
             demo: config.demo,
             simulated_phone: wechat.simulated_phone,
-            metrics,
+            metrics: ground.metrics.clone(),
         });
         let router = http::router(state, wechat.simulator.as_ref().map(Simulator::control_router));
         let closing = lifecycle.closing.clone();

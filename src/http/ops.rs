@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,6 +11,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::layers::{method_not_allowed, word};
 use super::problem::{Code, Problem, chain};
@@ -19,11 +22,16 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::web;
 
+/// How long the store may take to answer a probe. Whoever probes waits a second, and often no longer.
+const PROBE: Duration = Duration::from_millis(300);
+
 /// What the probes look at.
 #[derive(Clone)]
 pub struct OpsState {
     /// Asked whether it answers.
     pub store: Arc<dyn Store>,
+    /// For asking it to the end when the probe does not wait for that.
+    pub tasks: TaskTracker,
     /// Asked whether WeChat gives it what it needs.
     pub login: Login,
     /// Whether everything needed at start was there once.
@@ -92,7 +100,7 @@ impl Check {
 
 /// Whether to route to this process. A store that is away for all replicas degrades them, but takes none out.
 async fn readyz(State(state): State<OpsState>) -> Response {
-    let store = Check::of(state.store.ready().await.err().map(|error| error.to_string()));
+    let store = Check::of(store_trouble(&state).await);
     let wechat = state
         .login
         .wechat_trouble()
@@ -118,6 +126,17 @@ async fn readyz(State(state): State<OpsState>) -> Response {
         }),
     )
         .into_response()
+}
+
+/// What keeps the store from answering. Asked to the end all the same: that is how it finds out that a connection hangs.
+async fn store_trouble(state: &OpsState) -> Option<String> {
+    let store = Arc::clone(&state.store);
+    let asked = state.tasks.spawn(async move { store.ready().await });
+    match timeout(PROBE, asked).await {
+        Ok(Ok(answer)) => answer.err().map(|error| error.to_string()),
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("no answer in time".to_owned()),
+    }
 }
 
 async fn metrics(State(state): State<OpsState>) -> Response {

@@ -438,6 +438,19 @@ async fn who_gives_up_in_a_scenes_last_moment_has_given_up() {
 }
 
 #[tokio::test]
+async fn a_redis_that_hangs_makes_no_probe_wait() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let _frozen = Frozen::new(redis.pid());
+    let asked = Instant::now();
+    let reply = Reply::to(service.http.get(format!("{}/readyz", service.ops))).await;
+    // Kubernetes waits a second, if nobody says otherwise.
+    assert!(asked.elapsed() < Duration::from_millis(800), "{:?}", asked.elapsed());
+    assert_eq!((reply.status, &reply.json()["status"]), (200, &json!("ready")));
+    assert_eq!(reply.json()["checks"]["store"]["status"], "degraded");
+}
+
+#[tokio::test]
 async fn a_replica_that_starts_before_its_redis_waits_for_it() {
     let mut redis = RedisServer::start();
     redis.kill();

@@ -1,13 +1,15 @@
 //! Scenes in Redis 7 or later: standalone, behind Sentinel, or Cluster.
 //!
-//! A record is one string, its write_id and then JSON; a write of it is one script, which compares, writes and announces. Every
-//! command goes through the client library fred; only listening is our own ([`subscriber`]).
+//! A record is one string, its write_id and then JSON; a write of it is one script, which compares, writes and announces. Who has
+//! what is asked in one place ([`topology`]), and two go by it: commands, through clients of the library fred ([`nodes`]), and
+//! listening, which is our own ([`subscriber`]).
 
 mod blobs;
 mod commands;
 mod fault;
 mod keys;
 mod link;
+mod nodes;
 mod record;
 mod replication;
 mod route;
@@ -16,7 +18,9 @@ pub mod servers;
 mod settings;
 pub mod subscriber;
 mod tokens;
+pub mod topology;
 mod trial;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +38,15 @@ use crate::telemetry::Metrics;
 use commands::Commands;
 use fault::{Fault, refusal};
 use keys::{Keys, slot};
+use nodes::Making;
 use replication::{Copies, Replication};
-use route::{Command, Moving, Route};
+use route::Command;
 use script::Scripts;
 use servers::Address;
 use settings::ClientSettings;
 pub use settings::{FatalError, RedisSettings, Wait};
-use subscriber::{Subscriber, Tenure};
+use subscriber::Subscriber;
+use topology::{Tenure, Topology};
 use trial::{Start, Trial, fail};
 
 /// How long a durable write waits for a replica, in milliseconds.
@@ -77,26 +83,29 @@ impl RedisStore {
         let (start_tx, start) = watch::channel(Start::Trying);
         let start_tx = Arc::new(start_tx);
         let refused = Arc::clone(&start_tx);
-        let (slots_move, moving) = watch::channel(Moving::default());
-        let commands = Arc::new(Commands::start(
-            &client_settings,
-            settings.wait != Wait::Never,
-            moving,
-            metrics.clone(),
-            tasks,
-            shutdown,
-            move |error| fail(&refused, refusal(error)),
-        ));
+        let topology = Topology::observe(&client_settings.access, tasks, shutdown);
+        let making = Making {
+            settings: client_settings.clone(),
+            waits: settings.wait != Wait::Never,
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+            on_end: move |error: &fred::error::Error| fail(&refused, refusal(error)),
+        };
+        let (nodes, owners) = making.follow(&topology);
+        let commands = Arc::new(Commands::new(nodes, &topology, metrics.clone()));
         let subscriber = Subscriber::start(
-            client_settings.listen(&settings.prefix),
+            &client_settings.access,
+            &settings.prefix,
+            Topology {
+                owners,
+                ..topology.clone()
+            },
             news,
-            commands.clients(),
-            slots_move,
             metrics.clone(),
             tasks,
             shutdown.clone(),
         );
-        let tenure = subscriber.tenure();
+        let tenure = topology.tenure;
         let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands), tenure.clone()));
         let store = Self {
             commands: Arc::clone(&commands),
@@ -193,10 +202,9 @@ impl SceneStore for RedisStore {
         let key = &self.keys.grant(id);
         self.commands
             .run("grant", |route| async move {
-                let server = route.server();
                 let grant: Option<Bytes> = route.one(Command::new("GET", key)).await?;
                 if grant.is_none() {
-                    self.check_absence(&route, server).await?;
+                    self.check_absence(route.server_of(key)).await?;
                 }
                 Ok(grant.map(Vec::from))
             })
@@ -223,23 +231,23 @@ impl RedisStore {
         let answers = self
             .commands
             .run("find", |route| async move {
-                let server = route.server();
                 // Others may write between the two. A life read first makes a record look younger; read last it would say of a
                 // scene that was confirmed in its last moment that it had expired unconfirmed.
                 let both = |key: &String| [Command::new("PTTL", key), Command::new("GET", key)];
-                let mut answers = route.each(keys.iter().flat_map(both).collect()).await?.into_iter();
+                let mut answers = route.each(keys.iter().flat_map(both).collect()).await.into_iter();
                 let mut read = Vec::with_capacity(keys.len());
                 while let (Some(life), Some(record)) = (answers.next(), answers.next()) {
                     read.push(life_and_record(life, record));
                 }
                 let is_absent = |answer: &Result<(_, Option<_>), _>| matches!(answer, Ok((_, None)));
                 if read.iter().any(is_absent)
-                    && let Err(fault) = self.check_absence(&route, server).await
+                    && let Some(key) = keys.first()
+                    && let Err(fault) = self.check_absence(route.server_of(key)).await
                 {
                     let doubted = read.iter_mut().filter(|answer| is_absent(answer));
                     doubted.for_each(|answer| *answer = Err(fault.clone()));
                 }
-                self.unless_none_answered(read)
+                Self::unless_none_answered(read)
             })
             .await?;
         let stored = ids.iter().zip(answers).map(|(id, answer)| match answer? {
@@ -251,9 +259,9 @@ impl RedisStore {
 
     /// What is not there may have been written to the next primary already: it is missing only where the sentinels agree that
     /// `server`, where it was looked for, is the primary still.
-    async fn check_absence(&self, route: &Route, server: Option<Address>) -> Result<(), Fault> {
+    async fn check_absence(&self, server: Option<Address>) -> Result<(), Fault> {
         let Some(tenure) = &self.tenure else { return Ok(()) };
-        let is_primary = match server.filter(|server| route.server().as_ref() == Some(server)) {
+        let is_primary = match server {
             Some(server) => tenure.of(&server).await.is_some(),
             None => false,
         };
@@ -262,15 +270,12 @@ impl RedisStore {
     }
 
     /// Of a batch that no server answered the whole is tried again; else who asked is told of each what became of it.
-    fn unless_none_answered<T>(&self, mut read: Vec<Result<T, Fault>>) -> Result<Vec<Result<T, Fault>>, Fault> {
+    fn unless_none_answered<T>(mut read: Vec<Result<T, Fault>>) -> Result<Vec<Result<T, Fault>>, Fault> {
         let passing = |answer: &Result<T, Fault>| answer.as_ref().is_err_and(Fault::may_pass);
         if read.iter().all(passing)
             && let Some(Err(fault)) = read.pop()
         {
             return Err(fault);
-        }
-        if read.iter().any(|answer| matches!(answer, Err(Fault::NoAnswer))) {
-            self.commands.report_stall();
         }
         Ok(read)
     }
@@ -286,7 +291,7 @@ impl RedisStore {
         let (replaced, reached, server) = self
             .commands
             .run_waiting("replace", slot, |route| async move {
-                let server = route.server();
+                let server = keys.first().and_then(|key| route.server_of(key));
                 let script = self.scripts.replace.whole(keys, args);
                 let wait = script.beside("WAIT").arg(copies.0).arg(WAIT_MS);
                 let [script, wait] = route.both([script, wait]).await?;
@@ -295,8 +300,6 @@ impl RedisStore {
                     Replaced::Written => wait?.convert::<i64>()?,
                     _ => 0,
                 };
-                // Where it was written, if the library has not gone elsewhere meanwhile.
-                let server = server.filter(|server| route.server().as_ref() == Some(server));
                 Ok((replaced, reached, server))
             })
             .await?;

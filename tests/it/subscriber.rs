@@ -11,7 +11,7 @@ use scanlogin::store::{News, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::link::Link;
-use self::listener::{Listener, channel, client, listen, publish, publish_all, scene, scenes, state_of_version};
+use self::listener::{Listener, access, channel, client, publish, publish_all, scene, scenes, state_of_version};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
 use crate::support::redis::{Frozen, RedisServer, free_addr};
@@ -159,7 +159,7 @@ async fn a_server_with_nothing_to_say_is_not_taken_for_dead() {
 async fn a_hub_that_does_not_keep_up_slows_the_server_down_and_misses_nothing() {
     let server = RedisServer::start();
     let publisher = client(&server.url()).await;
-    let mut listener = Listener::start_with(listen(&server.url()), 1, Vec::new());
+    let mut listener = Listener::start_with(&access(&server.url()), 1);
     let ids = scenes(500);
     listener.watch_all(&ids).await;
     publish_all(&publisher, &ids).await;
@@ -192,10 +192,10 @@ async fn a_user_with_the_least_rights_suffices_and_a_forbidden_channel_harms_no_
     let rights = "+ssubscribe +sunsubscribe +ping +hello +client|setname +client|info";
     let user = format!("ACL SETUSER listener on >opensesame resetchannels &scanlogin:{{?[0-7]}}:* -@all {rights}");
     cli_ok(server.addr(), &user.split(' ').collect::<Vec<_>>());
-    let mut listen = listen(&server.url());
-    listen.username = Some("listener".to_owned());
-    listen.password = Some("opensesame".to_owned().into());
-    let mut listener = Listener::start_with(listen, 1_024, Vec::new());
+    let mut access = access(&server.url());
+    access.username = Some("listener".to_owned());
+    access.password = Some("opensesame".to_owned().into());
+    let mut listener = Listener::start_with(&access, 1_024);
 
     let (allowed, forbidden): (Vec<_>, Vec<_>) = scenes(200)
         .into_iter()

@@ -26,11 +26,7 @@ impl Guard {
     pub(crate) fn new(topology: Topology) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         certify(dir.path(), "IP:127.0.0.1");
-        let more = match topology {
-            Topology::Standalone => None,
-            Topology::Sentinel => Some("SERVICE UNDER SENTINEL"),
-            Topology::Cluster => Some("SERVICE IN A CLUSTER"),
-        };
+        let more = (topology == Topology::Cluster).then_some("SERVICE IN A CLUSTER");
         let service = std::iter::once("SERVICE").chain(more).collect();
         Self { dir, service }
     }

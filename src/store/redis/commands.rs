@@ -3,26 +3,23 @@
 //! Whatever is sent here is the same act when it is sent twice, since a command that timed out may have been executed, or be
 //! executed later. On that rests everything that is tried again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fred::clients::Client;
-use fred::error::Error;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::InfoKind;
-use fred::types::config::Server;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use futures_util::future::join_all;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::fault::{Fault, Unfit};
-use super::link::{Link, Outage};
-use super::route::{Moving, Route};
-use super::settings::{ClientSettings, FatalError};
+use super::fault::{Fault, Unfit, refusal_of};
+use super::nodes::{Node, Nodes};
+use super::route::Route;
+use super::settings::FatalError;
+use super::topology::Topology;
 use crate::entropy;
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
@@ -33,54 +30,42 @@ const DEADLINE: Duration = Duration::from_millis(2_500);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many requests may be under way.
 const IN_FLIGHT: usize = 8_192;
-/// How many durable writes may wait for a replica at the same time. Each blocks its connection.
-const WAITERS: usize = 8;
-/// How many of them may wait for those of one Cluster shard, which may be gone.
-const WAITERS_OF_A_SHARD: usize = WAITERS / 2;
 
-/// All clients.
+/// Everybody who can be asked, and how asking goes.
 #[derive(Debug)]
 pub(super) struct Commands {
-    shared: Link,
-    waiters: Option<Waiters>,
+    nodes: watch::Receiver<Arc<Nodes>>,
+    /// Asks who has what, when it seems to be somebody else.
+    look: Arc<Notify>,
+    silence: watch::Receiver<Option<String>>,
     in_flight: Semaphore,
-    outage: Arc<Outage>,
     refusals: Refusals,
-    moving: watch::Receiver<Moving>,
     metrics: Metrics,
 }
 
 impl Commands {
-    /// Connects in the background. `on_end` hears why the connection of the shared client could not be made, or ended.
-    pub(super) fn start(
-        settings: &ClientSettings,
-        waits: bool,
-        moving: watch::Receiver<Moving>,
-        metrics: Metrics,
-        tasks: &TaskTracker,
-        shutdown: &CancellationToken,
-        on_end: impl Fn(&Error) + Send + 'static,
-    ) -> Self {
-        let shared = Link::new(settings.client());
-        let outage = Arc::new(Outage::default());
-        tasks.spawn(Arc::clone(&outage).follow(shared.clone(), shutdown.clone()));
-        tasks.spawn(shared.clone().keep(shutdown.clone(), on_end));
-        let waiters = waits.then(|| Waiters::new((0..WAITERS).map(|_| Link::new(settings.client())).collect()));
-        for link in waiters.iter().flat_map(|waiters| waiters.all.iter()) {
-            tasks.spawn(link.clone().keep(shutdown.clone(), |_| {}));
-        }
+    pub(super) fn new(nodes: watch::Receiver<Arc<Nodes>>, topology: &Topology, metrics: Metrics) -> Self {
         Self {
-            shared,
-            waiters,
+            nodes,
+            look: Arc::clone(&topology.look),
+            silence: topology.silence.clone(),
             in_flight: Semaphore::new(IN_FLIGHT),
-            outage,
             refusals: Refusals::default(),
-            moving,
             metrics,
         }
     }
 
-    /// Sends a request on the shared client, and again while that may help. Always ends within 2.5 seconds.
+    /// Who has what now.
+    pub(super) fn nodes(&self) -> Arc<Nodes> {
+        Arc::clone(&self.nodes.borrow())
+    }
+
+    /// The way of all requests but the waiting ones.
+    pub(super) fn route(&self) -> Route {
+        Route::new(self.nodes(), None)
+    }
+
+    /// Sends a request on the clients that all share, and again while that may help. Always ends within 2.5 seconds.
     pub(super) async fn run<T, F>(
         &self,
         op: &'static str,
@@ -90,11 +75,7 @@ impl Commands {
         F: Future<Output = Result<T, Fault>> + Send,
         T: Send,
     {
-        let once = || async {
-            let answer = attempt(self.route()).await;
-            self.check_stall(answer)
-        };
-        self.observed(op, self.insist(op, once)).await
+        self.observed(op, self.insist(op, || attempt(self.route()))).await
     }
 
     /// As [`Self::run`], but each attempt, to the owner of `slot`, has a client for itself alone, whose connection it may block.
@@ -108,75 +89,56 @@ impl Commands {
         F: Future<Output = Result<T, Fault>> + Send,
         T: Send,
     {
-        let once = || async {
-            let Some(waiters) = &self.waiters else {
-                return Err(Fault::Refused("no connection may wait for a replica".to_owned()));
-            };
-            let primary = self.shared.is_clustered().then(|| self.shared.owner(slot)).flatten();
-            let waiter = waiters.take(primary).await?;
-            let answer = attempt(Route::new(&waiter.link, &self.moving)).await;
-            self.check_stall(answer)
+        let attempt = &attempt;
+        let once = || async move {
+            let nodes = self.nodes();
+            let waiter = nodes.of_slot(slot)?.waiter().await?;
+            attempt(Route::new(Arc::clone(&nodes), Some(waiter.link.clone()))).await
         };
         self.observed(op, self.insist(op, once)).await
     }
 
-    /// Whether Redis answers within a second.
+    /// Whether any server answers within a second.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let nodes = self.nodes();
         let ping = async {
-            let answer = timeout(Duration::from_secs(1), self.shared.client().ping::<()>(None)).await;
-            let answer = answer.map_or(Err(Fault::NoAnswer), |answer| answer.map_err(Fault::from));
-            Ok(self.check_stall(answer)?)
+            let asked = nodes.iter().map(|node| async {
+                let answer = timeout(Duration::from_secs(1), node.shared().client().ping::<()>(None)).await;
+                let answer = answer.map_or(Err(Fault::NoAnswer), |answer| answer.map_err(Fault::from));
+                if let Err(Fault::NoAnswer) = answer {
+                    node.report_stall();
+                }
+                answer
+            });
+            let none = || StoreError::Unavailable("nobody says where redis is".to_owned());
+            let mut answers = join_all(asked).await;
+            match answers.iter().position(Result::is_ok) {
+                Some(_) => Ok(()),
+                None => Err(answers.pop().and_then(Result::err).map_or_else(none, StoreError::from)),
+            }
         };
         self.observed("ready", ping).await
     }
 
-    /// Whether this server will do, apart from what the scripts need: its version, and the right to ask and wait.
+    /// Whether the servers will do, apart from what the scripts need: their version, and the right to ask and wait.
     pub(super) async fn check(&self) -> Result<(), Unfit> {
-        let client = self.shared.client();
-        let info: String = client.info(Some(InfoKind::Server)).await?;
-        let version = info_field(&info, "redis_version").unwrap_or("nothing of its version");
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        if major.is_none_or(|major| major < 7) {
-            return Err(Unfit::Forever(FatalError::TooOld(version.to_owned())));
+        let nodes = self.nodes();
+        let mut yet = match &*self.silence.borrow() {
+            Some(silence) => match refusal_of(silence) {
+                Some(fatal) => return Err(Unfit::Forever(fatal)),
+                None => silence.clone(),
+            },
+            None => "nobody says where redis is".to_owned(),
+        };
+        let mut is_any_fit = false;
+        for checked in join_all(nodes.iter().map(|node| check(node))).await {
+            match checked {
+                Ok(()) => is_any_fit = true,
+                Err(Unfit::Yet(why)) => yet = why,
+                Err(unfit) => return Err(unfit),
+            }
         }
-        let _: String = client.info(Some(InfoKind::Replication)).await?;
-        let () = client.ping(None).await?;
-        if self.waiters.is_some() {
-            let _: i64 = client.wait(0, 1).await?;
-        }
-        Ok(())
-    }
-
-    /// The way of all requests but the waiting ones.
-    pub(super) fn route(&self) -> Route {
-        Route::new(&self.shared, &self.moving)
-    }
-
-    /// The client that all requests but the waiting ones share.
-    pub(super) fn shared(&self) -> &Link {
-        &self.shared
-    }
-
-    /// Says that a server gave no answer. Where one client got none, no other needs to find the same out for itself.
-    pub(super) fn report_stall(&self) {
-        self.links().for_each(Link::report_stall);
-    }
-
-    pub(super) fn check_stall<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
-        if let Err(Fault::NoAnswer) = answer {
-            self.report_stall();
-        }
-        answer
-    }
-
-    /// All clients of the library: who knows of a fail-over before it does may move them.
-    pub(super) fn clients(&self) -> Vec<Client> {
-        self.links().map(Link::library).collect()
-    }
-
-    fn links(&self) -> impl Iterator<Item = &Link> {
-        let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
-        waiters.chain([&self.shared])
+        is_any_fit.then_some(()).ok_or(Unfit::Yet(yet))
     }
 
     /// Tries until the deadline; once only when Redis has been away, or has refused this, for long.
@@ -188,26 +150,28 @@ impl Commands {
             return Err(StoreError::Unavailable("too many requests are under way".to_owned()));
         };
         let started = Instant::now();
-        let patient = self.outage.lasted().max(self.refusals.lasted(op)) < PATIENCE;
+        let patient = self.nodes.borrow().outage().max(self.refusals.lasted(op)) < PATIENCE;
         let mut pause = Duration::from_millis(25);
         loop {
-            match attempt().await {
+            let fault = match attempt().await {
                 Ok(answer) => {
-                    self.outage.end();
                     self.refusals.end(op);
                     return Ok(answer);
                 }
-                Err(fault) if patient && fault.may_pass() && started.elapsed() + pause < DEADLINE => {
-                    sleep(entropy::between(pause / 2, pause)).await;
-                    pause = (pause * 2).min(Duration::from_millis(200));
-                }
-                Err(fault) => {
-                    if patient && fault.may_pass() {
-                        self.refusals.begin(op, started);
-                    }
-                    return Err(fault.into());
-                }
+                Err(fault) => fault,
+            };
+            if fault.may_pass() {
+                self.look.notify_one();
             }
+            if !patient || !fault.may_pass() {
+                return Err(fault.into());
+            }
+            if started.elapsed() + pause >= DEADLINE {
+                self.refusals.begin(op, started);
+                return Err(fault.into());
+            }
+            sleep(entropy::between(pause / 2, pause)).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
 
@@ -235,6 +199,22 @@ impl Commands {
     }
 }
 
+async fn check(node: &Node) -> Result<(), Unfit> {
+    let client = node.shared().client();
+    let info: String = client.info(Some(InfoKind::Server)).await?;
+    let version = info_field(&info, "redis_version").unwrap_or("nothing of its version");
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_none_or(|major| major < 7) {
+        return Err(Unfit::Forever(FatalError::TooOld(version.to_owned())));
+    }
+    let _: String = client.info(Some(InfoKind::Replication)).await?;
+    let () = client.ping(None).await?;
+    if node.has_waiters() {
+        let _: i64 = client.wait(0, 1).await?;
+    }
+    Ok(())
+}
+
 /// Since when each kind of request has come to nothing although it was tried until its deadline. A server that takes no writes
 /// still answers reads.
 #[derive(Debug, Default)]
@@ -255,66 +235,6 @@ impl Refusals {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The clients for requests that block their connection: one request at a time each, taken in turn, so that none is tried
-/// twice in a row.
-#[derive(Debug)]
-struct Waiters {
-    all: Vec<Link>,
-    idle: Mutex<VecDeque<Link>>,
-    count: Semaphore,
-    /// For each shard's primary.
-    shares: Mutex<HashMap<Server, Arc<Semaphore>>>,
-}
-
-impl Waiters {
-    fn new(all: Vec<Link>) -> Self {
-        Self {
-            idle: Mutex::new(all.iter().cloned().collect()),
-            count: Semaphore::new(all.len()),
-            shares: Mutex::default(),
-            all,
-        }
-    }
-
-    async fn take(&self, primary: Option<Server>) -> Result<Waiter<'_>, Fault> {
-        let share = match primary {
-            Some(primary) => self.share(primary).acquire_owned().await.ok(),
-            None => None,
-        };
-        let permit = self.count.acquire().await.ok();
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        // There are as many permits as clients, and a client comes back before its permit.
-        match (permit, idle) {
-            (Some(permit), Some(link)) => Ok(Waiter {
-                waiters: self,
-                link,
-                _permits: (permit, share),
-            }),
-            _ => Err(Fault::Again("no connection is left to wait for a replica".to_owned())),
-        }
-    }
-
-    fn share(&self, primary: Server) -> Arc<Semaphore> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = shares.entry(primary);
-        Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(WAITERS_OF_A_SHARD))))
-    }
-}
-
-#[derive(Debug)]
-struct Waiter<'a> {
-    waiters: &'a Waiters,
-    link: Link,
-    _permits: (SemaphorePermit<'a>, Option<OwnedSemaphorePermit>),
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        let mut idle = self.waiters.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push_back(self.link.clone());
     }
 }
 

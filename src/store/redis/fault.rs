@@ -2,6 +2,7 @@
 
 use fred::error::{Error, ErrorKind};
 
+use super::servers::Address;
 use super::settings::FatalError;
 use crate::store::StoreError;
 
@@ -12,8 +13,8 @@ pub(super) enum Fault {
     NoAnswer,
     /// Another attempt may go better.
     Again(String),
-    /// The server that was asked named another one, which the library does not pass on.
-    Redirected,
+    /// The server that was asked named another one.
+    Redirected(Redirection),
     /// It would be answered the same way again.
     Refused(String),
     /// The server takes no more.
@@ -22,10 +23,32 @@ pub(super) enum Fault {
     Corrupt(String),
 }
 
+/// Where a key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redirection {
+    pub(super) address: Address,
+    /// Whether it is not there for everybody yet.
+    pub(super) asking: bool,
+}
+
+impl Redirection {
+    /// Reads `MOVED slot host:port` and `ASK slot host:port`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let asking = match words.next()? {
+            "ASK" => true,
+            "MOVED" => false,
+            _ => return None,
+        };
+        let address = Address::parse(words.nth(1)?).filter(|address| !address.host.is_empty())?;
+        Some(Self { address, asking })
+    }
+}
+
 impl Fault {
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::NoAnswer | Self::Again(_) | Self::Redirected => true,
+            Self::NoAnswer | Self::Again(_) | Self::Redirected(_) => true,
             Self::Refused(_) | Self::Full | Self::Corrupt(_) => false,
         }
     }
@@ -34,17 +57,19 @@ impl Fault {
 impl From<Error> for Fault {
     /// The library passes most answers on as text only: their first word says what they are.
     fn from(error: Error) -> Self {
+        if let Some(to) = Redirection::parse(error.details()) {
+            return Self::Redirected(to);
+        }
         let word = error.details().split_whitespace().next().unwrap_or_default();
         match word {
             "OOM" => Self::Full,
             "WRONGTYPE" => Self::Corrupt(error.details().to_owned()),
-            "MOVED" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF"
-            | "BUSY" | "UNBLOCKED" => Self::Again(error.details().to_owned()),
+            "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS"
+            | "MISCONF" | "BUSY" | "UNBLOCKED" => Self::Again(error.details().to_owned()),
             _ if word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase()) => {
                 Self::Refused(error.details().to_owned())
             }
             _ if *error.kind() == ErrorKind::Timeout => Self::NoAnswer,
-            _ if *error.kind() == ErrorKind::Routing && error.details() == "Too many redirections." => Self::Redirected,
             _ => Self::Again(error.to_string()),
         }
     }
@@ -55,7 +80,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::NoAnswer => Self::Unavailable("no answer in time".to_owned()),
             Fault::Again(why) | Fault::Refused(why) => Self::Unavailable(why),
-            Fault::Redirected => Self::Unavailable("the key is at another server".to_owned()),
+            Fault::Redirected(to) => Self::Unavailable(format!("the key is at {}", to.address)),
             Fault::Full => Self::Full,
             Fault::Corrupt(what) => Self::Corrupt(what),
         }
@@ -95,6 +120,11 @@ pub(super) fn refusal(error: &Error) -> Option<FatalError> {
     fatal.then(|| FatalError::Refused(error.details().to_owned()))
 }
 
+/// The same of what the cluster's nodes, or the sentinels, say.
+pub(super) fn refusal_of(silence: &str) -> Option<FatalError> {
+    is_refusal(silence).then(|| FatalError::Refused(silence.to_owned()))
+}
+
 fn is_refusal(answer: &str) -> bool {
     // As Redis says it, directly or from within a script.
     let refusals = [
@@ -102,6 +132,7 @@ fn is_refusal(answer: &str) -> bool {
         "NOAUTH",
         "NOPERM",
         "ERR DB index",
+        "cluster support disabled",
         "The user executing the script",
     ];
     refusals.iter().any(|text| answer.contains(text))

@@ -64,9 +64,15 @@ pub(super) fn slot(key: &str) -> u16 {
     fred::util::redis_keyslot(key.as_bytes())
 }
 
-/// The slots that scenes live in, one for each hash tag.
-pub(super) fn scene_slots() -> impl Iterator<Item = u16> {
-    (0..=u8::MAX).map(|tag| slot(&format!("{{{tag:02x}}}")))
+/// How many slots a Cluster has.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// Every hash tag that scenes have, with its slot.
+pub(super) fn tags() -> impl Iterator<Item = (String, u16)> {
+    (0..=u8::MAX).map(|byte| format!("{byte:02x}")).map(|tag| {
+        let slot = slot(&tag);
+        (tag, slot)
+    })
 }
 
 #[cfg(test)]
@@ -89,7 +95,7 @@ mod tests {
         .map(|key| slot(key))
         .collect();
         assert_eq!(slots.len(), 1);
-        assert!(scene_slots().any(|slot| slots.contains(&slot)));
+        assert!(tags().any(|(_, slot)| slots.contains(&slot)));
         assert_eq!(slot(&keys.access_token("wx1")), slot(&keys.lease("wx1")));
     }
 

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
-use fred::interfaces::{ClientLike, ClusterInterface, EventInterface};
-use fred::types::config::{Options, Server};
+use fred::interfaces::{ClientLike, EventInterface};
+use fred::types::config::Options;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::servers::Address;
 use crate::entropy;
 
 /// One client.
@@ -24,9 +25,9 @@ pub(super) struct Link {
 }
 
 /// How long reconnecting on purpose may take before the connections are left to the library again.
-const RESYNC: Duration = Duration::from_secs(2);
+const RECONNECT: Duration = Duration::from_secs(2);
 /// Between two of them.
-const RESYNC_GAP: Duration = Duration::from_secs(1);
+const RECONNECT_GAP: Duration = Duration::from_secs(1);
 
 impl Link {
     pub(super) fn new(client: Client) -> Self {
@@ -34,11 +35,6 @@ impl Link {
             client,
             stalled: Arc::default(),
         }
-    }
-
-    /// The library's own handle.
-    pub(super) fn library(&self) -> Client {
-        self.client.clone()
     }
 
     /// For commands: each fails at once while there is no connection, instead of waiting in the library's queue.
@@ -49,45 +45,13 @@ impl Link {
         })
     }
 
-    /// For commands to one of [`Self::servers`].
-    pub(super) fn client_of(&self, server: &Server) -> WithOptions<Client> {
-        self.client.with_options(&Options {
-            fail_fast: true,
-            cluster_node: Some(server.clone()),
-            ..Options::default()
-        })
-    }
-
-    /// Whether its servers own slots.
-    pub(super) fn is_clustered(&self) -> bool {
-        self.client.is_clustered()
-    }
-
-    /// The primaries it is connected to.
-    pub(super) fn servers(&self) -> Vec<Server> {
-        self.client.active_connections()
-    }
-
-    /// The primary of a slot; without a Cluster the only one there is.
-    pub(super) fn owner(&self, slot: u16) -> Option<Server> {
-        if self.client.is_clustered() {
-            self.client.cached_cluster_state()?.get_server(slot).cloned()
-        } else {
-            self.servers().into_iter().next()
-        }
-    }
-
-    /// Says that a command got no answer: the connection may be to a server that is frozen, or primary no more.
+    /// Says that a command got no answer: the connection may be to a server that is frozen.
     pub(super) fn report_stall(&self) {
         self.stalled.notify_one();
     }
 
-    /// Connects to what is primary now. In a Cluster, whoever watches its owners does that once there is another one.
-    async fn resync(&self) {
-        if self.client.is_clustered() {
-            return;
-        }
-        if let Ok(Err(error)) = timeout(RESYNC, self.client.force_reconnection()).await {
+    async fn reconnect(&self) {
+        if let Ok(Err(error)) = timeout(RECONNECT, self.client.force_reconnection()).await {
             tracing::debug!(%error, "reconnecting to redis on purpose failed");
         }
     }
@@ -100,7 +64,7 @@ impl Link {
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => {
-                        let _ = timeout(RESYNC, self.client.quit()).await;
+                        let _ = timeout(RECONNECT, self.client.quit()).await;
                         connection.abort();
                         return;
                     }
@@ -111,8 +75,8 @@ impl Link {
                         break;
                     }
                     () = self.stalled.notified() => {
-                        self.resync().await;
-                        let _ = timeout(RESYNC_GAP, shutdown.cancelled()).await;
+                        self.reconnect().await;
+                        let _ = timeout(RECONNECT_GAP, shutdown.cancelled()).await;
                         // What was reported meanwhile is about the connection that is gone.
                         let _ = self.stalled.notified().now_or_never();
                     }
@@ -124,7 +88,7 @@ impl Link {
     }
 }
 
-/// Whether Redis can be reached, by the connection events of one client: told once when it goes and once when it comes.
+/// Whether a server can be reached, by the connection events of one client: told once when it goes and once when it comes.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
     since: Mutex<Option<Instant>>,
@@ -136,39 +100,37 @@ impl Outage {
         self.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// An answer came, so there is none.
-    pub(super) fn end(&self) {
-        if let Some(since) = self.lock().take() {
-            tracing::info!(after = ?since.elapsed(), "redis answers again");
-        }
-    }
-
     /// Follows the events until `shutdown`.
-    pub(super) async fn follow(self: Arc<Self>, link: Link, shutdown: CancellationToken) {
+    pub(super) async fn follow(self: Arc<Self>, server: Address, link: Link, shutdown: CancellationToken) {
         let mut errors = link.client.error_rx();
         let mut connected = link.client.reconnect_rx();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 error = errors.recv() => match error {
-                    Ok((error, server)) => self.begin(&error, server.as_ref()),
+                    Ok((error, _)) => self.begin(&server, &error),
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 },
                 connected = connected.recv() => match connected {
-                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.end(),
+                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.end(&server),
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 },
             }
         }
     }
 
-    fn begin(&self, error: &fred::error::Error, server: Option<&Server>) {
+    fn begin(&self, server: &Address, error: &fred::error::Error) {
         let mut since = self.lock();
         if since.is_none() {
             *since = Some(Instant::now());
-            let server = server.map(ToString::to_string);
-            tracing::warn!(server, %error, "redis can't be reached");
+            tracing::warn!(%server, %error, "redis can't be reached");
+        }
+    }
+
+    fn end(&self, server: &Address) {
+        if let Some(since) = self.lock().take() {
+            tracing::info!(%server, after = ?since.elapsed(), "redis answers again");
         }
     }
 

@@ -13,16 +13,15 @@ use std::time::Duration;
 
 use fred::interfaces::ClientLike;
 use fred::types::InfoKind;
-use fred::types::config::Server;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::commands::{Commands, info_field};
 use super::fault::Fault;
-use super::keys::scene_slots;
+use super::keys::tags;
 use super::servers::Address;
 use super::settings::Wait;
-use super::subscriber::{Consent, Tenure};
+use super::topology::{Consent, Owners, Tenure};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,27 +121,28 @@ impl Replication {
 
     /// Looks once. A server that can't be asked changes nothing: what was seen of its slots stays.
     pub(super) async fn look(&self) {
-        let link = self.commands.shared();
-        for server in link.servers() {
-            let info = link
-                .client_of(&server)
-                .info::<String>(Some(InfoKind::Replication))
-                .await;
-            // While nobody asks anything else, this is what notices that a server is frozen.
-            match self.commands.check_stall(info.map_err(Fault::from)) {
-                Ok(info) if info_field(&info, "role") == Some("master") => self.judge(&server, replicas(&info)).await,
+        let nodes = self.commands.nodes();
+        for node in nodes.iter() {
+            let server = &node.address;
+            let info = node.shared().client().info::<String>(Some(InfoKind::Replication)).await;
+            match info.map_err(Fault::from) {
+                Ok(info) if info_field(&info, "role") == Some("master") => {
+                    let replicas = match &self.tenure {
+                        Some(tenure) => self.follow(tenure, server.clone(), replicas(&info)).await,
+                        None => replicas(&info),
+                    };
+                    self.see(nodes.owners(), server, replicas > 0);
+                }
                 Ok(_) => {}
-                Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
+                Err(fault) => {
+                    // While nobody asks anything else, this is what notices that a server is frozen.
+                    if let Fault::NoAnswer = fault {
+                        node.report_stall();
+                    }
+                    tracing::debug!(%server, ?fault, "its replicas are not known");
+                }
             }
         }
-    }
-
-    async fn judge(&self, server: &Server, replicas: i64) {
-        let replicas = match &self.tenure {
-            Some(tenure) => self.follow(tenure, Address::from(server), replicas).await,
-            None => replicas,
-        };
-        self.see(server, replicas > 0);
     }
 
     /// How many replicas this primary has. One that is gone counts on while it may have been promoted.
@@ -176,11 +176,10 @@ impl Replication {
         counted
     }
 
-    fn see(&self, server: &Server, keeps_up: bool) {
+    fn see(&self, owners: &Owners, server: &Address, keeps_up: bool) {
         let now = Instant::now();
-        let link = self.commands.shared();
-        let owns = |slot: &u16| !link.is_clustered() || link.owner(*slot).as_ref() == Some(server);
-        let slots: Vec<u16> = scene_slots().filter(owns).collect();
+        let slots = tags().map(|(_, slot)| slot);
+        let slots: Vec<u16> = slots.filter(|slot| owners.of(*slot) == Some(server)).collect();
         let mut changed = false;
         {
             let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);

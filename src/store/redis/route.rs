@@ -1,20 +1,20 @@
-//! The way of a command to whom has its key: the owner of its slot, or the node that the key has already moved to.
+//! The way of a command to whom has its key: the owner of its slot, or the one that the key has already moved to.
 //!
-//! While a slot moves, its owner answers `ASK` for each key that has gone. The library would follow that, but then takes whatever
-//! answer comes next for its own, and if it may not follow it does not say where to. So every command is sent from here, alone or
-//! in a pipeline, and if it was redirected, once more behind an `ASKING` to where its slot is moving.
+//! While a slot moves, its owner answers `ASK` for each key that has gone; when it has moved, `MOVED` until everybody here knows.
+//! Each says where to, so a command that was redirected is sent there, once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fred::clients::{Client, WithOptions};
 use fred::interfaces::ClientLike;
 use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
-use futures_util::future::{self, join_all};
-use tokio::sync::watch;
+use futures_util::future::join_all;
 
-use super::fault::Fault;
+use super::fault::{Fault, Redirection};
 use super::keys::slot;
 use super::link::Link;
+use super::nodes::{Node, Nodes};
 use super::servers::Address;
 
 /// One command about the keys of one slot.
@@ -75,106 +75,126 @@ impl Command {
     }
 }
 
-/// The slots on their way, and whom to. A Cluster's only.
-pub(super) type Moving = HashMap<u16, Address>;
-
-/// One client, and how to send on it.
+/// Who has what as this request began, and how to send to them.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
-    link: Link,
-    moving: watch::Receiver<Moving>,
+    nodes: Arc<Nodes>,
+    /// A client of this request's own, of the server that has its keys.
+    own: Option<Link>,
 }
 
 impl Route {
-    pub(super) fn new(link: &Link, moving: &watch::Receiver<Moving>) -> Self {
-        Self {
-            link: link.clone(),
-            moving: moving.clone(),
-        }
+    pub(super) fn new(nodes: Arc<Nodes>, own: Option<Link>) -> Self {
+        Self { nodes, own }
     }
 
-    /// The server that all goes to, where there is only one.
-    pub(super) fn server(&self) -> Option<Address> {
-        match self.link.servers().as_slice() {
-            [server] => Some(Address::from(server)),
-            _ => None,
-        }
+    /// The server that has this key.
+    pub(super) fn server_of(&self, key: &str) -> Option<Address> {
+        self.nodes.owners().of(slot(key)).cloned()
     }
 
     /// One command's answer.
     pub(super) async fn one<R: FromValue>(&self, command: Command) -> Result<R, Fault> {
-        let answer = self.link.client().custom(command.custom(), command.args.clone()).await;
-        let answer = answer.map_err(Fault::from);
-        let Some(node) = self.redirected(&answer, &command) else {
-            return answer;
-        };
-        let answer = self.asking(&node, &[&command]).await?.pop();
-        Ok(answer.unwrap_or(Err(Fault::NoAnswer))?.convert()?)
-    }
-
-    /// The answers to commands that have nothing to do with each other, in one round trip to each server.
-    pub(super) async fn each(&self, commands: Vec<Command>) -> Result<Vec<Result<Value, Fault>>, Fault> {
-        let client = self.link.client();
-        let answers = pipeline(&client, &commands.iter().collect::<Vec<_>>()).await;
-        // One that is redirected fails all.
-        let Err(Fault::Redirected) = answers else {
-            return answers;
-        };
-        let (moving, settled): (Vec<_>, Vec<_>) =
-            (commands.iter().enumerate()).partition(|(_, command)| self.new_place(command).is_some());
-        if moving.is_empty() {
-            return answers;
-        }
-        let rest: Vec<_> = settled.iter().map(|(_, command)| *command).collect();
-        // Each on its own: what has not moved yet is not known at the new place.
-        let alone = moving.iter().map(|(_, command)| self.one((*command).clone()));
-        let (rest, alone) = Box::pin(future::join(pipeline(&client, &rest), join_all(alone))).await;
-        let places = settled.iter().chain(&moving).map(|(place, _)| *place);
-        let answers: BTreeMap<_, _> = places.zip(rest?.into_iter().chain(alone)).collect();
-        Ok(answers.into_values().collect())
+        let [answer] = self.together([command]).await?;
+        Ok(answer?.convert()?)
     }
 
     /// The answers to two commands that must be answered by the same server on the same connection.
     pub(super) async fn both(&self, commands: [Command; 2]) -> Result<[Result<Value, Fault>; 2], Fault> {
-        let [first, second] = &commands;
-        let mut answers = pipeline(&self.link.client(), &[first, second]).await;
-        if let Some(node) = self.redirected(&answers, first) {
-            answers = self.asking(&node, &[first, second]).await;
+        Box::pin(self.together(commands)).await
+    }
+
+    /// The answers to commands that have nothing to do with each other, in one round trip to each server.
+    pub(super) async fn each(&self, commands: Vec<Command>) -> Vec<Result<Value, Fault>> {
+        let mut by_owner = BTreeMap::<_, Vec<_>>::new();
+        for (place, command) in commands.iter().enumerate() {
+            let owner = self.nodes.owners().of(command.slot);
+            by_owner.entry(owner).or_default().push((place, command));
         }
-        answers?.try_into().map_err(|_| Fault::NoAnswer)
+        let asked = by_owner.into_values().map(|commands| async move {
+            let (places, commands): (Vec<_>, Vec<_>) = commands.into_iter().unzip();
+            let answers = match self.owner_of(commands.first().copied()) {
+                Ok(node) => send(node, node.shared(), &commands).await,
+                Err(fault) => vec![Err(fault); commands.len()],
+            };
+            // Each on its own: what has not moved yet is not known at the new place.
+            let followed = answers.into_iter().zip(commands).map(|(answer, command)| async move {
+                match answer {
+                    Err(Fault::Redirected(to)) => {
+                        let [answer] = Box::pin(self.redirected(&to, [command])).await?;
+                        answer
+                    }
+                    answer => answer,
+                }
+            });
+            places.into_iter().zip(join_all(followed).await)
+        });
+        let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().flatten().collect();
+        answers.into_values().collect()
     }
 
-    /// Where to ask once more, if this is what the answer says and its slot is on its way.
-    fn redirected<T>(&self, answer: &Result<T, Fault>, command: &Command) -> Option<Address> {
-        match answer {
-            Err(Fault::Redirected) => self.new_place(command),
-            _ => None,
+    async fn together<const N: usize>(&self, commands: [Command; N]) -> Result<[Result<Value, Fault>; N], Fault> {
+        let node = self.owner_of(commands.first())?;
+        let link = self.own.as_ref().unwrap_or(node.shared());
+        let answers = send(node, link, &commands.each_ref()).await;
+        match answers.first() {
+            // Rare, so its future is kept apart from theirs.
+            Some(Err(Fault::Redirected(to))) => Box::pin(self.redirected(to, commands.each_ref())).await,
+            _ => answers.try_into().map_err(|_| Fault::NoAnswer),
         }
     }
 
-    fn new_place(&self, command: &Command) -> Option<Address> {
-        self.moving.borrow().get(&command.slot).cloned()
+    fn owner_of(&self, command: Option<&Command>) -> Result<&Arc<Node>, Fault> {
+        let command = command.ok_or(Fault::NoAnswer)?;
+        self.nodes.of_slot(command.slot)
     }
 
-    /// The same commands to the node that has their keys already, each allowed there by an `ASKING`.
-    async fn asking(&self, node: &Address, commands: &[&Command]) -> Result<Vec<Result<Value, Fault>>, Fault> {
-        let servers = self.link.servers();
-        let Some(server) = servers.iter().find(|server| Address::from(*server) == *node) else {
-            let why = format!("nothing is connected to {node}, where the key has moved");
-            return Err(Fault::Again(why));
+    /// The same commands where their keys are now.
+    async fn redirected<const N: usize>(
+        &self,
+        to: &Redirection,
+        commands: [&Command; N],
+    ) -> Result<[Result<Value, Fault>; N], Fault> {
+        let unknown = || {
+            Fault::Again(format!(
+                "nothing is connected to {}, where the key has moved",
+                to.address
+            ))
         };
-        let client = self.link.client_of(server);
-        let allowances: Vec<_> = commands.iter().map(|command| command.beside("ASKING")).collect();
-        let pairs = allowances.iter().zip(commands);
-        let allowed: Vec<_> = pairs.flat_map(|(asking, command)| [asking, *command]).collect();
-        // Rare, so its future is kept apart from theirs.
-        let answers = Box::pin(pipeline(&client, &allowed)).await?;
-        Ok(answers.into_iter().skip(1).step_by(2).collect())
+        let node = self.nodes.at(&to.address).ok_or_else(unknown)?;
+        let waiter = match self.own {
+            Some(_) => Some(node.waiter().await?),
+            None => None,
+        };
+        let link = waiter.as_ref().map_or(node.shared(), |waiter| &waiter.link);
+        let answers = if to.asking {
+            let allowances = commands.map(|command| command.beside("ASKING"));
+            let pairs = allowances.iter().zip(commands);
+            let allowed: Vec<_> = pairs.flat_map(|(asking, command)| [asking, command]).collect();
+            let answers = send(node, link, &allowed).await;
+            answers.into_iter().skip(1).step_by(2).collect()
+        } else {
+            send(node, link, &commands).await
+        };
+        answers.try_into().map_err(|_| Fault::NoAnswer)
     }
 }
 
 /// As many answers as commands.
+async fn send(node: &Node, link: &Link, commands: &[&Command]) -> Vec<Result<Value, Fault>> {
+    let answers = pipeline(&link.client(), commands).await;
+    let answers = answers.unwrap_or_else(|fault| vec![Err(fault); commands.len()]);
+    if answers.iter().any(|answer| matches!(answer, Err(Fault::NoAnswer))) {
+        node.report_stall();
+    }
+    answers
+}
+
 async fn pipeline(client: &WithOptions<Client>, commands: &[&Command]) -> Result<Vec<Result<Value, Fault>>, Fault> {
+    if let [command] = commands {
+        let answer = client.custom(command.custom(), command.args.clone()).await;
+        return Ok(vec![answer.map_err(Fault::from)]);
+    }
     let pipeline = client.pipeline().with_options(client.options());
     for command in commands {
         let _: () = pipeline.custom(command.custom(), command.args.clone()).await?;

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use fred::types::config::{Server, ServerConfig};
+use fred::types::config::{Config, Server, ServerConfig, TlsConnector};
 use secrecy::SecretString;
+
+use super::wire::Dialer;
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +30,12 @@ impl Address {
     }
 }
 
+impl Address {
+    fn is_ip(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok()
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -43,6 +52,54 @@ impl From<&Server> for Address {
         Self {
             host: host.to_owned(),
             port: server.port,
+        }
+    }
+}
+
+impl From<&Address> for Server {
+    fn from(address: &Address) -> Self {
+        let host = if address.host.contains(':') {
+            format!("[{}]", address.host)
+        } else {
+            address.host.clone()
+        };
+        Self::new(host, address.port)
+    }
+}
+
+/// Where Redis is, and how to come there.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Where.
+    pub servers: Servers,
+    /// As whom, where servers ask; `default` if there is only a password.
+    pub username: Option<String>,
+    /// With which password, where servers ask.
+    pub password: Option<SecretString>,
+    /// With TLS, and then how; sentinels too.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Access {
+    /// What the library would connect to, in the same way.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            servers: Servers::from(&config.server),
+            username: config.username.clone(),
+            password: config.password.clone().map(SecretString::from),
+            tls: config.tls.as_ref().map(|tls| match &tls.connector {
+                TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
+            }),
+        }
+    }
+
+    pub(super) fn dialer(&self) -> Dialer {
+        Dialer {
+            username: self.username.clone(),
+            password: self.password.clone(),
+            tls: self.tls.clone(),
+            certified_name: self.servers.certified_name().map(str::to_owned),
         }
     }
 }
@@ -72,11 +129,15 @@ impl Servers {
     /// is itself known by names.
     #[must_use]
     pub fn certified_name(&self) -> Option<&str> {
-        let named = |seed: &Address| seed.host.parse::<IpAddr>().is_err();
         match self {
-            Self::Cluster(seeds) if seeds.iter().all(named) => seeds.first().map(|seed| seed.host.as_str()),
+            Self::Cluster(seeds) if !seeds.iter().any(Address::is_ip) => seeds.first().map(|seed| seed.host.as_str()),
             Self::Cluster(_) | Self::Standalone(_) | Self::Sentinel { .. } => None,
         }
+    }
+
+    /// The same for this server, if it is not the host that it is told by.
+    pub(super) fn certified_name_of(&self, address: &Address) -> Option<&str> {
+        self.certified_name().filter(|_| address.is_ip())
     }
 }
 
@@ -104,7 +165,6 @@ impl From<&ServerConfig> for Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fred::types::config::Config;
     use secrecy::ExposeSecret;
 
     fn servers(url: &str) -> Servers {

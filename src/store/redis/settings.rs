@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::types::config::{
-    ClusterDiscoveryPolicy, Config, ConnectionConfig, PerformanceConfig, ReconnectError, ReconnectPolicy, ServerConfig,
-    TcpConfig, TlsConfig, TlsConnector, TlsHostMapping, UnresponsiveConfig,
+    Config, ConnectionConfig, PerformanceConfig, ReconnectError, ReconnectPolicy, Server, ServerConfig, TcpConfig,
+    TlsConfig, TlsConnector, TlsHostMapping, UnresponsiveConfig,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::subscriber::Listen;
+use super::servers::{Access, Address};
 
 /// Where Redis is and how to use it.
 #[derive(Debug, Clone)]
@@ -104,10 +104,13 @@ const COMMAND: Duration = Duration::from_secs(1);
 /// those that were given up stay in the queue.
 const QUEUED_MAX: usize = 16_384;
 
-/// All that a client of the library is made from.
+/// All that a client of the library is made from. Each is of one server: the library would follow a Cluster or sentinels as well,
+/// but leaves all servers as long as it can't reach one, forgets sentinels, and follows later than our subscriptions do.
 #[derive(Debug, Clone)]
 pub(super) struct ClientSettings {
     config: Config,
+    /// Everything that the URL names.
+    pub(super) access: Access,
 }
 
 impl ClientSettings {
@@ -119,10 +122,6 @@ impl ClientSettings {
         }
         let (url, tls) = without_tls(settings.url.expose_secret())?;
         let mut config = Config::from_url(&url).map_err(|error| FatalError::Url(error.details().to_owned()))?;
-        // A single seed that died would otherwise keep a Cluster's client away for ever.
-        let _ = config
-            .server
-            .set_cluster_discovery_policy(ClusterDiscoveryPolicy::UseCache);
         if let (ServerConfig::Sentinel { password, .. }, Some(given)) =
             (&mut config.server, &settings.sentinel_password)
         {
@@ -131,36 +130,34 @@ impl ClientSettings {
         if tls {
             config.tls = Some(TlsConfig {
                 connector: connector(settings.ca_file.as_deref())?,
-                hostnames: hostnames(&config.server),
+                hostnames: TlsHostMapping::None,
             });
         }
         // Only for the very first connection: its failure is ours to judge, later ones the library repairs for ever.
         config.fail_fast = true;
-        Ok(Self { config })
+        let access = Access::new(&config);
+        Ok(Self { config, access })
     }
 
-    /// The same servers, for the connection that listens.
-    pub(super) fn listen(&self, prefix: &str) -> Listen {
-        Listen::new(&self.config, prefix)
-    }
-
-    /// A client that is not connected yet. Its commands are answered by the node they were sent to, or not at all.
-    pub(super) fn client(&self) -> fred::clients::Client {
+    /// A client of this server that is not connected yet.
+    pub(super) fn client(&self, address: &Address) -> fred::clients::Client {
+        let mut server = Server::from(address);
+        let name = self.access.servers.certified_name_of(address).unwrap_or(&address.host);
+        server.tls_server_name = Some(name.into());
+        let config = Config {
+            server: ServerConfig::Centralized { server },
+            ..self.config.clone()
+        };
         let connection = ConnectionConfig {
             connection_timeout: COMMAND,
             // Connecting takes several round trips in it.
             internal_command_timeout: COMMAND,
             max_command_attempts: 1,
             max_command_buffer_len: QUEUED_MAX,
-            // Whoever asks tries again, and by then it knows the slot's new owner. A WAIT must not end up on another node than its
-            // write; and to follow an ASK the library takes whatever answer comes next for its own, so that others get wrong ones.
-            max_redirections: 0,
             unresponsive: UnresponsiveConfig {
                 max_timeout: Some(Duration::from_millis(1_500)),
                 interval: Duration::from_millis(500),
             },
-            // It asks for a right that nothing else needs; a Cluster that is down says so to each command anyway.
-            disable_cluster_health_check: true,
             tcp: TcpConfig {
                 nodelay: Some(true),
                 keepalive: Some(
@@ -181,7 +178,7 @@ impl ClientSettings {
         };
         let mut policy = ReconnectPolicy::new_constant(0, 50);
         policy.set_jitter(250);
-        fred::clients::Client::new(self.config.clone(), Some(performance), Some(connection), Some(policy))
+        fred::clients::Client::new(config, Some(performance), Some(connection), Some(policy))
     }
 }
 
@@ -223,16 +220,6 @@ fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, FatalError> {
     Ok(config.into())
 }
 
-/// A Cluster tells its nodes by address; where it was named by host, the certificates are for that name.
-fn hostnames(server: &ServerConfig) -> TlsHostMapping {
-    let named = |host: &str| host.parse::<std::net::IpAddr>().is_err();
-    if server.is_clustered() && server.hosts().iter().all(|server| named(&server.host)) {
-        TlsHostMapping::DefaultHost
-    } else {
-        TlsHostMapping::None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,15 +241,6 @@ mod tests {
         assert!(config("redis-cluster://a:1?node=b:2").server.is_clustered());
         let sentinel = config("redis-sentinel://a:1?node=b:2&sentinelServiceName=main");
         assert_eq!(sentinel.server.hosts().len(), 2);
-    }
-
-    #[test]
-    fn a_dead_seed_does_not_keep_a_cluster_away() {
-        let checked = ClientSettings::check(&settings("redis-cluster://a:1")).unwrap();
-        let ServerConfig::Clustered { policy, .. } = checked.config.server else {
-            panic!("a cluster");
-        };
-        assert_eq!(policy, ClusterDiscoveryPolicy::UseCache);
     }
 
     #[test]

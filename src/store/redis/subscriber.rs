@@ -9,38 +9,23 @@
 //!
 //! What a server's user for this needs is in `docs/redis.md`.
 
-mod alignment;
 mod channels;
 mod connection;
 mod coordinator;
 mod losses;
-mod owners;
 mod replies;
-mod tenure;
-mod topology;
-mod wire;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use fred::clients::Client;
-use fred::types::config::{Config, TlsConnector};
-use secrecy::SecretString;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::alignment::Alignment;
 use self::coordinator::{Coordinator, Surroundings, Wish};
-use self::owners::Owners;
-use self::tenure::Round;
-pub(super) use self::tenure::{Consent, Tenure};
-use self::topology::Findings;
-use self::wire::Dialer;
 use super::keys::Keys;
-use super::route::Moving;
-use super::servers::Servers;
+use super::servers::{Access, Servers};
+use super::topology::Topology;
 use crate::scene::SceneId;
 use crate::store::{News, StoreError};
 use crate::telemetry::Metrics;
@@ -51,98 +36,40 @@ const WATCH_LIMIT: Duration = Duration::from_secs(2);
 /// How many wishes may queue; who comes then waits.
 const WISHES: usize = 1_024;
 
-/// What to listen to, and as whom.
-#[derive(Debug, Clone)]
-pub struct Listen {
-    /// Where.
-    pub servers: Servers,
-    /// As whom, where servers ask; `default` if there is only a password.
-    pub username: Option<String>,
-    /// With which password, where servers ask.
-    pub password: Option<SecretString>,
-    /// With TLS, and then how; sentinels too.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// What all channels begin with.
-    pub prefix: String,
-}
-
-impl Listen {
-    /// What fred would connect to, in the same way.
-    #[must_use]
-    pub fn new(config: &Config, prefix: &str) -> Self {
-        Self {
-            servers: Servers::from(&config.server),
-            username: config.username.clone(),
-            password: config.password.clone().map(SecretString::from),
-            tls: config.tls.as_ref().map(|tls| match &tls.connector {
-                TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
-            }),
-            prefix: prefix.to_owned(),
-        }
-    }
-}
-
 /// Keeps the wanted channels subscribed. It ends with its token, or when this is dropped.
 #[derive(Debug)]
 pub struct Subscriber {
     wishes: mpsc::Sender<Wish>,
-    tenure: Option<Tenure>,
 }
 
 impl Subscriber {
-    /// Starts connecting, and tells `news` from then on. While `news` is full, the servers' messages wait in their sockets.
-    ///
-    /// `commands` are the clients that read what is told as lost: before it is told they are brought to the same master. `moving`
-    /// is told which slots are on their way.
+    /// Starts connecting to whom `topology` names, and tells `news` from then on. While `news` is full, the servers' messages wait
+    /// in their sockets. All channels begin with `prefix`.
     #[must_use]
     pub fn start(
-        listen: Listen,
+        access: &Access,
+        prefix: &str,
+        topology: Topology,
         news: mpsc::Sender<News>,
-        commands: Vec<Client>,
-        moving: watch::Sender<Moving>,
         metrics: Metrics,
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         let (wishes, queue) = mpsc::channel(WISHES);
-        let (owners_found, owners) = watch::channel(Owners::default());
-        let (asked, rounds) = watch::channel(Round::none());
-        let look = Arc::new(Notify::new());
-        let tenure = matches!(listen.servers, Servers::Sentinel { .. }).then(|| Tenure::new(rounds, Arc::clone(&look)));
-        let dialer = Dialer {
-            username: listen.username,
-            password: listen.password,
-            tls: listen.tls,
-            certified_name: listen.servers.certified_name().map(str::to_owned),
-        };
-        let findings = Findings {
-            owners: owners_found,
-            rounds: asked,
-            moving,
-        };
-        let observer = topology::observe(listen.servers.clone(), dialer.clone(), findings, Arc::clone(&look));
-        tracker.spawn(stop.clone().run_until_cancelled_owned(observer));
-        let following = Alignment::of(&listen.servers, commands.clone()).keep(owners.clone());
-        tracker.spawn(stop.clone().run_until_cancelled_owned(following));
         let surroundings = Surroundings {
-            servers: listen.servers,
-            dialer,
-            names: Keys::new(&listen.prefix),
-            owners,
-            look,
+            master_only: !matches!(access.servers, Servers::Standalone(_)),
+            dialer: access.dialer(),
+            names: Keys::new(prefix),
+            owners: topology.owners,
+            look: topology.look,
             news,
             metrics,
             tracker: tracker.clone(),
             stop: stop.clone(),
         };
-        let coordinator = Coordinator::new(surroundings, commands);
+        let coordinator = Coordinator::new(surroundings);
         tracker.spawn(stop.run_until_cancelled_owned(coordinator.run(queue)));
-        Self { wishes, tenure }
-    }
-
-    /// Whether the primary is the primary still, where sentinels decide that.
-    pub(super) fn tenure(&self) -> Option<Tenure> {
-        self.tenure.clone()
+        Self { wishes }
     }
 
     /// From its return on, every message of this scene's channel is told as news, until `unwatch`. Idempotent.

@@ -71,12 +71,10 @@ async fn the_documented_rights_do_and_one_less_is_fatal_until_it_is_given() {
 }
 
 #[tokio::test]
-async fn sentinel_and_cluster_need_the_further_rights_that_the_document_names() {
-    for (topology, command) in [(Topology::Sentinel, "role"), (Topology::Cluster, "cluster|slots")] {
-        let shape = Shape::start(topology, Security::AclTls).await;
-        assert!(shape.commands().iter().any(|named| named == command));
-        is_needed(&shape, &format!("-{command}"), &format!("+{command}")).await;
-    }
+async fn a_cluster_needs_the_further_right_that_the_document_names() {
+    let shape = Shape::start(Topology::Cluster, Security::AclTls).await;
+    assert!(shape.commands().iter().any(|named| named == "cluster|nodes"));
+    is_needed(&shape, "-cluster|nodes", "+cluster|nodes").await;
 }
 
 /// Without a right the start fails for good; a later one finds nothing of the failed one in its way.

@@ -1,5 +1,6 @@
 //! Primaries that are replaced, and slots on their way to another one.
 
+use std::iter;
 use std::time::Duration;
 
 use fred::util::redis_keyslot;
@@ -91,6 +92,46 @@ async fn a_killed_primary_of_a_cluster_is_left_for_its_replica() {
     let store = Client::started(&settings(&cluster.url())).await;
     cluster.kill(0);
     goes_on(&store).await;
+}
+
+/// Where the Cluster itself does not refuse everything meanwhile.
+#[tokio::test]
+async fn a_primary_that_is_dead_or_frozen_disturbs_no_other_shard() {
+    for is_killed in [true, false] {
+        let mut cluster = Cluster::start().await;
+        for node in cluster.nodes() {
+            node.cli_ok(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+        }
+        let store = Client::started(&settings(&cluster.url())).await;
+        let _frozen = if is_killed {
+            cluster.kill(0);
+            None
+        } else {
+            Some(Frozen::new(cluster.nodes()[0].server.pid()))
+        };
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(6) {
+            let of_others = |login: &Login| redis_keyslot(login.id().hash_tag().as_bytes()) > 5_460;
+            let login = iter::repeat_with(Login::new)
+                .find(of_others)
+                .expect("one of other shards");
+            let asked = Instant::now();
+            store
+                .create(&login.scene, Life::of_new(TTL))
+                .await
+                .expect("it is created");
+            let seen = login.stored(&*store.store).await;
+            let written = put(&*store, &seen, &changed(&login.scene), true).await;
+            assert_eq!(written.expect("an answer"), Replaced::Written);
+            let took = asked.elapsed();
+            assert!(
+                took < Duration::from_secs(1),
+                "it took {took:?}, {:?} after",
+                began.elapsed()
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// Under load all the time, until scenes of all shards are created again, and then durably written.

@@ -11,9 +11,11 @@ use futures_util::future::join_all;
 use scanlogin::entropy::os_rng;
 use scanlogin::scene::{EventId, Profile, PublicState, SceneId, StateName};
 use scanlogin::store::News;
-use scanlogin::store::redis::subscriber::{Listen, Subscriber};
+use scanlogin::store::redis::servers::Access;
+use scanlogin::store::redis::subscriber::Subscriber;
+use scanlogin::store::redis::topology::Topology;
 use scanlogin::telemetry::Metrics;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,17 +33,18 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn start(url: &str) -> Self {
-        Self::start_with(listen(url), 8_192, Vec::new())
+        Self::start_with(&access(url), 8_192)
     }
 
-    pub(super) fn start_with(listen: Listen, capacity: usize, commands: Vec<Client>) -> Self {
+    pub(super) fn start_with(access: &Access, capacity: usize) -> Self {
         let (sender, news) = mpsc::channel(capacity);
         let (metrics, tracker, stop) = (Metrics::new().unwrap(), TaskTracker::new(), CancellationToken::new());
+        let topology = Topology::observe(access, &tracker, &stop);
         let subscriber = Subscriber::start(
-            listen,
+            access,
+            "scanlogin",
+            topology,
             sender,
-            commands,
-            watch::Sender::default(),
             metrics.clone(),
             &tracker,
             stop.clone(),
@@ -125,8 +128,8 @@ impl Drop for Listener {
     }
 }
 
-pub(super) fn listen(url: &str) -> Listen {
-    Listen::new(&Config::from_url(url).unwrap(), "scanlogin")
+pub(super) fn access(url: &str) -> Access {
+    Access::new(&Config::from_url(url).unwrap())
 }
 
 pub(super) fn scene() -> SceneId {

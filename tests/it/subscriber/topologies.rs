@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use scanlogin::scene::SceneId;
 use tokio::time::sleep;
 
-use super::listener::{Listener, channel, client, listen, publish_all, scenes, state_of_version};
+use super::listener::{Listener, access, channel, client, publish_all, scenes, state_of_version};
 use crate::support::cli::{cli, cli_ok};
 use crate::support::cluster::Cluster;
 use crate::support::guard::certify;
@@ -21,8 +21,7 @@ use crate::support::sentinel::Sentinels;
 #[tokio::test]
 async fn other_shards_are_heard_while_a_killed_master_is_replaced() {
     let mut cluster = Cluster::start().await;
-    let commands = client(&cluster.url()).await;
-    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
+    let mut listener = Listener::start(&cluster.url());
     let ids = scenes(1_000);
     listener.watch_all(&ids).await;
     let (concerned, others): (Vec<_>, Vec<_>) = ids.iter().partition(|id| slot(id) <= 5_460);
@@ -30,26 +29,26 @@ async fn other_shards_are_heard_while_a_killed_master_is_replaced() {
     publish_by_cli(&cluster.addrs()[1..3], &others[..20]);
     listener.changed(&others[..20]).await;
     listener.lost(&concerned).await;
-    publish_all(&commands, &ids).await;
-    listener.changed(&ids).await;
+    publish_by_cli(&cluster.addrs()[1..4], &concerned[..20]);
+    listener.changed(&concerned[..20]).await;
 }
 
 #[tokio::test]
 async fn a_frozen_master_under_sentinel_is_left_for_its_successor_and_stays_left() {
     let sentinels = Sentinels::start().await;
-    let commands = client(&sentinels.url()).await;
-    let mut listener = Listener::start_with(listen(&sentinels.url()), 8_192, vec![commands.clone()]);
+    let mut listener = Listener::start(&sentinels.url());
     let ids = scenes(100);
     listener.watch_all(&ids).await;
     let frozen = Frozen::new(sentinels.primary().server.pid());
     listener.lost(&ids).await;
-    publish_all(&commands, &ids).await;
+    let successor: SocketAddr = sentinels.masters()[0].parse().unwrap();
+    publish_by_cli(&[successor], &ids);
     listener.changed(&ids).await;
 
     drop(frozen);
     // It calls itself master for another while; the sentinels are asked several times meanwhile.
     sleep(Duration::from_secs(1)).await;
-    publish_all(&commands, &ids).await;
+    publish_by_cli(&[successor], &ids);
     listener.changed(&ids).await;
 }
 
@@ -83,9 +82,9 @@ async fn a_cluster_is_listened_to_over_tls_though_it_tells_addresses_and_its_cer
     let plain = server.addr();
     cli_ok(plain, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
 
-    let mut listen = listen(&format!("redis-cluster://localhost:{}", addr.port()));
-    listen.tls = Some(trusting(&dir.path().join("ca.pem")));
-    let mut listener = Listener::start_with(listen, 1_024, Vec::new());
+    let mut access = access(&format!("redis-cluster://localhost:{}", addr.port()));
+    access.tls = Some(trusting(&dir.path().join("ca.pem")));
+    let mut listener = Listener::start_with(&access, 1_024);
     let ids = scenes(100);
     listener.watch_all(&ids).await;
     publish_by_cli(&[plain], &ids);
@@ -96,7 +95,7 @@ async fn a_cluster_is_listened_to_over_tls_though_it_tells_addresses_and_its_cer
 async fn slots_that_are_back_before_anybody_looked_are_not_left_deaf() {
     let cluster = Cluster::start().await;
     let commands = client(&cluster.url()).await;
-    let mut listener = Listener::start_with(listen(&cluster.url()), 8_192, vec![commands.clone()]);
+    let mut listener = Listener::start(&cluster.url());
     let ids = scenes(500);
     listener.watch_all(&ids).await;
     let mut slots = ids

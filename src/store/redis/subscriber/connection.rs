@@ -14,11 +14,11 @@ use tracing::debug;
 use super::Cause;
 use super::channels::ConnectionId;
 use super::replies::{Answer, BatchId, OutOfStep, Replies};
-use super::wire::{Dialer, Wire, WireError, error_text};
 use crate::scene::{PublicState, SceneId};
 use crate::store::News;
 use crate::store::redis::keys::Keys;
 use crate::store::redis::servers::Address;
+use crate::store::redis::wire::{Dialer, Wire, WireError, error_text};
 use crate::telemetry::Metrics;
 
 /// How many orders may be unanswered at once; whoever gives them keeps to it.

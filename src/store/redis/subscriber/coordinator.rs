@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::clients::Client;
 use futures_util::future::OptionFuture;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -13,18 +12,17 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::Cause;
-use super::alignment::Alignment;
 use super::channels::{Channels, ConnectionId, Waiter};
 use super::connection::{Connection, Fault, Order, Report, WINDOW, What};
 use super::losses::Losses;
-use super::owners::Owners;
 use super::replies::Answer;
-use super::wire::Dialer;
 use crate::entropy::between;
 use crate::scene::SceneId;
 use crate::store::News;
 use crate::store::redis::keys::Keys;
-use crate::store::redis::servers::{Address, Servers};
+use crate::store::redis::servers::Address;
+use crate::store::redis::topology::Owners;
+use crate::store::redis::wire::Dialer;
 use crate::telemetry::Metrics;
 
 /// How many wishes or reports are taken together.
@@ -49,7 +47,8 @@ pub(super) enum Wish {
 /// What a coordinator works with.
 #[derive(Debug)]
 pub(super) struct Surroundings {
-    pub(super) servers: Servers,
+    /// Whether only a master will do.
+    pub(super) master_only: bool,
     pub(super) dialer: Dialer,
     pub(super) names: Keys,
     pub(super) owners: watch::Receiver<Owners>,
@@ -100,13 +99,9 @@ impl Link {
 }
 
 impl Coordinator {
-    pub(super) fn new(around: Surroundings, commands: Vec<Client>) -> Self {
+    pub(super) fn new(around: Surroundings) -> Self {
         Self {
-            losses: Losses::new(
-                Alignment::of(&around.servers, commands),
-                around.owners.clone(),
-                around.metrics.clone(),
-            ),
+            losses: Losses::new(around.metrics.clone()),
             around,
             channels: Channels::default(),
             links: HashMap::new(),
@@ -139,13 +134,10 @@ impl Coordinator {
                 changed = self.around.owners.changed() => match changed {
                     Ok(()) => {
                         self.channels.wake(None);
-                        let before = self.addresses();
                         self.reroute(None);
-                        self.losses.owners_changed(!self.addresses().is_subset(&before));
                     }
                     Err(_) => return,
                 },
-                outcome = self.losses.alignment_ended() => self.losses.aligned(outcome, &mut self.channels),
                 Some(reserved) = OptionFuture::from(room.as_mut()) => match reserved {
                     Ok(reserved) => {
                         reserved.send(News::Lost(self.losses.take()));
@@ -227,14 +219,10 @@ impl Coordinator {
         self.reroute(Some(&link.address));
     }
 
-    fn addresses(&self) -> HashSet<Address> {
-        self.links.values().map(|link| link.address.clone()).collect()
-    }
-
     /// Makes connections and routes fit to who owns what. A connection to `again` is made after a while.
     fn reroute(&mut self, again: Option<&Address>) {
         let owners = self.around.owners.borrow_and_update().clone();
-        let addresses = owners.addresses();
+        let addresses = owners.primaries();
         self.links.retain(|_, link| addresses.contains(&link.address));
         self.unreachable.retain(|address| addresses.contains(address));
         for address in addresses {
@@ -248,8 +236,8 @@ impl Coordinator {
         }
         let by_address: HashMap<_, _> = self.links.iter().map(|(id, link)| (&link.address, *id)).collect();
         let routes = owners
-            .iter()
-            .filter_map(|(tag, address)| Some((tag.to_owned(), *by_address.get(address)?)));
+            .of_tags()
+            .filter_map(|(tag, address)| Some((tag, *by_address.get(address)?)));
         self.routes = routes.collect();
         let moved = self.channels.moved(|tag| self.routes.get(tag).copied());
         for (from, id) in moved.from {
@@ -268,7 +256,7 @@ impl Coordinator {
             id,
             address: address.clone(),
             dialer: self.around.dialer.clone(),
-            master_only: !matches!(self.around.servers, Servers::Standalone(_)),
+            master_only: self.around.master_only,
             names: self.around.names.clone(),
             orders: received,
             reports: self.reports.0.clone(),

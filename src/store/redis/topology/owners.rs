@@ -1,54 +1,63 @@
-//! Which server owns which hash tag, made out of what several servers say. Pure: hides the texts they say it in.
+//! Which server owns which slot, made out of what several servers say. Pure: hides the texts they say it in.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use redis_protocol::redis_keyslot;
-
+use crate::store::redis::keys::{SLOTS, tags};
 use crate::store::redis::servers::Address;
 
-const SLOTS: u16 = 16_384;
-
-/// The owner of each of the 256 hash tags that a scene can have.
+/// The owner of each slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Owners {
-    by_tag: HashMap<String, Address>,
+pub(in crate::store::redis) struct Owners {
+    primaries: Vec<Address>,
+    /// For each slot the place of its owner among them.
+    by_slot: Vec<Option<usize>>,
 }
 
 impl Owners {
     /// One server owns everything.
-    pub(super) fn single(address: &Address) -> Self {
-        Self::of_tags(|_| Some(address.clone()))
+    pub(in crate::store::redis) fn single(address: &Address) -> Self {
+        Self {
+            primaries: vec![address.clone()],
+            by_slot: vec![Some(0); usize::from(SLOTS)],
+        }
     }
 
-    /// What the nodes of a cluster say together: for each slot the claim with the highest config epoch.
+    /// What the nodes of a cluster say together: for each slot the claim with the highest config epoch. A primary that owns
+    /// nothing yet may soon.
     pub(super) fn of_cluster(views: &[View]) -> Self {
-        let claims = views.iter().flat_map(|view| &view.claims).collect::<Vec<_>>();
-        Self::of_tags(|tag| {
-            let slot = redis_keyslot(tag.as_bytes());
-            claims
-                .iter()
-                .filter(|claim| claim.slots.iter().any(|&(first, last)| (first..=last).contains(&slot)))
-                .max_by_key(|claim| claim.epoch)
-                .map(|claim| claim.address.clone())
-        })
+        let mut claims: Vec<&Claim> = views.iter().flat_map(|view| &view.claims).collect();
+        claims.sort_by_key(|claim| claim.epoch);
+        let mut by_slot = vec![None; usize::from(SLOTS)];
+        for claim in claims {
+            for (first, last) in &claim.slots {
+                let slots = by_slot.get_mut(usize::from(*first)..=usize::from(*last));
+                slots
+                    .into_iter()
+                    .flatten()
+                    .for_each(|owner| *owner = Some(&claim.address));
+            }
+        }
+        let mut primaries: BTreeSet<&Address> = by_slot.iter().copied().flatten().collect();
+        primaries.extend(views.iter().flat_map(|view| &view.idle));
+        let primaries: Vec<Address> = primaries.into_iter().cloned().collect();
+        let place = |owner: Option<&Address>| primaries.binary_search(owner?).ok();
+        let by_slot = by_slot.into_iter().map(place).collect();
+        Self { primaries, by_slot }
     }
 
-    /// Every tag that has an owner, with it.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Address)> {
-        self.by_tag.iter().map(|(tag, address)| (tag.as_str(), address))
+    /// Who has the keys of this slot.
+    pub(in crate::store::redis) fn of(&self, slot: u16) -> Option<&Address> {
+        self.primaries.get((*self.by_slot.get(usize::from(slot))?)?)
     }
 
-    /// Everybody who owns something.
-    pub(super) fn addresses(&self) -> BTreeSet<&Address> {
-        self.by_tag.values().collect()
+    /// Every hash tag of scenes that has an owner, with it.
+    pub(in crate::store::redis) fn of_tags(&self) -> impl Iterator<Item = (String, &Address)> {
+        tags().filter_map(|(tag, slot)| Some((tag, self.of(slot)?)))
     }
 
-    fn of_tags(owner: impl Fn(&str) -> Option<Address>) -> Self {
-        let by_tag = (0..=u8::MAX)
-            .map(|byte| format!("{byte:02x}"))
-            .filter_map(|tag| owner(&tag).map(|address| (tag, address)))
-            .collect();
-        Self { by_tag }
+    /// Everybody who owns something, or is there to.
+    pub(in crate::store::redis) fn primaries(&self) -> &[Address] {
+        &self.primaries
     }
 }
 
@@ -58,8 +67,8 @@ pub(super) struct View {
     /// Every node that has an address, by its id.
     pub(super) nodes: BTreeMap<String, Address>,
     claims: Vec<Claim>,
-    /// Slots that this node gives away, and the id of whom to.
-    moving: Vec<(u16, String)>,
+    /// Primaries that own nothing, and that nobody finds dead.
+    idle: Vec<Address>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +89,6 @@ impl View {
         view
     }
 
-    /// The slots that this node gives away, and whom to.
-    pub(super) fn moving(&self) -> impl Iterator<Item = (u16, Address)> {
-        let place = |(slot, id): &(u16, String)| Some((*slot, self.nodes.get(id)?.clone()));
-        self.moving.iter().filter_map(place)
-    }
-
     fn read_line(&mut self, line: &str, asked: &Address, names: bool) -> Option<()> {
         let mut fields = line.split(' ');
         let (id, location, flags) = (fields.next()?, fields.next()?, fields.next()?);
@@ -97,14 +100,11 @@ impl View {
         self.nodes.insert(id.to_owned(), address.clone());
         // <master> <ping-sent> <pong-recv> <config-epoch> <link-state> <slot> ...
         let epoch = fields.nth(3)?.parse().ok()?;
-        let slots = fields.skip(1).collect::<Vec<_>>();
-        if has("myself") {
-            self.moving
-                .extend(slots.iter().filter_map(|slot| slot_given_away(slot)));
-        }
-        let slots = slots.into_iter().filter_map(slot_range).collect::<Vec<_>>();
+        let slots = fields.skip(1).filter_map(slot_range).collect::<Vec<_>>();
         if has("master") && !slots.is_empty() {
             self.claims.push(Claim { address, epoch, slots });
+        } else if has("master") && !has("fail") && !has("fail?") {
+            self.idle.push(address);
         }
         Some(())
     }
@@ -125,12 +125,6 @@ fn address(location: &str, names: bool) -> Option<Address> {
     let name = parts.next().filter(|name| names && !name.is_empty());
     let host = name.unwrap_or(&address.host).to_owned();
     (!host.is_empty()).then_some(Address { host, ..address })
-}
-
-/// `[93->-id]`
-fn slot_given_away(text: &str) -> Option<(u16, String)> {
-    let (slot, id) = text.strip_prefix('[')?.strip_suffix(']')?.split_once("->-")?;
-    Some((slot.parse().ok()?, id.to_owned()))
 }
 
 /// `5` or `0-100`; slots on their way (`[93-<-id]`) belong where they were.
@@ -162,15 +156,21 @@ not a line of a node
         View::parse(text, &address("10.0.0.2:7000"), false)
     }
 
+    fn owner(owners: &Owners, tag: &str) -> Option<Address> {
+        owners
+            .of_tags()
+            .find(|(one, _)| one == tag)
+            .map(|(_, owner)| owner.clone())
+    }
+
     #[test]
     fn each_tag_belongs_to_the_master_that_claims_its_slot() {
         let owners = Owners::of_cluster(&[view(SETTLED)]);
-        assert_eq!(redis_keyslot(b"scanlogin:{00}:0"), redis_keyslot(b"00"));
-        assert_eq!(owners.by_tag["02"], address("10.0.0.2:7000"));
-        assert_eq!(owners.by_tag["3f"], address("10.0.0.1:7000"));
-        assert_eq!(owners.by_tag["00"], address("10.0.0.3:7000"));
-        assert_eq!(owners.addresses().len(), 3);
-        assert_eq!(owners.iter().count(), 256);
+        assert_eq!(owner(&owners, "02"), Some(address("10.0.0.2:7000")));
+        assert_eq!(owner(&owners, "3f"), Some(address("10.0.0.1:7000")));
+        assert_eq!(owner(&owners, "00"), Some(address("10.0.0.3:7000")));
+        assert_eq!(owners.primaries().len(), 3);
+        assert_eq!(owners.of_tags().count(), 256);
     }
 
     #[test]
@@ -181,14 +181,14 @@ not a line of a node
     }
 
     #[test]
-    fn slots_are_on_their_way_if_their_owner_says_so_itself() {
-        assert_eq!(
-            view(SETTLED).moving().count(),
-            0,
-            "one is coming, another is told of by a third"
-        );
-        let giving = view(&SETTLED.replace("[93-<-a1]", "[93->-a1] [94->-nobody]"));
-        assert_eq!(giving.moving().collect::<Vec<_>>(), [(93, address("10.0.0.1:7000"))]);
+    fn a_primary_without_slots_is_there_unless_it_is_found_dead() {
+        let joined = |flags| format!("{SETTLED}f6 10.0.0.6:7000@17000 {flags} - 0 0 0 connected\n");
+        let knows = |flags| {
+            let owners = Owners::of_cluster(&[view(&joined(flags))]);
+            owners.primaries().contains(&address("10.0.0.6:7000"))
+        };
+        assert!(knows("master"));
+        assert!(!knows("master,fail?") && !knows("master,fail") && !knows("slave"));
     }
 
     #[test]
@@ -198,16 +198,16 @@ not a line of a node
             "master - 0 1426238317741 7 connected 0-5460",
         );
         for views in [[view(SETTLED), view(&moved)], [view(&moved), view(SETTLED)]] {
-            assert_eq!(Owners::of_cluster(&views).by_tag["02"], address("10.0.0.4:7000"));
+            assert_eq!(owner(&Owners::of_cluster(&views), "02"), Some(address("10.0.0.4:7000")));
         }
     }
 
     #[test]
     fn a_slot_that_nobody_claims_has_no_owner() {
         let owners = Owners::of_cluster(&[view(&SETTLED.replace("connected 0-5460", "connected"))]);
-        assert!(!owners.by_tag.contains_key("02"));
-        assert!(owners.by_tag.contains_key("3f"));
-        assert_eq!(Owners::of_cluster(&[]), Owners::default());
+        assert_eq!(owner(&owners, "02"), None);
+        assert!(owner(&owners, "3f").is_some());
+        assert_eq!(Owners::of_cluster(&[]).of_tags().count(), 0);
     }
 
     #[test]

@@ -1,4 +1,9 @@
-//! Asks the cluster's nodes or the sentinels, again and again, who owns what. Hides the conversations kept open for that.
+//! Who has what, as the cluster's nodes or the sentinels say, asked again and again. Hides the conversations kept open for that.
+//!
+//! Commands and subscriptions both go by it, so that who has heard of a change reads where that was made.
+
+mod owners;
+mod tenure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,13 +13,16 @@ use futures_util::future::join_all;
 use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::owners::{Owners, View, majority};
-use super::tenure::{Round, Verdict};
+pub(super) use self::owners::Owners;
+use self::owners::{View, majority};
+pub(super) use self::tenure::{Consent, Tenure};
+use self::tenure::{Round, Verdict};
+use super::servers::{Access, Address, Servers};
 use super::wire::{Dialer, Wire, WireError};
-use crate::store::redis::route::Moving;
-use crate::store::redis::servers::{Address, Servers};
 
 /// How often to ask without a reason.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -28,20 +36,58 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// How long instead while nobody has answered: time to connect over a slow network.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(1_400);
 
-/// Whom to tell what.
-#[derive(Debug)]
-pub(super) struct Findings {
-    /// Who owns what, when that changed.
-    pub(super) owners: watch::Sender<Owners>,
-    /// What sentinels said, each time.
-    pub(super) rounds: watch::Sender<Round>,
-    /// Which slots of a Cluster are on their way, when that changed.
-    pub(super) moving: watch::Sender<Moving>,
+/// What is found out, from the beginning of asking on.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    pub(super) owners: watch::Receiver<Owners>,
+    /// Asks for a new look.
+    pub(super) look: Arc<Notify>,
+    /// Why nobody says anything, if that is so.
+    pub(super) silence: watch::Receiver<Option<String>>,
+    pub(super) tenure: Option<Tenure>,
 }
 
-/// Keeps asking, when `look` says so and five times a second. Ends when nobody wants to know the owners any more.
-pub(super) async fn observe(servers: Servers, dialer: Dialer, findings: Findings, look: Arc<Notify>) {
-    let Findings { owners, rounds, moving } = findings;
+/// Whom to tell what.
+#[derive(Debug)]
+struct Findings {
+    /// Who owns what, when that changed.
+    owners: watch::Sender<Owners>,
+    /// What sentinels said, each time.
+    rounds: watch::Sender<Round>,
+    silence: watch::Sender<Option<String>>,
+}
+
+impl Topology {
+    /// Begins to ask, when somebody says so and five times a second. Ends with its token, or when nobody wants to know any more.
+    #[must_use]
+    pub fn observe(access: &Access, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
+        let (owners_found, owners) = watch::channel(Owners::default());
+        let (asked, rounds) = watch::channel(Round::none());
+        let (silent, silence) = watch::channel(None);
+        let look = Arc::new(Notify::new());
+        let is_sentinel = matches!(access.servers, Servers::Sentinel { .. });
+        let findings = Findings {
+            owners: owners_found,
+            rounds: asked,
+            silence: silent,
+        };
+        let observing = observe(access.servers.clone(), access.dialer(), findings, Arc::clone(&look));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(observing));
+        Self {
+            owners,
+            silence,
+            tenure: is_sentinel.then(|| Tenure::new(rounds, Arc::clone(&look))),
+            look,
+        }
+    }
+}
+
+async fn observe(servers: Servers, dialer: Dialer, findings: Findings, look: Arc<Notify>) {
+    let Findings {
+        owners,
+        rounds,
+        silence,
+    } = findings;
     let mut observer = match servers {
         Servers::Standalone(address) => {
             owners.send_replace(Owners::single(&address));
@@ -67,12 +113,10 @@ pub(super) async fn observe(servers: Servers, dialer: Dialer, findings: Findings
         if let Some(found) = found.owners {
             owners.send_if_modified(|known| replace(known, found));
         }
-        if let Some(found) = found.moving {
-            moving.send_if_modified(|known| replace(known, found));
-        }
         if let Some(round) = found.round {
             rounds.send_replace(round);
         }
+        silence.send_if_modified(|known| replace(known, found.silence));
         sleep(PAUSE).await;
         // Running out is the normal case.
         let _ = timeout(PERIOD, look.notified()).await;
@@ -90,8 +134,9 @@ fn replace<T: PartialEq>(known: &mut T, found: T) -> bool {
 #[derive(Default)]
 struct Found {
     owners: Option<Owners>,
-    moving: Option<Moving>,
     round: Option<Round>,
+    /// Why there was no answer at all.
+    silence: Option<String>,
 }
 
 /// What is asked.
@@ -156,7 +201,11 @@ impl Observer {
             self.known.insert(address, wire);
         }
         self.log(answers.is_empty(), failure.as_ref());
-        self.judge(began, answers)
+        let silence = failure.filter(|_| answers.is_empty());
+        Found {
+            silence: silence.map(|(address, error)| format!("{address}: {error}")),
+            ..self.judge(began, answers)
+        }
     }
 
     fn judge(&mut self, began: Instant, answers: Vec<Answer>) -> Found {
@@ -175,7 +224,7 @@ impl Observer {
                 Found {
                     owners: majority(&named).map(Owners::single),
                     round: Some(round),
-                    moving: None,
+                    silence: None,
                 }
             }
             Question::Nodes if views.is_empty() => Found::default(),
@@ -183,8 +232,7 @@ impl Observer {
                 self.know(&views);
                 Found {
                     owners: Some(Owners::of_cluster(&views)),
-                    moving: Some(views.iter().flat_map(View::moving).collect()),
-                    round: None,
+                    ..Found::default()
                 }
             }
         }

@@ -39,7 +39,7 @@ use commands::Commands;
 use fault::{Fault, refusal};
 use keys::{Keys, slot};
 use nodes::Making;
-use replication::{Copies, Replication};
+use replication::{Copies, Kept, Reached, Replication};
 use route::Command;
 use script::Scripts;
 use servers::Address;
@@ -184,7 +184,7 @@ impl SceneStore for RedisStore {
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
-            return self.replace_replicated(slot(&scene), keys, args, copies).await;
+            return self.replace_replicated(slot(&scene), keys, args, &copies).await;
         }
         let replaced = self
             .commands
@@ -286,32 +286,34 @@ impl RedisStore {
         slot: u16,
         keys: &[&str],
         args: &[Bytes],
-        copies: Copies,
+        copies: &Copies,
     ) -> Result<Replaced, StoreError> {
-        let (replaced, reached, server) = self
+        let (replaced, count, info, server) = self
             .commands
             .run_waiting("replace", slot, |route| async move {
                 let server = keys.first().and_then(|key| route.server_of(key));
                 let script = self.scripts.replace.whole(keys, args);
-                let wait = script.beside("WAIT").arg(copies.0).arg(WAIT_MS);
-                let [script, wait] = route.both([script, wait]).await?;
+                let wait = script.beside("WAIT").arg(copies.count).arg(WAIT_MS);
+                let info = script.beside("INFO").arg("replication");
+                let [script, wait, info] = route.together([script, wait, info]).await?;
                 let replaced = outcome(&script?.convert::<String>()?)?;
-                let reached = match replaced {
-                    Replaced::Written => wait?.convert::<i64>()?,
-                    _ => 0,
+                let (count, info) = match replaced {
+                    Replaced::Written => (wait?.convert::<i64>()?, info?.convert::<String>()?),
+                    _ => (0, String::new()),
                 };
-                Ok((replaced, reached, server))
+                Ok((replaced, count, info, server))
             })
             .await?;
         if replaced != Replaced::Written {
             return Ok(replaced);
         }
         // The connection is somebody else's by now.
-        let kept = self.replication.is_kept(reached, copies, server).await;
+        let info = &*info;
+        let kept = self.replication.keeps(&Reached { count, server, info }, copies).await;
         let (outcome, replaced) = match kept {
-            true if reached >= copies.0 => ("replicated", replaced),
-            true => ("vouched", replaced),
-            false => ("unreplicated", Replaced::Unreplicated),
+            Kept::Replicated => ("replicated", replaced),
+            Kept::Vouched => ("vouched", replaced),
+            Kept::Not => ("unreplicated", Replaced::Unreplicated),
         };
         self.count_wait(outcome);
         Ok(replaced)

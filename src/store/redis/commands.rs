@@ -93,7 +93,7 @@ impl Commands {
         let once = || async move {
             let nodes = self.nodes();
             let waiter = nodes.of_slot(slot)?.waiter().await?;
-            attempt(Route::new(Arc::clone(&nodes), Some(waiter.link.clone()))).await
+            Box::pin(attempt(Route::new(Arc::clone(&nodes), Some(waiter.link.clone())))).await
         };
         self.observed(op, self.insist(op, once)).await
     }

@@ -7,7 +7,7 @@
 //! still follows the old primary, and acknowledges what will be lost. So under Sentinel every replica that keeps up is waited for,
 //! and if one is missing, the sentinels are asked whether it was promoted ([`Tenure`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,9 +31,36 @@ const SETTLED: Duration = Duration::from_secs(3);
 /// Replicas tell where they are each second.
 const LAG_MAX_SECONDS: u64 = 2;
 
-/// How many replicas a durable write waits for: one, or more.
+/// Which replicas a durable write waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Copies {
+    /// One, or as many as are known.
+    pub(super) count: i64,
+    /// By name where each may be promoted.
+    known: Members,
+}
+
+/// What became of the wait for them.
+#[derive(Debug)]
+pub(super) struct Reached<'a> {
+    /// How many have it, whichever they are.
+    pub(super) count: i64,
+    /// Where it was written.
+    pub(super) server: Option<Address>,
+    /// What that said of its replicas afterwards.
+    pub(super) info: &'a str,
+}
+
+/// Why a write stays, if it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Copies(pub(super) i64);
+pub(super) enum Kept {
+    Replicated,
+    Vouched,
+    Not,
+}
+
+/// Replicas, by the addresses that they announce.
+type Members = BTreeSet<String>;
 
 /// What is known of each slot's replicas.
 #[derive(Debug)]
@@ -56,10 +83,10 @@ struct Sight {
 #[derive(Debug, Clone)]
 struct Group {
     primary: Address,
-    /// How many replicas keep up, or may have been promoted.
-    replicas: i64,
+    /// The replicas that keep up, or may have been promoted.
+    members: Members,
     /// How many of them don't.
-    missing: i64,
+    missing: usize,
     /// Since when that is so, and nobody says that one was promoted.
     fewer_since: Option<Instant>,
 }
@@ -86,21 +113,33 @@ impl Replication {
                 sights.get(&slot).copied().is_none_or(Sight::asks)
             }
         };
-        let copies = match self.tenure {
-            // Of a primary that was not looked at, so many that the sentinels are asked.
-            Some(_) => self.group().map_or(2, |group| group.replicas.max(1)),
-            None => 1,
-        };
-        waits.then_some(Copies(copies))
+        waits.then(|| self.wanted())
     }
 
-    /// Whether a write that `reached` so many replicas stays, whoever is primary next. `server` is where it was written.
-    pub(super) async fn is_kept(&self, reached: i64, wanted: Copies, server: Option<Address>) -> bool {
-        match (&self.tenure, server) {
-            _ if reached >= wanted.0 => true,
+    fn wanted(&self) -> Copies {
+        let known = self.group().map(|group| group.members);
+        let count = match (&self.tenure, &known) {
+            (None, _) => 1,
+            (Some(_), Some(known)) => i64::try_from(known.len()).unwrap_or(i64::MAX).max(1),
+            // Of a primary that was not looked at, so many that the sentinels are asked.
+            (Some(_), None) => 2,
+        };
+        Copies {
+            count,
+            known: known.unwrap_or_default(),
+        }
+    }
+
+    /// Whether a write stays, whoever is primary next.
+    pub(super) async fn keeps(&self, reached: &Reached<'_>, wanted: &Copies) -> Kept {
+        match (&self.tenure, &reached.server) {
+            (None, _) if reached.count >= wanted.count => Kept::Replicated,
+            (Some(_), _) if reached.by_all(wanted) => Kept::Replicated,
             // The one that does not answer may be the one that promotes.
-            (Some(tenure), Some(server)) if reached >= 1 => tenure.of(&server).await == Some(Consent::OfAll),
-            _ => false,
+            (Some(tenure), Some(server)) if reached.count >= 1 && tenure.of(server).await == Some(Consent::OfAll) => {
+                Kept::Vouched
+            }
+            _ => Kept::Not,
         }
     }
 
@@ -127,11 +166,11 @@ impl Replication {
             let info = node.shared().client().info::<String>(Some(InfoKind::Replication)).await;
             match info.map_err(Fault::from) {
                 Ok(info) if info_field(&info, "role") == Some("master") => {
-                    let replicas = match &self.tenure {
-                        Some(tenure) => self.follow(tenure, server.clone(), replicas(&info)).await,
-                        None => replicas(&info),
+                    let members = match &self.tenure {
+                        Some(tenure) => self.follow(tenure, server.clone(), members(&info)).await,
+                        None => members(&info),
                     };
-                    self.see(nodes.owners(), server, replicas > 0);
+                    self.see(nodes.owners(), server, !members.is_empty());
                 }
                 Ok(_) => {}
                 Err(fault) => {
@@ -145,35 +184,36 @@ impl Replication {
         }
     }
 
-    /// How many replicas this primary has. One that is gone counts on while it may have been promoted.
-    async fn follow(&self, tenure: &Tenure, primary: Address, replicas: i64) -> i64 {
+    /// Which replicas this primary has. One that is gone counts on while it may have been promoted.
+    async fn follow(&self, tenure: &Tenure, primary: Address, seen: Members) -> Members {
         let now = Instant::now();
-        let known = self.group().filter(|known| known.primary == primary);
-        let told = known.as_ref().map_or(0, |known| known.missing);
-        let (known, mut fewer_since) = known.map_or((replicas, None), |known| (known.replicas, known.fewer_since));
-        let mut counted = replicas;
-        if replicas < known {
+        let before = self.group().filter(|group| group.primary == primary);
+        let told = before.as_ref().map_or(0, |group| group.missing);
+        let (known, mut fewer_since) = before.map_or((seen.clone(), None), |group| (group.members, group.fewer_since));
+        let mut members = seen.clone();
+        if !known.is_subset(&seen) {
             fewer_since = match tenure.of(&primary).await {
                 Some(_) => fewer_since.or(Some(now)),
                 None => None,
             };
             if fewer_since.is_none_or(|since| since.elapsed() < SETTLED) {
-                counted = known;
+                members.extend(known.iter().cloned());
             }
         }
-        let missing = counted - replicas;
-        if counted != known {
-            tracing::info!(%primary, replicas, "durable writes wait for another number of replicas");
+        let missing = members.difference(&seen).count();
+        if members != known {
+            let replicas = members.len();
+            tracing::info!(%primary, replicas, "durable writes wait for other replicas");
         } else if missing != told && missing > 0 {
             tracing::warn!(%primary, missing, "a replica is missing: durable writes fail unless every sentinel vouches for the primary");
         }
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(Group {
             primary,
-            replicas: counted,
+            members: members.clone(),
             missing,
-            fewer_since: fewer_since.filter(|_| counted > replicas),
+            fewer_since: fewer_since.filter(|_| missing > 0),
         });
-        counted
+        members
     }
 
     fn see(&self, owners: &Owners, server: &Address, keeps_up: bool) {
@@ -216,43 +256,63 @@ impl Sight {
     }
 }
 
-/// Counts those that keep up: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
-fn replicas(info: &str) -> i64 {
-    info.lines().map(|line| i64::from(keeps_up(line))).sum()
+impl Reached<'_> {
+    /// Whether every replica has it that is there or was known. A count alone does not say which: one that joined may stand in for
+    /// one that left to be promoted.
+    fn by_all(&self, wanted: &Copies) -> bool {
+        let there: Members = online(self.info).map(|(name, _)| name).collect();
+        let all = i64::try_from(there.len()).unwrap_or(i64::MAX).max(wanted.count);
+        self.count >= all && wanted.known.is_subset(&there)
+    }
 }
 
-fn keeps_up(line: &str) -> bool {
-    let Some((name, fields)) = line.split_once(':') else {
-        return false;
-    };
-    let number = name.strip_prefix("slave").unwrap_or_default();
-    let field = |name: &str| {
-        let mut fields = fields.trim_end().split(',');
-        fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-    };
-    let read = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
-    number.parse::<u32>().is_ok()
-        && field("state") == Some("online")
-        && read("lag").is_some_and(|lag| lag <= LAG_MAX_SECONDS)
+/// Those that keep up.
+fn members(info: &str) -> Members {
+    online(info)
+        .filter(|(_, keeps_up)| *keeps_up)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Every replica that follows, and whether it keeps up: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
+fn online(info: &str) -> impl Iterator<Item = (String, bool)> {
+    info.lines().filter_map(|line| {
+        let (name, fields) = line.split_once(':')?;
+        let _: u32 = name.strip_prefix("slave")?.parse().ok()?;
+        let field = |name: &str| {
+            let mut fields = fields.trim_end().split(',');
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        };
+        let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
         // One that just joined is told nothing until its first word, which takes up to a second.
-        && read("offset").is_some_and(|offset| offset > 0)
+        let keeps_up = number("lag").is_some_and(|lag| lag <= LAG_MAX_SECONDS)
+            && number("offset").is_some_and(|offset| offset > 0);
+        let name = format!("{}:{}", field("ip")?, field("port")?);
+        (field("state") == Some("online")).then_some((name, keeps_up))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn info(replicas: &[&str]) -> String {
+        let replicas = replicas.join("\r\n");
+        format!("# Replication\r\nrole:master\r\nconnected_slaves:1\r\n{replicas}\r\nslave_read_only:1\r\n")
+    }
+
+    fn named(names: &[&str]) -> Members {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    const ONE: &str = "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0";
+    const OTHER: &str = "slave12:ip=::1,port=1,state=online,offset=9,lag=2";
+    const JOINED: &str = "slave1:ip=127.0.0.1,port=3,state=online,offset=0,lag=0";
+
     #[test]
     fn a_replica_keeps_up_when_it_is_online_and_was_heard_of_just_now() {
-        let info = |replica: &str| {
-            format!("# Replication\r\nrole:master\r\nconnected_slaves:1\r\n{replica}\r\nslave_read_only:1\r\n")
-        };
-        let (one, other) = (
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0",
-            "slave12:ip=::1,port=1,state=online,offset=9,lag=2",
-        );
-        assert_eq!(replicas(&info(one)), 1);
-        assert_eq!(replicas(&info(&format!("{one}\r\n{other}"))), 2);
+        assert_eq!(members(&info(&[ONE])), named(&["127.0.0.1:1"]));
+        assert_eq!(members(&info(&[ONE, OTHER])), named(&["127.0.0.1:1", "::1:1"]));
         for not in [
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-1",
@@ -261,8 +321,29 @@ mod tests {
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
             "",
         ] {
-            assert_eq!(replicas(&info(not)), 0, "{not}");
+            assert_eq!(members(&info(&[not])), named(&[]), "{not}");
         }
+    }
+
+    #[test]
+    fn a_replica_that_joins_never_stands_in_for_one_that_left() {
+        let known = |names: &[&str]| Copies {
+            count: i64::try_from(names.len()).unwrap(),
+            known: named(names),
+        };
+        let by_all = |count, there: &[&str], wanted: &Copies| {
+            let (info, server) = (&*info(there), None);
+            Reached { count, server, info }.by_all(wanted)
+        };
+        let one = known(&["127.0.0.1:1"]);
+        assert!(by_all(1, &[ONE], &one));
+        assert!(!by_all(1, &[JOINED], &one), "the one that was known is gone");
+        assert!(!by_all(1, &[ONE, JOINED], &one), "nobody says which of them has it");
+        assert!(by_all(2, &[ONE, JOINED], &one));
+        let both = known(&["127.0.0.1:1", "::1:1"]);
+        assert!(by_all(2, &[ONE, OTHER], &both));
+        assert!(!by_all(2, &[ONE, JOINED], &both));
+        assert!(!by_all(1, &[ONE, OTHER], &both));
     }
 
     #[tokio::test(start_paused = true)]

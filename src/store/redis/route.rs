@@ -99,11 +99,6 @@ impl Route {
         Ok(answer?.convert()?)
     }
 
-    /// The answers to two commands that must be answered by the same server on the same connection.
-    pub(super) async fn both(&self, commands: [Command; 2]) -> Result<[Result<Value, Fault>; 2], Fault> {
-        Box::pin(self.together(commands)).await
-    }
-
     /// The answers to commands that have nothing to do with each other, in one round trip to each server.
     pub(super) async fn each(&self, commands: Vec<Command>) -> Vec<Result<Value, Fault>> {
         let mut by_owner = BTreeMap::<_, Vec<_>>::new();
@@ -133,7 +128,11 @@ impl Route {
         answers.into_values().collect()
     }
 
-    async fn together<const N: usize>(&self, commands: [Command; N]) -> Result<[Result<Value, Fault>; N], Fault> {
+    /// The answers to commands about the same slot that must be answered by the same server on the same connection.
+    pub(super) async fn together<const N: usize>(
+        &self,
+        commands: [Command; N],
+    ) -> Result<[Result<Value, Fault>; N], Fault> {
         let node = self.owner_of(commands.first())?;
         let link = self.own.as_ref().unwrap_or(node.shared());
         let answers = send(node, link, &commands.each_ref()).await;

@@ -20,7 +20,7 @@ impl TokenStore for RedisStore {
             .run("token", |route| async move {
                 // The life first: a token put in between is then said to live shorter than it does, never longer.
                 let fields = Command::new("HMGET", key).arg("sealed").arg("generation");
-                let [life, fields] = route.both([Command::new("PTTL", key), fields]).await?;
+                let [life, fields] = route.together([Command::new("PTTL", key), fields]).await?;
                 let (sealed, generation): (Option<Bytes>, Option<u64>) = fields?.convert()?;
                 Ok(match (sealed, generation, life_left(life?)?) {
                     (Some(sealed), Some(generation), Some(left)) => Some(StoredToken {

@@ -184,7 +184,7 @@ impl SceneStore for RedisStore {
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
-            return self.replace_replicated(slot(&scene), keys, args, &copies).await;
+            return self.replace_replicated(&scene, keys, args, &copies).await;
         }
         let replaced = self
             .commands
@@ -283,15 +283,15 @@ impl RedisStore {
     /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
     async fn replace_replicated(
         &self,
-        slot: u16,
+        scene: &str,
         keys: &[&str],
         args: &[Bytes],
         copies: &Copies,
     ) -> Result<Replaced, StoreError> {
         let (replaced, count, info, server) = self
             .commands
-            .run_waiting("replace", slot, |route| async move {
-                let server = keys.first().and_then(|key| route.server_of(key));
+            .run_waiting("replace", slot(scene), |route| async move {
+                let server = route.server_of(scene);
                 let script = self.scripts.replace.whole(keys, args);
                 let wait = script.beside("WAIT").arg(copies.count).arg(WAIT_MS);
                 let info = script.beside("INFO").arg("replication");

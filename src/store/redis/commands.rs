@@ -104,11 +104,7 @@ impl Commands {
         let ping = async {
             let asked = nodes.iter().map(|node| async {
                 let answer = timeout(Duration::from_secs(1), node.shared().client().ping::<()>(None)).await;
-                let answer = answer.map_or(Err(Fault::NoAnswer), |answer| answer.map_err(Fault::from));
-                if let Err(Fault::NoAnswer) = answer {
-                    node.report_stall();
-                }
-                answer
+                node.heard(answer.map_or(Err(Fault::NoAnswer), |answer| answer.map_err(Fault::from)))
             });
             let none = || StoreError::Unavailable("nobody says where redis is".to_owned());
             let mut answers = join_all(asked).await;

@@ -151,10 +151,13 @@ impl Node {
         self.waiters.is_some()
     }
 
-    /// Says that it gave no answer: where one client got none, no other needs to find the same out for itself.
-    pub(super) fn report_stall(&self) {
-        let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
-        waiters.chain([&self.shared]).for_each(Link::report_stall);
+    /// What it answered. Where one client got no answer, no other needs to find the same out for itself.
+    pub(super) fn heard<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
+        if let Err(Fault::NoAnswer) = answer {
+            let waiters = self.waiters.iter().flat_map(|waiters| waiters.all.iter());
+            waiters.chain([&self.shared]).for_each(Link::report_stall);
+        }
+        answer
     }
 }
 

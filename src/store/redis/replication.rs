@@ -164,7 +164,8 @@ impl Replication {
         for node in nodes.iter() {
             let server = &node.address;
             let info = node.shared().client().info::<String>(Some(InfoKind::Replication)).await;
-            match info.map_err(Fault::from) {
+            // While nobody asks anything else, this is what notices that a server is frozen.
+            match node.heard(info.map_err(Fault::from)) {
                 Ok(info) if info_field(&info, "role") == Some("master") => {
                     let members = match &self.tenure {
                         Some(tenure) => self.follow(tenure, server.clone(), members(&info)).await,
@@ -173,13 +174,7 @@ impl Replication {
                     self.see(nodes.owners(), server, !members.is_empty());
                 }
                 Ok(_) => {}
-                Err(fault) => {
-                    // While nobody asks anything else, this is what notices that a server is frozen.
-                    if let Fault::NoAnswer = fault {
-                        node.report_stall();
-                    }
-                    tracing::debug!(%server, ?fault, "its replicas are not known");
-                }
+                Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
             }
         }
     }

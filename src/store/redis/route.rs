@@ -183,10 +183,7 @@ impl Route {
 async fn send(node: &Node, link: &Link, commands: &[&Command]) -> Vec<Result<Value, Fault>> {
     let answers = pipeline(&link.client(), commands).await;
     let answers = answers.unwrap_or_else(|fault| vec![Err(fault); commands.len()]);
-    if answers.iter().any(|answer| matches!(answer, Err(Fault::NoAnswer))) {
-        node.report_stall();
-    }
-    answers
+    answers.into_iter().map(|answer| node.heard(answer)).collect()
 }
 
 async fn pipeline(client: &WithOptions<Client>, commands: &[&Command]) -> Result<Vec<Result<Value, Fault>>, Fault> {

@@ -31,6 +31,11 @@ impl Address {
 }
 
 impl Address {
+    /// The name that this server's certificate must be for, where those that are told by IP address go by `certified_name`.
+    pub(super) fn name_in_certificate<'a>(&'a self, certified_name: Option<&'a str>) -> &'a str {
+        certified_name.filter(|_| self.is_ip()).unwrap_or(&self.host)
+    }
+
     fn is_ip(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok()
     }
@@ -133,11 +138,6 @@ impl Servers {
             Self::Cluster(seeds) if !seeds.iter().any(Address::is_ip) => seeds.first().map(|seed| seed.host.as_str()),
             Self::Cluster(_) | Self::Standalone(_) | Self::Sentinel { .. } => None,
         }
-    }
-
-    /// The same for this server, if it is not the host that it is told by.
-    pub(super) fn certified_name_of(&self, address: &Address) -> Option<&str> {
-        self.certified_name().filter(|_| address.is_ip())
     }
 }
 

@@ -142,7 +142,7 @@ impl ClientSettings {
     /// A client of this server that is not connected yet.
     pub(super) fn client(&self, address: &Address) -> fred::clients::Client {
         let mut server = Server::from(address);
-        let name = self.access.servers.certified_name_of(address).unwrap_or(&address.host);
+        let name = address.name_in_certificate(self.access.servers.certified_name());
         server.tls_server_name = Some(name.into());
         let config = Config {
             server: ServerConfig::Centralized { server },

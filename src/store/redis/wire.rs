@@ -1,7 +1,6 @@
 //! One RESP3 conversation over TCP or TLS. Hides dialling, greeting, frames and their bounds.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,12 +86,8 @@ impl Dialer {
 
     /// The name that a server's certificate must be for.
     fn name_of(&self, address: &Address) -> Result<ServerName<'static>, WireError> {
-        let certified_name = self
-            .certified_name
-            .as_ref()
-            .filter(|_| address.host.parse::<IpAddr>().is_ok());
-        let name = certified_name.unwrap_or(&address.host);
-        ServerName::try_from(name.clone()).map_err(|_| WireError::Refused(format!("no certificate is for {name}")))
+        let name = address.name_in_certificate(self.certified_name.as_deref());
+        ServerName::try_from(name.to_owned()).map_err(|_| WireError::Refused(format!("no certificate is for {name}")))
     }
 }
 

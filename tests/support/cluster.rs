@@ -104,6 +104,13 @@ impl Cluster {
         self.nodes.iter().map(Node::addr).collect()
     }
 
+    /// Has nobody taken for dead who is late, for tests that kill nobody.
+    pub(crate) fn be_patient(&self) {
+        for node in &self.nodes {
+            node.cli_ok(&["CONFIG", "SET", "cluster-node-timeout", "30000"]);
+        }
+    }
+
     /// Names every node.
     pub(crate) fn url(&self) -> String {
         format!("redis-cluster://{}", self.hosts())

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::cli::OPERATOR;
 use super::shape::Topology;
+use super::temporary_directory;
 
 /// The document that tells operators which rights the service needs; what is used here is read from there.
 const DOCUMENT: &str = include_str!("../../docs/redis.md");
@@ -24,7 +25,7 @@ pub(crate) struct Guard {
 
 impl Guard {
     pub(crate) fn new(topology: Topology) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = temporary_directory();
         certify(dir.path(), "IP:127.0.0.1");
         let more = (topology == Topology::Cluster).then_some("SERVICE IN A CLUSTER");
         let service = std::iter::once("SERVICE").chain(more).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{eventually, temporary_directory};
 use super::redis::free_addr;
 
 /// Unless a test says otherwise.
@@ -24,7 +24,7 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Balances over `replicas`; one that can't be reached is left out for a second.
     pub(crate) async fn start(replicas: &[SocketAddr]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = temporary_directory();
         let addr = free_addr();
         write_configuration(&dir, addr, replicas, KEEPS_SILENT_STREAMS);
         let nginx = Self {

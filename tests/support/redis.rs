@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::cli::{cli, cli_ok};
-use super::eventually;
+use super::{eventually, temporary_directory};
 
 /// Dies with the test.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl RedisServer {
 
     /// The same, where nothing listens yet.
     pub fn start_at(addr: SocketAddr, args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = temporary_directory();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let child = spawn(addr, &args, &dir);
         Self { child, addr, args, dir }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 use super::cli::{cli, cli_as_operator};
-use super::eventually;
+use super::{eventually, temporary_directory};
 use super::guard::Guard;
 use super::node::{LINK, Node};
 use super::proxy::Proxy;
@@ -101,6 +101,14 @@ impl Sentinels {
         }
     }
 
+    /// Has nobody taken for dead who is late, for tests that kill nobody.
+    pub(crate) fn be_patient(&self) {
+        self.set("down-after-milliseconds", "30000");
+        for node in &self.nodes {
+            node.cli_ok(&["CONFIG", "SET", "min-replicas-max-lag", "30"]);
+        }
+    }
+
     /// The primary of the beginning.
     pub(crate) fn primary(&self) -> &Node {
         &self.nodes[2]
@@ -177,7 +185,7 @@ impl Sentinel {
     async fn start(guard: Option<&Arc<Guard>>, primary: SocketAddr) -> Self {
         let (addr, tls) = (free_addr(), free_addr());
         let link = Proxy::start(if guard.is_some() { tls } else { addr }, LINK).await;
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = temporary_directory();
         let config = dir.path().join("sentinel.conf");
         let mut lines = vec![
             format!("port {}", addr.port()),

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{eventually, temporary_directory};
 use super::process::{Log, Process, scanlogin, scanlogin_with};
 use super::redis::RedisServer;
 use super::reply::Reply;
@@ -64,7 +64,7 @@ impl Service {
             redis_url: None,
             simulator: None,
             misbehaviour: (0.0, 1),
-            files: Arc::new(tempfile::tempdir().expect("a temporary directory")),
+            files: Arc::new(temporary_directory()),
             mounts: Vec::new(),
         }
     }

@@ -109,16 +109,10 @@ impl Shape {
 
     /// Has nobody taken for dead who is late, for tests that kill nobody.
     pub(crate) fn be_patient(&self) {
-        let (option, value) = match &self.servers {
-            Servers::Standalone(_) => return,
-            Servers::Sentinel(sentinels) => {
-                sentinels.set("down-after-milliseconds", "30000");
-                ("min-replicas-max-lag", "30")
-            }
-            Servers::Cluster(_) => ("cluster-node-timeout", "30000"),
-        };
-        for node in self.nodes() {
-            node.cli_ok(&["CONFIG", "SET", option, value]);
+        match &self.servers {
+            Servers::Standalone(_) => {}
+            Servers::Sentinel(sentinels) => sentinels.be_patient(),
+            Servers::Cluster(cluster) => cluster.be_patient(),
         }
     }
 

@@ -29,6 +29,7 @@ pub(crate) enum Kind {
     ReplicaKilled,
     ReplicaFrozen,
     ReplicasRolled,
+    MemoryShort,
     DescriptorsUsedUp,
     SlowReaders,
     ClockJumped,
@@ -197,7 +198,9 @@ impl Kind {
             | Self::LinkCut
             | Self::LinkSlow
             | Self::LinkLossy
-            | Self::RepliesLost => 2,
+            | Self::RepliesLost
+            // Looked at each second.
+            | Self::MemoryShort => 2,
             Self::ReplicaKilled
             | Self::ReplicaFrozen
             | Self::RedisRestartedEmpty
@@ -265,6 +268,7 @@ impl Injector<'_> {
             Kind::ReplicaKilled => return Some(self.kill_replica().await),
             Kind::ReplicaFrozen => self.freeze_replica().await,
             Kind::ReplicasRolled => self.roll_replicas().await,
+            Kind::MemoryShort => self.use_up_memory_of_replica().await,
             Kind::DescriptorsUsedUp => self.use_up_descriptors().await,
             Kind::SlowReaders => self.read_slowly().await,
             Kind::ClockJumped => self.set_clock().await,

@@ -19,6 +19,7 @@ use crate::site;
 use crate::support::cli::cli;
 use crate::support::clock::WallClock;
 use crate::support::cluster::Cluster;
+use crate::support::control_group::ControlGroup;
 use crate::support::nginx::Nginx;
 use crate::support::node::{LINK, Node};
 use crate::support::process::{Log, scanlogin};
@@ -76,6 +77,7 @@ pub(crate) struct World {
 pub(crate) struct Replica {
     pub(crate) addr: SocketAddr,
     clock: WallClock,
+    pub(crate) memory: ControlGroup,
     skew: &'static str,
     builder: ServiceBuilder,
     service: Service,
@@ -96,9 +98,9 @@ impl World {
         let nginx = Nginx::start(&addrs).await;
         let mut replicas = Vec::new();
         for (n, (addr, skew)) in addrs.into_iter().zip(SKEWS).enumerate() {
-            let clock = WallClock::new(skew);
-            let builder = clock
-                .of(Service::builder())
+            let (clock, memory) = (WallClock::new(skew), ControlGroup::new());
+            let builder = memory
+                .of(clock.of(Service::builder()))
                 .with("LISTEN", addr)
                 .with("PUBLIC_URL", nginx.base())
                 .with("TRUSTED_PROXIES", "127.0.0.0/8")
@@ -122,6 +124,7 @@ impl World {
                 addr,
                 service: builder.clone().start().await,
                 clock,
+                memory,
                 skew,
                 builder,
                 logged: Vec::new(),

@@ -7,13 +7,13 @@ use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::cli::{cli, cli_ok};
+use crate::support::control_group::ControlGroup;
 use crate::support::events::EventStream;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
@@ -500,43 +500,10 @@ async fn a_flood_of_avatars_which_anybody_may_ask_for_is_refused_before_a_scan_o
     }
 }
 
-/// A control group as the system would show it, in both versions.
-struct Group(TempDir);
-
-impl Group {
-    const LIMIT: u64 = 4_000_000_000;
-
-    fn new() -> Self {
-        let group = Self(tempfile::tempdir().unwrap());
-        std::fs::create_dir(group.0.path().join("memory")).unwrap();
-        for limit in ["memory.max", "memory/memory.limit_in_bytes"] {
-            group.write(limit, Self::LIMIT);
-        }
-        for stat in ["memory.stat", "memory/memory.stat"] {
-            std::fs::write(group.0.path().join(stat), "").unwrap();
-        }
-        group.uses(0);
-        group
-    }
-
-    fn uses(&self, percent: u64) {
-        for usage in ["memory.current", "memory/memory.usage_in_bytes"] {
-            self.write(usage, Self::LIMIT / 100 * percent);
-        }
-    }
-
-    fn write(&self, file: &str, bytes: u64) {
-        std::fs::write(self.0.path().join(file), bytes.to_string()).unwrap();
-    }
-}
-
 #[tokio::test]
 async fn without_memory_for_streams_a_page_that_had_one_still_hears_how_its_login_went_on() {
-    let group = Group::new();
-    let service = Service::builder()
-        .in_place_of("/sys/fs/cgroup", group.0.path())
-        .start()
-        .await;
+    let memory = ControlGroup::new();
+    let service = memory.of(Service::builder()).start().await;
     let browser = Browser::start(&service).await;
     let mut cut = browser.events().await;
     cut.next_is("waiting").await;
@@ -544,7 +511,7 @@ async fn without_memory_for_streams_a_page_that_had_one_still_hears_how_its_logi
     let scanned = cut.next_is("scanned").await;
     drop(cut);
 
-    group.uses(90);
+    memory.uses(90);
     service.log().line_with(&["memory is nearly used up"]).await;
     let refused = Reply::to(plain_events(&service, &browser)).await;
     comes_again(&refused, 503, "store_unavailable");

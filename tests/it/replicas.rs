@@ -1,20 +1,19 @@
 //! Several replicas on one Redis: what is done at one is told at every other, whatever happens to Redis meanwhile.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::{self, FuturesUnordered};
+use futures_util::stream;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::support::cli::{cli, cli_ok};
 use crate::support::events::EventStream;
@@ -23,7 +22,6 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
-use crate::support::sentinel::Sentinels;
 use crate::support::service::Service;
 
 /// Logins with an event stream whose confirm is placed around its subscription.
@@ -487,153 +485,4 @@ async fn a_replica_that_starts_before_its_redis_waits_for_it() {
         200,
         "a Redis that is away for all takes no replica out"
     );
-}
-
-#[tokio::test]
-async fn a_whole_login_costs_so_many_redis_commands() {
-    let pair = Pair::start().await;
-    let login = async || {
-        let browser = Browser::start(&pair.a).await;
-        assert_eq!(browser.code_image().await.status, 200);
-        let mut events = browser.events().await;
-        events.next_is("waiting").await;
-        let phone = Phone::that_scanned("somebody", &pair.b, &browser.scene).await;
-        events.next_is("scanned").await;
-        phone.confirm(&pair.b, &browser.scene).await.ok();
-        let confirmed = events.next_is("confirmed").await;
-        let redeemed = Site::demo()
-            .redeem(&pair.b, confirmed.data["code"].as_str().unwrap())
-            .await
-            .ok();
-        let token = redeemed["access_token"].as_str().unwrap();
-        assert_eq!(Site::userinfo(&pair.b, token).await.ok()["sub"], "somebody");
-    };
-    let unwatched = || {
-        eventually("the last scene's channel is given back", || async {
-            cli(pair.redis.addr(), &["PUBSUB", "SHARDCHANNELS"])
-                .is_empty()
-                .then_some(())
-        })
-    };
-    // The first fetches WeChat's token and loads the scripts.
-    login().await;
-    unwatched().await;
-    cli_ok(pair.redis.addr(), &["CONFIG", "RESETSTAT"]);
-    login().await;
-    unwatched().await;
-    let stats = cli(pair.redis.addr(), &["INFO", "commandstats"]);
-    let counted = commands_of_logins(&stats);
-    println!("redis commands of one login: {counted:?}");
-    // With what the three scripts call: each reads the beginning of the record and its life, and writes it.
-    let expected = [
-        ("evalsha", 3),
-        ("get", 7),
-        ("getrange", 3),
-        ("pttl", 7),
-        ("set", 7),
-        ("spublish", 2),
-        ("ssubscribe", 1),
-        ("sunsubscribe", 1),
-    ];
-    assert_eq!(counted, BTreeMap::from(expected));
-}
-
-/// How often each command ran, by `INFO commandstats`; without what watches over connections and servers, which costs the
-/// same without any login.
-fn commands_of_logins(stats: &str) -> BTreeMap<&str, u32> {
-    let kept_up = [
-        "ping",
-        "info",
-        "hello",
-        "role",
-        "config|resetstat",
-        "pubsub|shardchannels",
-    ];
-    let counts = stats
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("cmdstat_")?.split_once(":calls="));
-    counts
-        .filter(|(command, _)| !kept_up.contains(command) && !command.starts_with("client|"))
-        .map(|(command, rest)| (command, rest.split(',').next().unwrap().parse().unwrap()))
-        .collect()
-}
-
-/// What a browser at one replica was told of a scene that others write to at another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Enough,
-    /// That there is no such scene.
-    Unknown,
-    /// Nothing of the scan.
-    Nothing,
-}
-
-/// Some replicas follow to the next primary before the others do.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_next_primary_has_is_missed_by_nobody_who_is_still_at_the_last_one() {
-    let sentinels = Sentinels::start().await;
-    sentinels.set("failover-timeout", "2500");
-    let b = Service::builder().redis_url(&sentinels.url()).start().await;
-    let (url, _links) = sentinels.hard_of_hearing(Duration::from_millis(80)).await;
-    let a = b.replica().redis_url(&url).start().await;
-    let mut probes = Vec::new();
-    for _ in 0..3 {
-        let before = sentinels.masters();
-        sentinels.fail_over().await;
-        let mut over = pin!(async {
-            sentinels.until_replaced(&before).await;
-            sleep(Duration::from_secs(2)).await;
-        });
-        let mut due = interval(Duration::from_millis(20));
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                () = &mut over => break,
-                _ = due.tick() => under_way.push(probe(&a, &b)),
-                Some(done) = under_way.next() => probes.extend(done),
-            }
-        }
-        probes.extend(under_way.collect::<Vec<_>>().await.into_iter().flatten());
-    }
-    let mut missed = Vec::new();
-    for (browser, told) in &probes {
-        // What the last primary had alone is lost, and truly unknown.
-        let status = Reply::to(browser.status_request("")).await;
-        let knows = |state| status.status == 200 && status.json()["state"] == state;
-        if *told == Told::Unknown && knows("waiting") || *told == Told::Nothing && knows("scanned") {
-            missed.push(*told);
-        }
-    }
-    println!("{} probes", probes.len());
-    assert!(probes.len() > 100, "only {} probes", probes.len());
-    assert_eq!(missed, []);
-}
-
-/// Starts and scans at `b`, and asks and listens at `a`.
-async fn probe(a: &Service, b: &Service) -> Option<(Browser, Told)> {
-    let browser = Browser::try_start(b).await?.at(a);
-    let response = browser.events_request().send().await.expect("an answer");
-    if response.status() != 200 {
-        let is_unknown = response.status() == 404;
-        return Some((browser, if is_unknown { Told::Unknown } else { Told::Enough }));
-    }
-    let mut events = EventStream::new(response);
-    let told = async {
-        while let Some(event) = events.read().await {
-            if event.event == "scanned" {
-                break;
-            }
-        }
-    };
-    let scan = async {
-        let scanned = Phone::of("alice").scan(b, &browser.scene).await;
-        (scanned.status == 200).then_some(())
-    };
-    let told = timeout(Duration::from_secs(4), told);
-    let (scanned, told) = tokio::join!(scan, told);
-    let told = match (scanned, told) {
-        (Some(()), Err(_)) => Told::Nothing,
-        _ => Told::Enough,
-    };
-    Some((browser, told))
 }

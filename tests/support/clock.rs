@@ -3,16 +3,19 @@
 use std::fs;
 use std::path::PathBuf;
 
+use tempfile::TempDir;
+
 use super::service::ServiceBuilder;
+use super::temporary_directory;
 
 /// The wall clock of one process, to be set while it runs; its monotonic clock goes on as it is.
 #[derive(Debug)]
-pub(crate) struct WallClock(tempfile::TempDir);
+pub(crate) struct WallClock(TempDir);
 
 impl WallClock {
     /// Off by so much, such as `+300` seconds.
     pub(crate) fn new(offset: &str) -> Self {
-        let clock = Self(tempfile::tempdir().unwrap());
+        let clock = Self(temporary_directory());
         clock.set(offset);
         clock
     }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub(crate) mod clock;
 pub mod cluster;
+pub(crate) mod control_group;
 pub(crate) mod events;
 pub(crate) mod guard;
 pub(crate) mod nginx;

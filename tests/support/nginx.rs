@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{eventually, temporary_directory};
 use super::redis::free_addr;
+use super::{eventually, temporary_directory};
 
 /// Unless a test says otherwise.
 const KEEPS_SILENT_STREAMS: Duration = Duration::from_hours(1);

@@ -82,10 +82,13 @@ impl RedisServer {
     }
 
     /// `kill -9`, and starts it again as a primary with all that it had, but answers `LOADING` for at least so long.
-    pub fn restart_loading(&mut self, loading: Duration) {
-        // Else it would lose what it had acknowledged since it saved.
-        cli_ok(self.addr, &["CLIENT", "PAUSE", "10000", "WRITE"]);
-        cli_ok(self.addr, &["SAVE"]);
+    pub async fn restart_loading(&mut self, loading: Duration) {
+        eventually("it is saved, and not just then for a replica", || async {
+            // Else it would lose what it had acknowledged since it saved.
+            cli_ok(self.addr, &["CLIENT", "PAUSE", "10000", "WRITE"]);
+            (cli(self.addr, &["SAVE"]) == "OK").then_some(())
+        })
+        .await;
         let keys: u128 = cli(self.addr, &["DBSIZE"]).parse().expect("a number");
         self.kill();
         let delay = (loading.as_micros() / keys.max(1)).to_string();

@@ -9,11 +9,11 @@ use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 use super::cli::{cli, cli_as_operator};
-use super::{eventually, temporary_directory};
 use super::guard::Guard;
 use super::node::{LINK, Node};
 use super::proxy::Proxy;
 use super::redis::{free_addr, source_of};
+use super::{eventually, temporary_directory};
 
 /// What the sentinels call the primary.
 pub(crate) const SERVICE: &str = "main";

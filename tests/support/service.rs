@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{eventually, temporary_directory};
 use super::process::{Log, Process, scanlogin, scanlogin_with};
 use super::redis::RedisServer;
 use super::reply::Reply;
+use super::{eventually, temporary_directory};
 
 /// A replica that is running. Dies with the test.
 #[derive(Debug)]

@@ -168,7 +168,8 @@ impl ClientSettings {
                 user_timeout: Some(Duration::from_secs(2)),
                 ..TcpConfig::default()
             },
-            // A demoted primary refuses writes with the socket left open. LOADING is not among them: its caller tries again.
+            // A demoted primary refuses writes with the socket left open; behind a name that has its successor's address by now, only
+            // a new connection leads there. LOADING is not among them: its caller tries again.
             reconnect_errors: vec![ReconnectError::ReadOnly, ReconnectError::MasterDown],
             ..ConnectionConfig::default()
         };

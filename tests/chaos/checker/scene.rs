@@ -270,7 +270,8 @@ impl<'a> Search<'a> {
                 };
                 by != openid || model.rolled_back || scans.count() > 1
             }
-            ("invalid_wx_code" | "wechat_quota", What::Scan { .. } | What::Picture { .. }, _) => true,
+            ("wechat_quota", What::Scan { .. } | What::Picture { .. }, _)
+            | ("invalid_wx_code" | "wechat_blocked_user", What::Scan { .. }, _) => true,
             // It could not be done, whatever the state.
             _ => refusal.status >= 500,
         }

@@ -243,6 +243,22 @@ fn every_other_end_is_right_too_and_counted() {
 }
 
 #[test]
+fn what_wechat_refuses_leaves_the_scene_as_it_was() {
+    for (status, code) in [
+        (400, "invalid_wx_code"),
+        (403, "wechat_blocked_user"),
+        (429, "wechat_quota"),
+    ] {
+        let scan = What::Scan {
+            scene: scene(1),
+            openid: "openid-1".to_owned(),
+            outcome: refused(status, code),
+        };
+        assert_eq!(flagged(with([entry(ClientName::Phone(1), 1_250, scan)])), [], "{code}");
+    }
+}
+
+#[test]
 fn what_a_fault_explains_passes() {
     let killed = harmless(|fault| fault.kills_lease_holder = true);
     assert_eq!(flagged(with([killed, upstream(1_800, Api::StableToken, None)])), []);

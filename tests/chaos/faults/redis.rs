@@ -98,7 +98,7 @@ impl Injector<'_> {
         let (n, _) = self.some_primary();
         let loading = Duration::from_millis(self.rng.random_range(1_000..1_800));
         let server = self.world.redis.server(n);
-        block_in_place(|| server.restart_loading(loading));
+        server.restart_loading(loading).await;
         let addr = server.addr();
         eventually("it has loaded", || async {
             (ask(addr, &["PING"]) == "PONG").then_some(())

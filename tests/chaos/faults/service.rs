@@ -68,6 +68,13 @@ impl Injector<'_> {
         self.world.nginx.restart().await;
     }
 
+    pub(super) async fn use_up_memory_of_replica(&mut self) {
+        let n = self.some_replica();
+        self.world.replicas[n].memory.uses(90);
+        self.hold(2_000, 5_000).await;
+        self.world.replicas[n].memory.uses(0);
+    }
+
     pub(super) async fn use_up_descriptors(&mut self) {
         let n = self.some_replica();
         let pid = Pid::from_raw(i32::try_from(self.world.replicas[n].pid()).unwrap()).unwrap();

@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep};
 use super::backend::{Login, TTL, changed, put, rewritten, settings};
 use super::client::Client;
 use super::{CLAIM, LEASE, owner};
-use crate::support::cli::cli;
+use crate::support::cli::{cli, cli_ok};
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Frozen, RedisServer};
+use crate::support::sentinel::Sentinels;
 
 #[tokio::test]
 async fn a_lost_reply_to_a_write_is_known_again_and_counts() {
@@ -244,6 +245,45 @@ async fn a_shard_without_its_replica_holds_up_no_other_shards_writes() {
     );
     let took = began.elapsed();
     assert!(took < Duration::from_millis(1_500), "{took:?}");
+}
+
+/// The sentinel that does not answer may be about to promote the one that left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_joins_never_stands_in_for_one_that_left() {
+    let sentinels = Sentinels::start().await;
+    let (primary, left) = (sentinels.primary(), &sentinels.nodes()[0]);
+    primary.cli_ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    let (url, links) = sentinels.hard_of_hearing(Duration::from_millis(1)).await;
+    let store = Client::started(&settings(&url)).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let joining = RedisServer::start();
+    let (host, port) = (
+        primary.link.addr().ip().to_string(),
+        primary.link.addr().port().to_string(),
+    );
+    let joined = format!("port={},state=online", joining.addr().port());
+    // On a busy machine it may take longer to join than the other is missed.
+    for round in 0.. {
+        assert!(round < 5, "it never joins in time");
+        eventually("a write is replicated", || async {
+            (write_once(&store, &login).await == Replaced::Written).then_some(())
+        })
+        .await;
+        links[0].stall();
+        left.cli_ok(&["REPLICAOF", "NO", "ONE"]);
+        cli_ok(joining.addr(), &["REPLICAOF", &host, &port]);
+        let (since, mut has_joined) = (Instant::now(), false);
+        while since.elapsed() < Duration::from_millis(2_500) && !has_joined {
+            has_joined = primary.cli(&["INFO", "replication"]).contains(&joined);
+            assert_eq!(write_once(&store, &login).await, Replaced::Unreplicated);
+        }
+        if has_joined {
+            return;
+        }
+        links[0].heal();
+        left.cli_ok(&["REPLICAOF", &host, &port]);
+        cli_ok(joining.addr(), &["REPLICAOF", "NO", "ONE"]);
+    }
 }
 
 fn waiting(url: &str, wait: Wait) -> RedisSettings {

@@ -90,7 +90,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
     let login = Login::created(&*store, Life::of_new(TTL)).await;
     let fill = "for i = 1, 500 do redis.call('SET', 'other:' .. i, i) end";
     cli(server.addr(), &["EVAL", fill, "0"]);
-    server.restart_loading(Duration::from_secs(1));
+    server.restart_loading(Duration::from_secs(1)).await;
     assert!(
         cli(server.addr(), &["GET", "any"]).starts_with("LOADING"),
         "it has begun"

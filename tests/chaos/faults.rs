@@ -41,6 +41,9 @@ pub(crate) enum Kind {
     OutputLimited,
     RedisFrozen,
     RedisReplicaFrozen,
+    RedisReplicaKilled,
+    SentinelFrozen,
+    SentinelKilled,
     WritesPaused,
     RedisRestartedEmpty,
     RedisLoading,
@@ -100,7 +103,8 @@ impl Kind {
 
     pub(crate) fn applies_to(self, shape: Shape) -> bool {
         match self {
-            Self::RedisRestartedEmpty | Self::RedisReadOnly | Self::RedisReplicaFrozen => shape == Shape::Standalone,
+            Self::RedisRestartedEmpty | Self::RedisReadOnly => shape == Shape::Standalone,
+            Self::SentinelFrozen | Self::SentinelKilled => shape == Shape::Sentinel,
             Self::SlotsMoved => shape == Shape::Cluster,
             Self::FailOverPlanned
             | Self::PrimaryKilled
@@ -114,11 +118,7 @@ impl Kind {
     fn cost(self, shape: Shape) -> Cost {
         let none = Cost {
             bound_ms: self.bound_seconds() * 1_000,
-            durable_bound_ms: if self.may_replace_primary(shape) {
-                SECOND_COPY_MS
-            } else {
-                0
-            },
+            durable_bound_ms: if self.may_cost_a_copy(shape) { SECOND_COPY_MS } else { 0 },
             ..Cost::default()
         };
         match self {
@@ -166,8 +166,8 @@ impl Kind {
         }
     }
 
-    /// Who becomes primary has no replica yet.
-    fn may_replace_primary(self, shape: Shape) -> bool {
+    /// There may be no replica for a while: who becomes primary has none yet.
+    fn may_cost_a_copy(self, shape: Shape) -> bool {
         let replaces = matches!(
             self,
             Self::FailOverPlanned
@@ -179,7 +179,7 @@ impl Kind {
                 | Self::LinkStalled
                 | Self::LinkBlackholed
         );
-        replaces && shape != Shape::Standalone
+        self == Self::RedisReplicaKilled || replaces && shape != Shape::Standalone
     }
 
     /// From healing until nothing fails any more because of it.
@@ -207,6 +207,9 @@ impl Kind {
             | Self::RedisFlushed
             | Self::RedisFrozen
             | Self::RedisReplicaFrozen
+            | Self::RedisReplicaKilled
+            | Self::SentinelFrozen
+            | Self::SentinelKilled
             | Self::WritesPaused
             | Self::ScriptsFlushed
             | Self::RedisReadOnly
@@ -280,6 +283,9 @@ impl Injector<'_> {
             Kind::OutputLimited => self.limit_output().await,
             Kind::RedisFrozen => self.freeze_redis().await,
             Kind::RedisReplicaFrozen => self.freeze_redis_replica().await,
+            Kind::RedisReplicaKilled => self.kill_redis_replica().await,
+            Kind::SentinelFrozen => self.freeze_sentinel().await,
+            Kind::SentinelKilled => self.kill_sentinel().await,
             Kind::WritesPaused => self.pause_writes().await,
             Kind::RedisRestartedEmpty => self.restart_redis().await,
             Kind::RedisLoading => self.load_redis().await,

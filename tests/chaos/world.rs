@@ -333,8 +333,16 @@ impl Redis {
 
     /// The place of one of the primaries, by `choice`.
     pub(crate) fn some_master(&self, choice: usize) -> usize {
-        let masters = self.masters();
-        let chosen = masters[choice % masters.len()];
+        self.place_of_one(&self.masters(), choice)
+    }
+
+    /// The place of one of those that follow a primary.
+    pub(crate) fn some_replica(&self, choice: usize) -> usize {
+        self.place_of_one(&self.replicas(), choice)
+    }
+
+    fn place_of_one(&self, candidates: &[SocketAddr], choice: usize) -> usize {
+        let chosen = candidates[choice % candidates.len()];
         let place = self.addrs().iter().position(|addr| *addr == chosen);
         place.expect("it is one of them")
     }

@@ -1,6 +1,7 @@
 //! A real primary with two replicas and three sentinels of the test's own.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(crate) struct Sentinels {
 #[derive(Debug)]
 struct Sentinel {
     child: Child,
+    /// It writes what it learns there.
+    config: PathBuf,
     addr: SocketAddr,
     link: Proxy,
     guarded: bool,
@@ -99,6 +102,23 @@ impl Sentinels {
         for sentinel in &self.sentinels {
             assert_eq!(sentinel.cli(&["SENTINEL", "SET", SERVICE, option, value]), "OK");
         }
+    }
+
+    /// `kill -9` to one of the sentinels.
+    pub(crate) fn kill_sentinel(&mut self, index: usize) {
+        let child = &mut self.sentinels[index].child;
+        child.kill().expect("it runs");
+        child.wait().expect("it has ended");
+    }
+
+    /// It comes back with what it knew.
+    pub(crate) fn restart_sentinel(&mut self, index: usize) {
+        let sentinel = &mut self.sentinels[index];
+        sentinel.child = spawn(&sentinel.config);
+    }
+
+    pub(crate) fn sentinel_pid(&self, index: usize) -> u32 {
+        self.sentinels[index].child.id()
     }
 
     /// Has nobody taken for dead who is late, for tests that kill nobody.
@@ -200,15 +220,9 @@ impl Sentinel {
         ];
         lines.extend(guard.iter().flat_map(|guard| guard.sentinel_lines(tls.port(), SERVICE)));
         std::fs::write(&config, lines.join("\n")).expect("a configuration");
-        let child = Command::new("redis-server")
-            .arg(&config)
-            .arg("--sentinel")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is not installed: `apt-get install redis-server`, or run scripts/test");
         Self {
-            child,
+            child: spawn(&config),
+            config,
             addr,
             link,
             guarded: guard.is_some(),
@@ -223,6 +237,16 @@ impl Sentinel {
             cli(self.addr, words)
         }
     }
+}
+
+fn spawn(config: &Path) -> Child {
+    Command::new("redis-server")
+        .arg(config)
+        .arg("--sentinel")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is not installed: `apt-get install redis-server`, or run scripts/test")
 }
 
 impl Drop for Sentinel {

@@ -73,12 +73,40 @@ impl Injector<'_> {
     }
 
     pub(super) async fn freeze_redis_replica(&mut self) {
-        let Redis::Standalone { servers, .. } = &self.world.redis else {
-            return;
-        };
-        let frozen = Frozen::new(servers[0].pid());
+        let n = self.some_replica_of_redis();
+        let frozen = Frozen::new(self.world.redis.server(n).pid());
         self.hold(1_000, 4_000).await;
         drop(frozen);
+    }
+
+    /// It comes back empty.
+    pub(super) async fn kill_redis_replica(&mut self) {
+        let n = self.some_replica_of_redis();
+        self.world.redis.server(n).kill();
+        self.hold(1_000, 4_000).await;
+        self.world.redis.server(n).restart();
+    }
+
+    /// Longer than the others take to find it dead.
+    pub(super) async fn freeze_sentinel(&mut self) {
+        let n = self.rng.random_range(0..3);
+        let Redis::Sentinel(sentinels) = &self.world.redis else {
+            return;
+        };
+        let frozen = Frozen::new(sentinels.sentinel_pid(n));
+        self.hold(1_000, 5_000).await;
+        drop(frozen);
+    }
+
+    pub(super) async fn kill_sentinel(&mut self) {
+        let n = self.rng.random_range(0..3);
+        if let Redis::Sentinel(sentinels) = &mut self.world.redis {
+            sentinels.kill_sentinel(n);
+        }
+        self.hold(1_000, 5_000).await;
+        if let Redis::Sentinel(sentinels) = &mut self.world.redis {
+            sentinels.restart_sentinel(n);
+        }
     }
 
     pub(super) async fn pause_writes(&mut self) {
@@ -289,6 +317,12 @@ impl Injector<'_> {
             Redis::Sentinel(sentinels) => sentinels.rejoin(n),
             Redis::Cluster(cluster) => cluster.rejoin(),
         }
+    }
+
+    /// Its place among the servers.
+    fn some_replica_of_redis(&mut self) -> usize {
+        let choice = self.rng.random_range(0..usize::MAX);
+        self.world.redis.some_replica(choice)
     }
 
     /// Its place among the servers, and its process.

@@ -297,7 +297,8 @@ async fn more_scans_than_wechat_answers_are_refused_in_time_and_hold_up_nothing_
     };
     let crowd = join_all((0..CALLS_MAX + 6).map(scan));
     let (crowd, ()) = tokio::join!(crowd, login.goes_on(&service));
-    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    // Five, and what a busy machine adds.
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     let refused: Vec<&Reply> = crowd.iter().filter(|reply| reply.status != 504).collect();
     assert_eq!(refused.len(), 6);
     for refused in refused {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use crate::support::cli::cli_ok;
+use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
@@ -65,6 +65,26 @@ async fn a_replica_of_redis_that_joins_refuses_nobody() {
     timeout(Duration::from_secs(20), logins)
         .await
         .expect("it is waited for in the end");
+}
+
+/// As when the primary dies that alone had the confirm: its successor has the scene as it was before.
+#[tokio::test]
+async fn a_code_of_a_confirm_that_redis_lost_is_no_code_of_whoever_confirms_instead() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let browser = Browser::start(&service).await;
+    let record = cli(redis.addr(), &["KEYS", &format!("*:{}", browser.scene)]);
+    assert_eq!(cli(redis.addr(), &["COPY", &record, "before"]), "1");
+    let lost = browser.code_of("alice", &service).await;
+    assert_eq!(cli(redis.addr(), &["COPY", "before", &record, "REPLACE"]), "1");
+    let code = browser.code_of("bob", &service).await;
+    Site::demo()
+        .redeem(&service, &lost)
+        .await
+        .oauth_error(400, "invalid_grant");
+    let redeemed = Site::demo().redeem(&service, &code).await.ok();
+    let id_token = redeemed["id_token"].as_str().unwrap();
+    assert_eq!(Site::verified(&service, id_token).await["sub"], "bob");
 }
 
 /// Redis is out of reach from the very write on, so whether it happened nobody knows.

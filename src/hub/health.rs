@@ -23,8 +23,6 @@ impl Health {
     /// Returns why, once the store is away.
     pub(super) async fn away(&self) -> StoreError {
         let mut seen = self.0.subscribe();
-        // What was seen when nobody waited is old.
-        seen.mark_unchanged();
         loop {
             // The sender lives as long as this borrow of it.
             if seen.changed().await.is_err() {

@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +52,8 @@ use trial::{Start, Trial, fail};
 
 /// How long a durable write waits for a replica, in milliseconds.
 const WAIT_MS: i64 = 200;
+/// How long a durable write may take to be announced, once it is one.
+const ANNOUNCED_WITHIN: Duration = Duration::from_millis(500);
 /// How many scenes are read in one round trip.
 const BATCH: usize = 200;
 
@@ -105,15 +108,14 @@ impl RedisStore {
             tasks,
             shutdown.clone(),
         );
-        let tenure = topology.tenure;
-        let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands), tenure.clone()));
+        let replication = Arc::new(Replication::new(settings.wait, Arc::clone(&commands), &topology));
         let store = Self {
             commands: Arc::clone(&commands),
             replication: Arc::clone(&replication),
             scripts: Arc::new(Scripts::new()),
             keys: Keys::new(&settings.prefix),
             subscriber,
-            tenure,
+            tenure: topology.tenure,
             start,
             metrics,
         };
@@ -180,12 +182,18 @@ impl SceneStore for RedisStore {
             Grant::Keep => &[&scene],
             Grant::Put(..) | Grant::Delete => &[&scene, &grant],
         };
-        let args = &replace_args(seen, &write)?;
+        let announcement = announcement(seen, &write)?;
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
-            return self.replace_replicated(&scene, keys, args, &copies).await;
+            let args = &replace_args(seen, &write, None)?;
+            let replaced = self.replace_replicated(&scene, keys, args, &copies).await?;
+            if replaced == Replaced::Written {
+                self.announce(&scene, announcement).await?;
+            }
+            return Ok(replaced);
         }
+        let args = &replace_args(seen, &write, announcement)?;
         let replaced = self
             .commands
             .run("replace", |route| async move {
@@ -265,8 +273,7 @@ impl RedisStore {
             Some(server) => tenure.of(&server).await.is_some(),
             None => false,
         };
-        let doubt = || Fault::Again("it is not there, but may be at the next primary".to_owned());
-        is_primary.then_some(()).ok_or_else(doubt)
+        is_primary.then_some(()).ok_or(Fault::Doubted)
     }
 
     /// Of a batch that no server answered the whole is tried again; else who asked is told of each what became of it.
@@ -319,20 +326,41 @@ impl RedisStore {
         Ok(replaced)
     }
 
+    /// What could be lost is announced only once it can't: a page that heard of it would be at its end with what counts for nothing.
+    /// Fails where nobody may have heard, so that whoever wrote it writes it again.
+    async fn announce(&self, scene: &str, announcement: Option<String>) -> Result<(), StoreError> {
+        let Some(announcement) = &announcement else {
+            return Ok(());
+        };
+        let published = self.commands.run("announce", |route| async move {
+            let publish = Command::new("SPUBLISH", scene).arg(announcement.clone());
+            match route.one::<i64>(publish).await {
+                Err(fault) if fault.may_pass() => Err(fault),
+                // A refused publish must not fail a write that happened: it is read later.
+                _ => Ok(()),
+            }
+        });
+        let in_time = timeout(ANNOUNCED_WITHIN, published).await;
+        in_time.unwrap_or_else(|_| Err(StoreError::Unavailable("it is not announced yet".to_owned())))
+    }
+
     fn count_wait(&self, outcome: &str) {
         self.metrics.store_waits_total.with_label_values(&[outcome]).inc();
     }
 }
 
+/// What to tell those who watch, if there is something to tell. A confirm that is written once more may not have been announced yet.
+fn announcement(seen: &Stored, write: &Write<'_>) -> Result<Option<String>, StoreError> {
+    let is_repeated = write.durable && write.next.write_id == seen.scene.write_id;
+    (write.next.version > seen.scene.version || is_repeated)
+        .then(|| record::announcement(write.next, seen.life()))
+        .transpose()
+}
+
 /// The arguments of `lua/replace.lua`.
-fn replace_args(seen: &Stored, write: &Write<'_>) -> Result<[Bytes; 8], StoreError> {
+fn replace_args(seen: &Stored, write: &Write<'_>, announcement: Option<String>) -> Result<[Bytes; 8], StoreError> {
     let least_life = if seen.scene.is_open() {
         millis(GRACE).to_string()
-    } else {
-        String::new()
-    };
-    let announcement = if write.next.version > seen.scene.version {
-        record::announcement(write.next, seen.life())?
     } else {
         String::new()
     };
@@ -346,7 +374,7 @@ fn replace_args(seen: &Stored, write: &Write<'_>) -> Result<[Bytes; 8], StoreErr
         write.next.write_id.to_string().into(),
         record::encode(write.next)?,
         least_life.into(),
-        announcement.into(),
+        announcement.unwrap_or_default().into(),
         grant_op.into(),
         grant,
         millis(grant_life).to_string().into(),

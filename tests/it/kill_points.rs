@@ -47,7 +47,8 @@ impl Step {
         let commands: &[&str] = match self {
             Self::Start => &["SET"],
             Self::Scan | Self::Decline | Self::Cancel => &["GET", "EVALSHA"],
-            Self::Confirm | Self::Redeem => &["GET", "EVAL"],
+            Self::Confirm => &["GET", "EVAL", "SPUBLISH"],
+            Self::Redeem => &["GET", "EVAL"],
         };
         let waits = matches!(self, Self::Confirm | Self::Redeem).then_some(BeforeWait);
         let around = commands.iter().flat_map(|command| [Before(command), Behind(command)]);
@@ -57,7 +58,7 @@ impl Step {
 
 impl Moment {
     fn is_behind_the_write(self) -> bool {
-        !matches!(self, Before(_) | Behind("GET"))
+        !matches!(self, Before("GET" | "EVAL" | "EVALSHA" | "SET") | Behind("GET"))
     }
 }
 

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::support::cli::cli;
 use crate::support::eventually;
 use crate::support::node::Node;
-use crate::support::redis::Frozen;
+use crate::support::proxy::Proxy;
+use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::sentinel::Sentinels;
@@ -90,6 +92,95 @@ async fn a_shard_left_alone_goes_on(service: &Service, replicas: &mut [Node], wa
 async fn a_login_succeeds(service: &Service, wanted: Wanted) {
     let code = browser_where(service, wanted).await.code_of("dora", service).await;
     Site::demo().redeem(service, &code).await.ok();
+}
+
+/// From now on.
+async fn it_waits(service: &Service) {
+    eventually("a confirm is replicated", || async {
+        Browser::start(service).await.code_of("alice", service).await;
+        let replicated = service.metric("scanlogin_store_waits_total", "outcome=\"replicated\"");
+        (replicated.await >= 1.0).then_some(())
+    })
+    .await;
+}
+
+/// Else the page would be at its end with a code that counts for nothing, while the phone is told to come again, and is served.
+#[tokio::test]
+async fn a_page_is_not_told_of_a_confirm_that_may_still_be_lost() {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let service = Service::builder().redis(&redis).start().await;
+    it_waits(&service).await;
+    let browser = Browser::start(&service).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    let bob = Phone::that_scanned("bob", &service, &browser.scene).await;
+    events.next_is("scanned").await;
+    let record = cli(redis.addr(), &["KEYS", &format!("*:{}", browser.scene)]);
+    assert_eq!(cli(redis.addr(), &["COPY", &record, "before"]), "1");
+    let frozen = Frozen::new(replica.pid());
+    let refused = bob.confirm(&service, &browser.scene).await;
+    refused.problem(503, "store_unavailable");
+    // As if the primary had died that alone had it.
+    assert_eq!(cli(redis.addr(), &["COPY", "before", &record, "REPLACE"]), "1");
+    drop(frozen);
+    eventually("the confirm counts", || async {
+        let confirmed = bob.confirm(&service, &browser.scene).await;
+        (confirmed.status == 200).then_some(())
+    })
+    .await;
+    let confirmed = events.next_is("confirmed").await;
+    let code = confirmed.data["code"].as_str().expect("a code");
+    Site::demo().redeem(&service, code).await.ok();
+}
+
+/// What its first try could not tell the page, the one that counts does.
+#[tokio::test]
+async fn a_page_is_told_at_once_when_a_confirm_that_had_to_be_repeated_counts() {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let service = Service::builder().redis(&redis).start().await;
+    let browser = Browser::start(&service).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    let bob = Phone::that_scanned("bob", &service, &browser.scene).await;
+    events.next_is("scanned").await;
+    let frozen = Frozen::new(replica.pid());
+    let refused = bob.confirm(&service, &browser.scene).await;
+    refused.problem(503, "store_unavailable");
+    drop(frozen);
+    let since = eventually("the confirm counts", || async {
+        let asked = Instant::now();
+        let confirmed = bob.confirm(&service, &browser.scene).await;
+        (confirmed.status == 200).then_some(asked)
+    })
+    .await;
+    events.next_is("confirmed").await;
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_confirm_that_could_not_be_announced_does_not_count_until_it_is() {
+    let redis = RedisServer::start();
+    let _replica = redis.replica().await;
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let a = Service::builder().redis_url(&link.url()).start().await;
+    let b = a.replica().redis_url(&redis.url()).start().await;
+    it_waits(&a).await;
+    it_waits(&b).await;
+    let browser = Browser::start(&b).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    let bob = Phone::that_scanned("bob", &b, &browser.scene).await;
+    events.next_is("scanned").await;
+    link.stall_at("$8\r\nSPUBLISH");
+    let refused = bob.confirm(&a, &browser.scene).await;
+    refused.problem(503, "store_unavailable");
+    assert!(link.has_stalled());
+    let since = Instant::now();
+    bob.confirm(&b, &browser.scene).await.ok();
+    events.next_is("confirmed").await;
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 }
 
 #[tokio::test]

@@ -163,7 +163,10 @@ impl Commands {
                 return Err(fault.into());
             }
             if started.elapsed() + pause >= DEADLINE {
-                self.refusals.begin(op, started);
+                // Nothing is wrong with asking for what is there.
+                if !matches!(fault, Fault::Doubted) {
+                    self.refusals.begin(op, started);
+                }
                 return Err(fault.into());
             }
             sleep(entropy::between(pause / 2, pause)).await;

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Again(String),
     /// The server that was asked named another one.
     Redirected(Redirection),
+    /// It is not there, and too few sentinels say that this is where it would be.
+    Doubted,
     /// It would be answered the same way again.
     Refused(String),
     /// The server takes no more.
@@ -48,7 +50,7 @@ impl Redirection {
 impl Fault {
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::NoAnswer | Self::Again(_) | Self::Redirected(_) => true,
+            Self::NoAnswer | Self::Again(_) | Self::Redirected(_) | Self::Doubted => true,
             Self::Refused(_) | Self::Full | Self::Corrupt(_) => false,
         }
     }
@@ -81,6 +83,7 @@ impl From<Fault> for StoreError {
             Fault::NoAnswer => Self::Unavailable("no answer in time".to_owned()),
             Fault::Again(why) | Fault::Refused(why) => Self::Unavailable(why),
             Fault::Redirected(to) => Self::Unavailable(format!("the key is at {}", to.address)),
+            Fault::Doubted => Self::Unavailable("it is not there, but may be at the next primary".to_owned()),
             Fault::Full => Self::Full,
             Fault::Corrupt(what) => Self::Corrupt(what),
         }

@@ -6,6 +6,9 @@
 //! One replica is enough where no other than an up-to-date one can take over. Sentinels may promote a replica while another one
 //! still follows the old primary, and acknowledges what will be lost. So under Sentinel every replica that keeps up is waited for,
 //! and if one is missing, the sentinels are asked whether it was promoted ([`Tenure`]).
+//!
+//! A primary of a Cluster that is cut off from its replica and most others takes writes until it notices, and loses them: while it
+//! hears no majority, nothing is taken from it alone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use fred::interfaces::ClientLike;
 use fred::types::InfoKind;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +25,7 @@ use super::fault::Fault;
 use super::keys::tags;
 use super::servers::Address;
 use super::settings::Wait;
-use super::topology::{Consent, Owners, Tenure};
+use super::topology::{Consent, Owners, Tenure, Topology};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,8 +73,23 @@ pub(super) struct Replication {
     commands: Arc<Commands>,
     sights: Mutex<HashMap<u16, Sight>>,
     tenure: Option<Tenure>,
+    /// In a Cluster, the primaries whose replicas will take over although nobody can say so yet.
+    cut_off: watch::Receiver<BTreeSet<Address>>,
     /// Under Sentinel.
     group: Mutex<Option<Group>>,
+}
+
+/// What becomes of a primary's replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    /// At least one keeps up.
+    KeepsUp,
+    /// One does not keep up, and may still: who sees that first has seen no better times.
+    Lags,
+    /// There is none.
+    Gone,
+    /// None is heard, and neither are the other primaries.
+    TakesOver,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,12 +111,13 @@ struct Group {
 }
 
 impl Replication {
-    pub(super) fn new(wait: Wait, commands: Arc<Commands>, tenure: Option<Tenure>) -> Self {
+    pub(super) fn new(wait: Wait, commands: Arc<Commands>, topology: &Topology) -> Self {
         Self {
             wait,
             commands,
             sights: Mutex::default(),
-            tenure,
+            tenure: topology.tenure.clone(),
+            cut_off: topology.cut_off.clone(),
             group: Mutex::default(),
         }
     }
@@ -136,7 +156,9 @@ impl Replication {
             (None, _) if reached.count >= wanted.count => Kept::Replicated,
             (Some(_), _) if reached.by_all(wanted) => Kept::Replicated,
             // The one that does not answer may be the one that promotes.
-            (Some(tenure), Some(server)) if reached.count >= 1 && tenure.of(server).await == Some(Consent::OfAll) => {
+            (Some(tenure), Some(server))
+                if reached.count >= 1 && tenure.of(server).await == Some(Consent::Unanimous) =>
+            {
                 Kept::Vouched
             }
             _ => Kept::Not,
@@ -171,7 +193,16 @@ impl Replication {
                         Some(tenure) => self.follow(tenure, server.clone(), members(&info)).await,
                         None => members(&info),
                     };
-                    self.see(nodes.owners(), server, !members.is_empty());
+                    let outlook = if !members.is_empty() {
+                        Outlook::KeepsUp
+                    } else if self.cut_off.borrow().contains(server) {
+                        Outlook::TakesOver
+                    } else if followers(&info).next().is_some() {
+                        Outlook::Lags
+                    } else {
+                        Outlook::Gone
+                    };
+                    self.see(nodes.owners(), server, outlook);
                 }
                 Ok(_) => {}
                 Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
@@ -183,6 +214,10 @@ impl Replication {
     async fn follow(&self, tenure: &Tenure, primary: Address, seen: Members) -> Members {
         let now = Instant::now();
         let before = self.group().filter(|group| group.primary == primary);
+        // Who sees it for the first time may see what is left of it on the wrong side of a network.
+        if before.is_none() && tenure.of(&primary).await.is_none() {
+            return seen;
+        }
         let told = before.as_ref().map_or(0, |group| group.missing);
         let (known, mut fewer_since) = before.map_or((seen.clone(), None), |group| (group.members, group.fewer_since));
         let mut members = seen.clone();
@@ -211,8 +246,9 @@ impl Replication {
         members
     }
 
-    fn see(&self, owners: &Owners, server: &Address, keeps_up: bool) {
+    fn see(&self, owners: &Owners, server: &Address, outlook: Outlook) {
         let now = Instant::now();
+        let keeps_up = outlook == Outlook::KeepsUp;
         let slots = tags().map(|(_, slot)| slot);
         let slots: Vec<u16> = slots.filter(|slot| owners.of(*slot) == Some(server)).collect();
         let mut changed = false;
@@ -221,14 +257,11 @@ impl Replication {
             for slot in slots {
                 let before = sights.get(&slot);
                 changed |= before.is_some_and(|sight| sight.keeps_up != keeps_up);
-                let last_kept_up = before.and_then(|sight| sight.last_kept_up);
-                sights.insert(
-                    slot,
-                    Sight {
-                        keeps_up,
-                        last_kept_up: if keeps_up { Some(now) } else { last_kept_up },
-                    },
-                );
+                let last_kept_up = match (outlook, before) {
+                    (Outlook::KeepsUp | Outlook::TakesOver, _) | (Outlook::Lags, None) => Some(now),
+                    (_, before) => before.and_then(|sight| sight.last_kept_up),
+                };
+                sights.insert(slot, Sight { keeps_up, last_kept_up });
             }
         }
         if changed && keeps_up {
@@ -253,24 +286,34 @@ impl Sight {
 
 impl Reached<'_> {
     /// Whether every replica has it that is there or was known. A count alone does not say which: one that joined may stand in for
-    /// one that left to be promoted.
+    /// one that left to be promoted. One that hangs is there no more, as if its connection had ended.
     fn by_all(&self, wanted: &Copies) -> bool {
-        let there: Members = online(self.info).map(|(name, _)| name).collect();
+        let there = followers(self.info).filter(|(_, pace)| *pace != Pace::Lags);
+        let there: Members = there.map(|(name, _)| name).collect();
         let all = i64::try_from(there.len()).unwrap_or(i64::MAX).max(wanted.count);
         self.count >= all && wanted.known.is_subset(&there)
     }
 }
 
+/// How a replica that is online follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    KeepsUp,
+    /// It has said nothing yet, which takes up to a second.
+    Joins,
+    Lags,
+}
+
 /// Those that keep up.
 fn members(info: &str) -> Members {
-    online(info)
-        .filter(|(_, keeps_up)| *keeps_up)
+    followers(info)
+        .filter(|(_, pace)| *pace == Pace::KeepsUp)
         .map(|(name, _)| name)
         .collect()
 }
 
-/// Every replica that follows, and whether it keeps up: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
-fn online(info: &str) -> impl Iterator<Item = (String, bool)> {
+/// Every replica that is online: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
+fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
     info.lines().filter_map(|line| {
         let (name, fields) = line.split_once(':')?;
         let _: u32 = name.strip_prefix("slave")?.parse().ok()?;
@@ -279,11 +322,13 @@ fn online(info: &str) -> impl Iterator<Item = (String, bool)> {
             fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
         };
         let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
-        // One that just joined is told nothing until its first word, which takes up to a second.
-        let keeps_up = number("lag").is_some_and(|lag| lag <= LAG_MAX_SECONDS)
-            && number("offset").is_some_and(|offset| offset > 0);
+        let pace = match (number("lag"), number("offset")) {
+            (Some(lag), Some(offset)) if lag <= LAG_MAX_SECONDS && offset > 0 => Pace::KeepsUp,
+            (_, Some(0)) => Pace::Joins,
+            _ => Pace::Lags,
+        };
         let name = format!("{}:{}", field("ip")?, field("port")?);
-        (field("state") == Some("online")).then_some((name, keeps_up))
+        (field("state") == Some("online")).then_some((name, pace))
     })
 }
 

@@ -99,8 +99,10 @@ impl Access {
         }
     }
 
-    pub(super) fn dialer(&self) -> Dialer {
+    /// For connections that `CLIENT LIST` calls `name`.
+    pub(super) fn dialer(&self, name: &'static str) -> Dialer {
         Dialer {
+            name,
             username: self.username.clone(),
             password: self.password.clone(),
             tls: self.tls.clone(),

@@ -58,7 +58,7 @@ impl Subscriber {
         let (wishes, queue) = mpsc::channel(WISHES);
         let surroundings = Surroundings {
             master_only: !matches!(access.servers, Servers::Standalone(_)),
-            dialer: access.dialer(),
+            dialer: access.dialer("scanlogin-subscriber"),
             names: Keys::new(prefix),
             owners: topology.owners,
             look: topology.look,

@@ -2,6 +2,7 @@
 //!
 //! Commands and subscriptions both go by it, so that who has heard of a change reads where that was made.
 
+mod contacts;
 mod owners;
 mod tenure;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::contacts::Contacts;
 pub(super) use self::owners::Owners;
 use self::owners::{View, majority};
 pub(super) use self::tenure::{Consent, Tenure};
@@ -45,6 +47,8 @@ pub struct Topology {
     /// Why nobody says anything, if that is so.
     pub(super) silence: watch::Receiver<Option<String>>,
     pub(super) tenure: Option<Tenure>,
+    /// Primaries of a Cluster that will stop, as they hear too few of the others.
+    pub(super) cut_off: watch::Receiver<BTreeSet<Address>>,
 }
 
 /// Whom to tell what.
@@ -54,6 +58,7 @@ struct Findings {
     owners: watch::Sender<Owners>,
     /// What sentinels said, each time.
     rounds: watch::Sender<Round>,
+    cut_off: watch::Sender<BTreeSet<Address>>,
     silence: watch::Sender<Option<String>>,
 }
 
@@ -63,20 +68,28 @@ impl Topology {
     pub fn observe(access: &Access, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
         let (owners_found, owners) = watch::channel(Owners::default());
         let (asked, rounds) = watch::channel(Round::none());
+        let (isolated, cut_off) = watch::channel(BTreeSet::new());
         let (silent, silence) = watch::channel(None);
         let look = Arc::new(Notify::new());
         let is_sentinel = matches!(access.servers, Servers::Sentinel { .. });
         let findings = Findings {
             owners: owners_found,
             rounds: asked,
+            cut_off: isolated,
             silence: silent,
         };
-        let observing = observe(access.servers.clone(), access.dialer(), findings, Arc::clone(&look));
+        let observing = observe(
+            access.servers.clone(),
+            access.dialer("scanlogin-topology"),
+            findings,
+            Arc::clone(&look),
+        );
         tracker.spawn(stop.clone().run_until_cancelled_owned(observing));
         Self {
             owners,
             silence,
             tenure: is_sentinel.then(|| Tenure::new(rounds, Arc::clone(&look))),
+            cut_off,
             look,
         }
     }
@@ -86,6 +99,7 @@ async fn observe(servers: Servers, dialer: Dialer, findings: Findings, look: Arc
     let Findings {
         owners,
         rounds,
+        cut_off,
         silence,
     } = findings;
     let mut observer = match servers {
@@ -116,6 +130,14 @@ async fn observe(servers: Servers, dialer: Dialer, findings: Findings, look: Arc
         if let Some(round) = found.round {
             rounds.send_replace(round);
         }
+        if let Some(found) = found.cut_off {
+            cut_off.send_if_modified(|known| {
+                for primary in found.difference(known) {
+                    warn!(%primary, "this primary hears most others of the Cluster no more, and will stop: durable writes to it need a replica");
+                }
+                replace(known, found)
+            });
+        }
         silence.send_if_modified(|known| replace(known, found.silence));
         sleep(PAUSE).await;
         // Running out is the normal case.
@@ -135,6 +157,7 @@ fn replace<T: PartialEq>(known: &mut T, found: T) -> bool {
 struct Found {
     owners: Option<Owners>,
     round: Option<Round>,
+    cut_off: Option<BTreeSet<Address>>,
     /// Why there was no answer at all.
     silence: Option<String>,
 }
@@ -159,6 +182,7 @@ struct Observer {
     dialer: Dialer,
     /// Everybody to ask, with the conversation where one is open.
     known: BTreeMap<Address, Option<Wire>>,
+    contacts: Contacts,
     silent: bool,
 }
 
@@ -170,6 +194,7 @@ impl Observer {
             seeds,
             dialer,
             known,
+            contacts: Contacts::default(),
             silent: false,
         }
     }
@@ -224,7 +249,7 @@ impl Observer {
                 Found {
                     owners: majority(&named).map(Owners::single),
                     round: Some(round),
-                    silence: None,
+                    ..Found::default()
                 }
             }
             Question::Nodes if views.is_empty() => Found::default(),
@@ -232,6 +257,7 @@ impl Observer {
                 self.know(&views);
                 Found {
                     owners: Some(Owners::of_cluster(&views)),
+                    cut_off: Some(self.contacts.cut_off(&views)),
                     ..Found::default()
                 }
             }

@@ -36,6 +36,8 @@ const READ_SIZE: usize = 16 << 10;
 /// How servers are greeted.
 #[derive(Debug, Clone)]
 pub(super) struct Dialer {
+    /// What `CLIENT LIST` calls the connection.
+    pub(super) name: &'static str,
     pub(super) username: Option<String>,
     pub(super) password: Option<SecretString>,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
@@ -174,7 +176,7 @@ impl Wire {
             let username = dialer.username.as_deref().unwrap_or("default");
             hello.extend(["AUTH", username, password.expose_secret()]);
         }
-        hello.extend(["SETNAME", "scanlogin-subscriber"]);
+        hello.extend(["SETNAME", dialer.name]);
         let BytesFrame::Map { data, .. } = self.ask(hello).await.map_err(without_arguments)? else {
             return Err(WireError::Invalid("the greeting is not a map"));
         };

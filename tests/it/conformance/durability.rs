@@ -286,6 +286,84 @@ async fn a_replica_that_joins_never_stands_in_for_one_that_left() {
     }
 }
 
+/// It might be the one that most sentinels, who can't be asked, are about to promote.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_starts_while_a_replica_and_most_sentinels_are_away_takes_no_durable_write() {
+    let sentinels = Sentinels::start().await;
+    let (primary, left) = (sentinels.primary(), &sentinels.nodes()[0]);
+    let (url, links) = sentinels.hard_of_hearing(Duration::from_millis(1)).await;
+    left.cli_ok(&["REPLICAOF", "NO", "ONE"]);
+    eventually("it has left", || async {
+        let info = primary.cli(&["INFO", "replication"]);
+        info.contains("connected_slaves:1").then_some(())
+    })
+    .await;
+    links[1..].iter().for_each(Proxy::stall);
+    let store = Client::started(&settings(&url)).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(5) {
+        assert_eq!(write_once(&store, &login).await, Replaced::Unreplicated);
+    }
+    links[1..].iter().for_each(Proxy::heal);
+    eventually("they vouch for the primary", || async {
+        (write_once(&store, &login).await == Replaced::Written).then_some(())
+    })
+    .await;
+}
+
+/// Its primary would list it for a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_hangs_is_not_waited_for_although_a_sentinel_is_away() {
+    let sentinels = Sentinels::start().await;
+    let (url, links) = sentinels.hard_of_hearing(Duration::from_millis(1)).await;
+    let store = Client::started(&settings(&url)).await;
+    let login = Login::created(&*store, Life::of_new(TTL)).await;
+    let is_written = || {
+        eventually("a write is replicated", || async {
+            (write_once(&store, &login).await == Replaced::Written).then_some(())
+        })
+    };
+    is_written().await;
+    links[0].stall();
+    let _frozen = Frozen::new(sentinels.nodes()[0].server.pid());
+    assert_eq!(write_once(&store, &login).await, Replaced::Unreplicated);
+    is_written().await;
+}
+
+/// Nobody else knows yet, and until it stops by itself it takes whatever it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_cut_off_from_its_cluster_takes_no_durable_write_however_long_it_goes_on() {
+    let cluster = Cluster::start().await;
+    cluster.be_patient();
+    let store = Client::started(&settings(&cluster.url())).await;
+    let login = loop {
+        let login = Login::created(&*store, Life::of_new(TTL)).await;
+        if redis_keyslot(login.id().hash_tag().as_bytes()) <= 5_460 {
+            break login;
+        }
+    };
+    let is_written = || {
+        eventually("a write is replicated", || async {
+            (write_once(&store, &login).await == Replaced::Written).then_some(())
+        })
+    };
+    is_written().await;
+    cluster.part(0);
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(16) {
+        let replaced = write_once(&store, &login).await;
+        // What was under way may have been replicated.
+        assert!(
+            replaced == Replaced::Unreplicated || since.elapsed() < Duration::from_secs(1),
+            "{:?} after it was cut off",
+            since.elapsed()
+        );
+    }
+    cluster.rejoin();
+    is_written().await;
+}
+
 fn waiting(url: &str, wait: Wait) -> RedisSettings {
     RedisSettings { wait, ..settings(url) }
 }

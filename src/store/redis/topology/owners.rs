@@ -66,6 +66,10 @@ impl Owners {
 pub(super) struct View {
     /// Every node that has an address, by its id.
     pub(super) nodes: BTreeMap<String, Address>,
+    /// The node that says it, where that is a primary with slots.
+    pub(super) speaker: Option<Address>,
+    /// When each other primary with slots last answered it, by its own clock.
+    pub(super) answered: Vec<(String, u64)>,
     claims: Vec<Claim>,
     /// Primaries that own nothing, and that nobody finds dead.
     idle: Vec<Address>,
@@ -99,9 +103,14 @@ impl View {
         let address = address(location, names).or_else(|| has("myself").then(|| asked.clone()))?;
         self.nodes.insert(id.to_owned(), address.clone());
         // <master> <ping-sent> <pong-recv> <config-epoch> <link-state> <slot> ...
-        let epoch = fields.nth(3)?.parse().ok()?;
+        let (pong, epoch) = (fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?);
         let slots = fields.skip(1).filter_map(slot_range).collect::<Vec<_>>();
         if has("master") && !slots.is_empty() {
+            if has("myself") {
+                self.speaker = Some(address.clone());
+            } else {
+                self.answered.push((id.to_owned(), pong));
+            }
             self.claims.push(Claim { address, epoch, slots });
         } else if has("master") && !has("fail") && !has("fail?") {
             self.idle.push(address);

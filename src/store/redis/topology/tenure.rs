@@ -30,9 +30,9 @@ pub(super) struct Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store::redis) enum Consent {
     /// More than half of all sentinels say so, and none says otherwise.
-    OfMost,
+    Majority,
     /// Every sentinel says so.
-    OfAll,
+    Unanimous,
 }
 
 /// What one round of asking them found.
@@ -60,8 +60,8 @@ impl Round {
         let known = verdicts.iter().map(|verdict| verdict.sentinels);
         let all = known.max().unwrap_or_default().max(asked);
         let consent = match verdicts.len() {
-            answered if answered == all => Some(Consent::OfAll),
-            answered if 2 * answered > all => Some(Consent::OfMost),
+            answered if answered == all => Some(Consent::Unanimous),
+            answered if 2 * answered > all => Some(Consent::Majority),
             _ => None,
         };
         let same = verdicts.first().map(|first| &first.primary).filter(|primary| {
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn a_primary_is_undisputed_while_most_sentinels_name_it_and_none_says_otherwise() {
         let yes = || says("one:1", true);
-        assert_eq!(consent(&[yes(), yes(), yes()]), Some(Consent::OfAll));
-        assert_eq!(consent(&[yes(), yes()]), Some(Consent::OfMost));
+        assert_eq!(consent(&[yes(), yes(), yes()]), Some(Consent::Unanimous));
+        assert_eq!(consent(&[yes(), yes()]), Some(Consent::Majority));
         assert_eq!(consent(&[yes()]), None, "two may have agreed on another");
         assert_eq!(consent(&[yes(), yes(), says("one:1", false)]), None);
         assert_eq!(consent(&[yes(), yes(), says("two:2", true)]), None);
@@ -140,7 +140,7 @@ mod tests {
             asked.send_replace(Round::of(Instant::now(), 3, &yes));
         };
         let (consent, ()) = tokio::join!(tenure.of(&server), answer);
-        assert_eq!(consent, Some(Consent::OfMost));
+        assert_eq!(consent, Some(Consent::Majority));
         assert_eq!(tenure.of(&address("two:2")).await, None);
     }
 }

@@ -126,7 +126,8 @@ fn fault(from_ms: u64, loses: Loss) -> Entry {
         from_ms,
         to_ms: from_ms + 50,
         loses,
-        hides_news_ms: 0,
+        hides_news_ms: Some(0),
+        hides_loss_ms: 0,
         kills_lease_holder: false,
         pauses: false,
         invalidations: 0,
@@ -546,7 +547,7 @@ fn a_version_may_fall_only_when_data_was_lost() {
     let mut entries: Vec<_> = entries.into_iter().filter(|entry| !is_of_site_1(entry)).collect();
     entries.push(told(1, 1_500, fallen));
     assert_eq!(flagged(entries.clone()), [I5]);
-    entries.push(fault(1_400, Loss::Everything));
+    entries.push(fault(1_400, Loss::Unreplicated));
     entries.extend(login(3, 3_000));
     assert_eq!(flagged(entries), []);
 }

@@ -80,7 +80,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, Default)]
 struct Cost {
     loses: Loss,
-    hides_news_ms: u64,
+    hides_news_ms: Option<u64>,
+    hides_loss_ms: u64,
     kills_lease_holder: bool,
     pauses: bool,
     invalidations: usize,
@@ -118,6 +119,7 @@ impl Kind {
     fn cost(self, shape: Shape) -> Cost {
         let none = Cost {
             bound_ms: self.bound_seconds() * 1_000,
+            hides_news_ms: self.may_keep_news_back().then_some(0),
             durable_bound_ms: if self.may_cost_a_copy(shape) { SECOND_COPY_MS } else { 0 },
             ..Cost::default()
         };
@@ -138,15 +140,25 @@ impl Kind {
                 }
             }
             Self::PublishRefused => Cost {
-                hides_news_ms: SLOWEST_REREAD_MS,
+                hides_news_ms: Some(SLOWEST_REREAD_MS),
                 ..none
             },
             Self::ReplicasRolled => Cost {
                 is_graceful: true,
                 ..none
             },
-            Self::RedisRestartedEmpty | Self::RedisFlushed => Cost {
+            Self::RedisRestartedEmpty => Cost {
                 loses: Loss::Everything,
+                ..none
+            },
+            // No connection is cut.
+            Self::RedisFlushed => Cost {
+                loses: Loss::Everything,
+                hides_loss_ms: SLOWEST_REREAD_MS,
+                ..none
+            },
+            Self::RedisReplicaFrozen => Cost {
+                durable_bound_ms: none.bound_ms,
                 ..none
             },
             Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen | Self::PrimaryParted => Cost {
@@ -164,6 +176,33 @@ impl Kind {
             },
             _ => none,
         }
+    }
+
+    /// Whether it comes between the browsers and Redis, or stops what is there.
+    fn may_keep_news_back(self) -> bool {
+        !matches!(
+            self,
+            Self::SlowReaders
+                | Self::ClockJumped
+                | Self::LogUnread
+                | Self::RedisReplicaFrozen
+                | Self::RedisReplicaKilled
+                | Self::SentinelFrozen
+                | Self::SentinelKilled
+                | Self::RedisFlushed
+                | Self::ScriptsFlushed
+                | Self::OutOfMemory
+                | Self::WechatSlow
+                | Self::WechatDown
+                | Self::WechatResets
+                | Self::WechatGarbage
+                | Self::WechatBusy
+                | Self::WechatTruncates
+                | Self::WechatRefuses
+                | Self::TokenDenied
+                | Self::TokenRefused
+                | Self::TokenRevoked
+        )
     }
 
     /// There may be no replica for a while: who becomes primary has none yet.
@@ -253,6 +292,7 @@ impl Injector<'_> {
             to_ms: healed_ms,
             loses: cost.loses,
             hides_news_ms: cost.hides_news_ms,
+            hides_loss_ms: cost.hides_loss_ms,
             kills_lease_holder: cost.kills_lease_holder,
             pauses: cost.pauses,
             invalidations: cost.invalidations,

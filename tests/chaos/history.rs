@@ -191,8 +191,12 @@ pub(crate) struct Fault {
     pub(crate) to_ms: u64,
     /// Which writes that Redis had answered may be gone.
     pub(crate) loses: Loss,
-    /// For how long after it news may be missed that nobody can know of, until everything is read again.
-    pub(crate) hides_news_ms: u64,
+    /// For how long after it news may be missed that nobody can know of, until everything is read again; none where it keeps no
+    /// news back at all.
+    pub(crate) hides_news_ms: Option<u64>,
+    /// The same for what is lost, and only for that.
+    #[serde(default)]
+    pub(crate) hides_loss_ms: u64,
     /// The replica that was fetching an access token died.
     pub(crate) kills_lease_holder: bool,
     /// A replica stood still.
@@ -216,6 +220,17 @@ impl Fault {
             _ => self.recovery_bound_ms,
         };
         self.to_ms + bound
+    }
+
+    /// When nobody is told anything late any more because of it.
+    pub(crate) fn news_over(&self) -> Option<u64> {
+        let hides_news_ms = self.hides_news_ms?;
+        Some(self.to_ms + hides_news_ms.max(self.recovery_bound_ms))
+    }
+
+    /// Whether a redemption may be written and yet not kept, or kept and not answered.
+    pub(crate) fn may_spoil_redemptions(&self) -> bool {
+        self.hides_news_ms.is_some() || self.durable_bound_ms > 0 || self.loses != Loss::Nothing
     }
 }
 

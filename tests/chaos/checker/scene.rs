@@ -344,7 +344,7 @@ fn is_contested(index: &Index<'_>, scene: &SceneHistory<'_>, entry: &Entry) -> b
         && index
             .faults
             .iter()
-            .any(|fault| overlaps(fault.from_ms, shown_until(fault)))
+            .any(|fault| fault.may_spoil_redemptions() && overlaps(fault.from_ms, shown_until(fault)))
 }
 
 fn is_ambiguous(what: &What) -> bool {

@@ -1,5 +1,8 @@
 //! Further clauses of the invariants, one doctored history each, and further histories that are right.
 
+mod ends;
+mod vain;
+
 use scanlogin::scene::StateName;
 
 use super::{
@@ -119,12 +122,16 @@ fn each_further_clause_is_checked() {
         (
             "no snapshot",
             vec![I5],
-            with([stream_9(1_350, opened), stream_9(60_000, ended)]),
+            with([stream_9(1_350, opened), stream_9(3_600, ended)]),
         ),
         (
             "declined although it was confirmed",
             vec![I4],
-            scanned_then([decline(1_400, Outcome::Done(3)), cancel(1_450, Outcome::Done(()))]),
+            scanned_then([
+                decline(1_400, Outcome::Done(3)),
+                told(1, 1_420, view(StateName::Declined, 3, 1)),
+                cancel(1_450, Outcome::Done(())),
+            ]),
         ),
         (
             "told unknown while it lived",
@@ -187,6 +194,7 @@ fn each_further_clause_is_checked() {
             scanned_then([
                 confirm(1, 1_360, refused(409, "number_mismatch")),
                 confirm(1, 1_380, Outcome::Done(3)),
+                told(1, 1_400, view(StateName::Confirmed, 3, 1)),
             ]),
         ),
         ("a cancel that fails when only confirms still may", vec![I10], {
@@ -254,7 +262,9 @@ fn what_wechat_refuses_leaves_the_scene_as_it_was() {
             openid: "openid-1".to_owned(),
             outcome: refused(status, code),
         };
-        assert_eq!(flagged(with([entry(ClientName::Phone(1), 1_250, scan)])), [], "{code}");
+        let asked_too_much = fault(1_240, Loss::Nothing);
+        let entries = with([asked_too_much, entry(ClientName::Phone(1), 1_250, scan)]);
+        assert_eq!(flagged(entries), [], "{code}");
     }
 }
 

@@ -1,0 +1,89 @@
+//! A code that its site presents is redeemed.
+
+use super::super::{confirm, flagged, is_of_site_1, login, redeem, refused, told, view, without};
+use super::harmless;
+use crate::checker::Invariant::{I4, I10};
+use crate::history::{Entry, Fault, Loss, Outcome, What};
+use scanlogin::scene::StateName;
+
+/// Login 1's code, presented at these times, and so refused.
+fn refused_at(tries: &[(u64, u16, &str)]) -> Vec<Entry> {
+    let mut entries = without(is_of_site_1);
+    for (at, status, code) in tries {
+        let mut entry = redeem(1, *at, 1);
+        if let What::Redeem { outcome, .. } = &mut entry.what {
+            *outcome = refused(*status, code);
+        }
+        entries.push(entry);
+    }
+    entries
+}
+
+fn during(change: impl FnOnce(&mut Fault)) -> Entry {
+    harmless(|fault| {
+        (fault.from_ms, fault.to_ms) = (1_350, 1_600);
+        change(fault);
+    })
+}
+
+/// What is wrong when this happens meanwhile, and another login comes after.
+fn with(entries: Vec<Entry>, fault: Entry) -> Vec<crate::checker::Invariant> {
+    flagged([entries, vec![fault], login(3, 5_000)].concat())
+}
+
+fn once() -> Vec<Entry> {
+    refused_at(&[(1_500, 400, "invalid_grant")])
+}
+
+#[test]
+fn a_code_whose_confirm_was_answered_is_in_vain_only_with_everything() {
+    assert_eq!(with(once(), during(|fault| fault.loses = Loss::Everything)), []);
+    let fail_over = during(|fault| (fault.loses, fault.durable_bound_ms) = (Loss::Unreplicated, 1_000));
+    assert_eq!(with(once(), fail_over), [I10]);
+    assert_eq!(with(once(), during(|_| {})), [I4, I10]);
+    assert_eq!(with(once(), during(|fault| fault.hides_news_ms = None)), [I4, I10]);
+}
+
+#[test]
+fn a_code_whose_confirm_was_not_answered_may_be_lost_with_that() {
+    let is_confirm = |entry: &Entry| matches!(&entry.what, What::Confirm { scene, .. } if scene == "scene-1");
+    let unanswered = || {
+        let answered = once().into_iter().filter(|entry| !is_confirm(entry));
+        let unanswered = confirm(1, 1_400, refused(503, "store_unavailable"));
+        answered.chain([unanswered]).collect::<Vec<_>>()
+    };
+    let fail_over = || during(|fault| (fault.loses, fault.durable_bound_ms) = (Loss::Unreplicated, 1_000));
+    assert_eq!(with(unanswered(), fail_over()), []);
+    assert_eq!(with(unanswered(), during(|_| {})), [I4, I10]);
+    // Answered the second time, and before the browser was told of any.
+    let is_told = |entry: &Entry| {
+        entry
+            .what
+            .view()
+            .is_some_and(|view| view.code.as_deref() == Some("code-1"))
+    };
+    let again = unanswered().into_iter().filter(|entry| !is_told(entry));
+    let again = again.chain([
+        confirm(1, 1_415, Outcome::Done(3)),
+        told(1, 1_430, view(StateName::Confirmed, 3, 1)),
+    ]);
+    assert_eq!(with(again.collect(), fail_over()), [I10]);
+}
+
+#[test]
+fn a_redemption_without_an_answer_may_have_spent_the_code() {
+    let stalled = || during(|fault| fault.durable_bound_ms = 1_000);
+    let tries = [(1_500, 503, "temporarily_unavailable"), (1_800, 400, "invalid_grant")];
+    assert_eq!(with(refused_at(&tries), stalled()), []);
+    assert_eq!(with(once(), stalled()), [I4, I10]);
+}
+
+#[test]
+fn rivals_may_revoke_each_other_where_a_fault_keeps_them_from_being_redeemed() {
+    let rivals = || refused_at(&[(1_500, 400, "invalid_grant"), (1_505, 400, "invalid_grant")]);
+    let in_turn = || refused_at(&[(1_500, 400, "invalid_grant"), (1_520, 400, "invalid_grant")]);
+    let without_replica = || during(|fault| (fault.hides_news_ms, fault.durable_bound_ms) = (None, 1_000));
+    assert_eq!(with(rivals(), without_replica()), []);
+    assert_eq!(with(in_turn(), without_replica()), [I4, I10]);
+    assert_eq!(with(rivals(), during(|fault| fault.hides_news_ms = None)), [I4, I10]);
+}

@@ -105,6 +105,8 @@ pub(crate) struct Run {
     /// How long before its end an access token may be replaced.
     pub(crate) token_margin_ms: u64,
     pub(crate) texts: Vec<Text>,
+    /// Keys that Redis would keep for ever.
+    pub(crate) endless_keys: Vec<String>,
     pub(crate) canaries: Vec<Canary>,
 }
 
@@ -146,6 +148,7 @@ pub(crate) fn check(history: &History, run: &Run) -> Report {
     violations.extend(delivery::redeemable(&index));
     violations.extend(service::no_secret_anywhere(&run.texts, &run.canaries));
     violations.extend(service::bounded(&index, run.bounds));
+    violations.extend(service::nothing_for_ever(&run.endless_keys));
     let lost = tally::lost(&index);
     Report {
         tally: tally::tally(&index, &lost, &violations),

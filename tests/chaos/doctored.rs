@@ -214,6 +214,7 @@ fn checked(entries: Vec<Entry>) -> Report {
             name: "the log".to_owned(),
             bytes: b"a quiet line".to_vec(),
         }],
+        endless_keys: Vec::new(),
         canaries: vec![Canary {
             name: "an AppSecret".to_owned(),
             secret: "canary-7".to_owned(),
@@ -582,12 +583,29 @@ fn a_secret_in_a_log_is_named_but_not_repeated() {
         tail_logins: 0,
         token_margin_ms: 0,
         texts,
+        endless_keys: Vec::new(),
         canaries,
     };
     let report = check(&History { entries: Vec::new() }, &run);
     assert_eq!(report.violations.len(), 1);
     assert_eq!(report.violations[0].invariant, I11);
     assert!(!report.violations[0].words.contains("canary-7"));
+}
+
+#[test]
+fn a_key_that_redis_would_keep_for_ever_is_found() {
+    let run = Run {
+        bounds: USAGE,
+        slack_ms: 500,
+        tail_logins: 0,
+        token_margin_ms: 0,
+        texts: Vec::new(),
+        endless_keys: vec!["scanlogin:{3f}:3f23:token".to_owned()],
+        canaries: Vec::new(),
+    };
+    let found = check(&History { entries: Vec::new() }, &run).violations;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].invariant, found[0].words.contains("3f23:token")), (I12, true));
 }
 
 #[test]

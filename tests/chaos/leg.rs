@@ -64,6 +64,14 @@ pub(crate) struct LegReport {
     pub(crate) seconds: u64,
 }
 
+/// What is there at the end beside the histories.
+#[derive(Debug, Default)]
+struct Left {
+    texts: Vec<Text>,
+    endless_keys: Vec<String>,
+    canaries: Vec<Canary>,
+}
+
 impl LegPlan {
     /// The history is written to `history`.
     pub(crate) async fn run(&self, history: &Path) -> LegReport {
@@ -83,26 +91,33 @@ impl LegPlan {
         };
         self.play(&mut world, &stage).await;
         let texts = world.texts(&http).await;
+        let endless_keys = world.redis.endless_keys();
         drop(world);
         for text in texts.iter().filter(|text| text.name.starts_with("the log")) {
             std::fs::write(history.join(format!("{}.log", text.name)), &text.bytes).expect("the logs are kept");
         }
-        self.report(history, texts, recorder.finish(), began.elapsed().as_secs())
+        let left = Left {
+            texts,
+            endless_keys,
+            canaries: recorder.finish(),
+        };
+        self.report(history, left, began.elapsed().as_secs())
     }
 
-    /// The same, of a history that was kept. Secrets are not.
+    /// The same, of a history that was kept. Secrets are not, nor where they might stand.
     pub(crate) fn check_again(&self, history: &Path, seconds: u64) -> LegReport {
-        self.report(history, Vec::new(), Vec::new(), seconds)
+        self.report(history, Left::default(), seconds)
     }
 
-    fn report(&self, history: &Path, texts: Vec<Text>, canaries: Vec<Canary>, seconds: u64) -> LegReport {
+    fn report(&self, history: &Path, left: Left, seconds: u64) -> LegReport {
         let run = Run {
             bounds: BOUNDS,
             tail_logins: TAIL as usize,
             slack_ms: self.slack_ms,
             token_margin_ms: TOKEN_MARGIN_MS,
-            texts,
-            canaries,
+            texts: left.texts,
+            endless_keys: left.endless_keys,
+            canaries: left.canaries,
         };
         let history = History::read(history).expect("the histories");
         let report = checker::check(&history, &run);

@@ -68,6 +68,7 @@ async fn scan(client: &mut Client, wechat: &Wechat, scene: &str, person: &Person
     loop {
         let mut token = None;
         let code = wechat.login(&person.openid).await;
+        client.recorder.secret("a wx.login code", &code);
         let request = client.call(Method::POST, &format!("/scenes/{scene}/scan"));
         let read = |reply: &Value| {
             token = Some(reply["confirm_token"].as_str()?.to_owned());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
@@ -16,7 +17,7 @@ use crate::checker::Text;
 use crate::history::Usage;
 use crate::recorder::Recorder;
 use crate::site;
-use crate::support::cli::cli;
+use crate::support::cli::{cli, cli_lines};
 use crate::support::clock::WallClock;
 use crate::support::cluster::Cluster;
 use crate::support::control_group::ControlGroup;
@@ -92,6 +93,11 @@ impl World {
         let keys = files.path().join("keys.json");
         let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
         assert!(made.expect("it runs").status.success(), "no signing keys");
+        let made: Value = serde_json::from_slice(&fs::read(&keys).expect("the keys")).expect("JSON");
+        recorder.secret(
+            "the signing key",
+            made["keys"][0]["d"].as_str().expect("its private part"),
+        );
         let redis = Redis::start(shape).await;
         recorder.secret("the client's secret", site::CLIENT_SECRET);
         let addrs: Vec<_> = (0..REPLICAS).map(|_| free_addr()).collect();
@@ -351,6 +357,21 @@ impl Redis {
     pub(crate) fn replicas(&self) -> Vec<SocketAddr> {
         let says = |addr: &SocketAddr| ask(*addr, &["ROLE"]).starts_with("slave");
         self.addrs().into_iter().filter(says).collect()
+    }
+
+    /// Those without a time to live.
+    pub(crate) fn endless_keys(&self) -> Vec<String> {
+        let on = |addr: SocketAddr| {
+            let keys = ask(addr, &["--scan"]);
+            let keys: Vec<&str> = keys.lines().collect();
+            let asked: Vec<String> = keys.iter().map(|key| format!("PTTL {key}")).collect();
+            let lives = block_in_place(|| cli_lines(addr, &asked));
+            assert_eq!(lives.len(), keys.len(), "{addr} does not say how long its keys live");
+            // What has ended since is told as -2.
+            let endless = keys.into_iter().zip(lives).filter(|(_, life)| life == "-1");
+            endless.map(|(key, _)| key.to_owned()).collect::<Vec<_>>()
+        };
+        self.masters().into_iter().flat_map(on).collect()
     }
 
     /// Waits until everybody agrees who is who, and every replica is in step.

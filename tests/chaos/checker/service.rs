@@ -145,6 +145,12 @@ pub(super) fn no_secret_anywhere(texts: &[Text], canaries: &[Canary]) -> Vec<Vio
         .collect()
 }
 
+/// I12 again: whatever is kept in Redis has a time to live, so that a login that nobody ends leaves nothing behind.
+pub(super) fn nothing_for_ever(endless_keys: &[String]) -> Vec<Violation> {
+    let violation = |key| Violation::of_run(Invariant::I12, format!("{key} is kept for ever"));
+    endless_keys.iter().map(violation).collect()
+}
+
 /// What an allocator keeps of what it once gave.
 const ALLOCATOR_KB: u64 = 32 * 1024;
 /// Connections to Redis that are just being replaced.

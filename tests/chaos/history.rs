@@ -106,8 +106,7 @@ impl<T> Outcome<T> {
 
     /// Whether the service knew no such scene.
     pub(crate) fn is_unknown_scene(&self) -> bool {
-        self.refusal()
-            .is_some_and(|refusal| refusal.code.as_deref() == Some("unknown_scene"))
+        self.refusal().is_some_and(Refusal::is_unknown_scene)
     }
 
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
@@ -139,6 +138,12 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<u64>,
     /// The problem's `state`.
     pub(crate) state: Option<StateName>,
+}
+
+impl Refusal {
+    pub(crate) fn is_unknown_scene(&self) -> bool {
+        self.code.as_deref() == Some("unknown_scene")
+    }
 }
 
 /// The data of an event or of a status reply.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use scanlogin::scene::StateName;
 
 use super::{Index, Invariant, SceneHistory, Violation, shown_until};
-use crate::history::{Entry, Loss, Refusal, View, What};
+use crate::history::{Entry, Fault, Loss, Refusal, View, What};
 
 /// Replicas tell whole seconds.
 const TOLERANCE_MS: u64 = 1_000;
@@ -61,7 +61,7 @@ struct Operation<'a> {
     sent: u64,
     got: u64,
     optional: bool,
-    /// A redemption that may have happened although it was refused.
+    /// It may have happened although it was refused.
     contested: bool,
 }
 
@@ -334,17 +334,16 @@ fn is_about_state(what: &What) -> bool {
 }
 
 /// Of redemptions at once the first may lose its reply to a fault, and be revoked by the next before it asks again: then all
-/// are refused.
+/// are refused. And what was written just before Redis lost it is told, when it is tried again, that there is no such scene.
 fn is_contested(index: &Index<'_>, scene: &SceneHistory<'_>, entry: &Entry) -> bool {
     let is_redeem = |entry: &Entry| matches!(entry.what, What::Redeem { .. });
     let overlaps = |from: u64, to: u64| from <= entry.got() && to >= entry.sent_ms;
     let mut others = scene.entries.iter().filter(|other| !std::ptr::eq(**other, entry));
-    is_redeem(entry)
-        && others.any(|other| is_redeem(other) && overlaps(other.sent_ms, other.got()))
-        && index
-            .faults
-            .iter()
-            .any(|fault| fault.may_spoil_redemptions() && overlaps(fault.from_ms, shown_until(fault)))
+    if is_redeem(entry) {
+        return others.any(|other| is_redeem(other) && overlaps(other.sent_ms, other.got()))
+            && index.has_fault(entry.sent_ms, entry.got(), Fault::may_spoil_redemptions);
+    }
+    entry.what.refusal().is_some_and(Refusal::is_unknown_scene) && index.may_have_lost_data(entry.sent_ms, entry.got())
 }
 
 fn is_ambiguous(what: &What) -> bool {

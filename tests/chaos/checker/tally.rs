@@ -6,7 +6,7 @@ use scanlogin::scene::StateName;
 use serde::{Deserialize, Serialize};
 
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
-use crate::history::{Entry, Fault, Loss, What};
+use crate::history::{Entry, Fault, Loss, Refusal, What};
 
 /// Each `POST /scenes` counts under exactly one of `completed` … `unavailable`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,10 +43,7 @@ pub(super) fn completed_at(scene: &SceneHistory<'_>) -> Option<u64> {
 fn is_fallback(index: &Index<'_>, scene: &SceneHistory<'_>) -> bool {
     let own = scene.entries.iter().filter(|entry| entry.client == scene.browser);
     let mut told_lost = own.filter(|entry| {
-        let gone = entry
-            .what
-            .refusal()
-            .is_some_and(|refusal| refusal.code.as_deref() == Some("unknown_scene"));
+        let gone = entry.what.refusal().is_some_and(Refusal::is_unknown_scene);
         gone || entry.what.view().is_some_and(crate::history::View::is_lost)
     });
     told_lost.any(|entry| may_be_lost(index, scene, entry.got()))

@@ -310,6 +310,18 @@ fn while_redis_fails_over_the_copy_that_will_be_lost_may_answer_once_more() {
 }
 
 #[test]
+fn a_confirm_that_redis_lost_before_it_was_answered_may_be_told_that_there_is_no_such_scene() {
+    let caught = || {
+        let mut confirm = confirm(1, 1_400, refused(404, "unknown_scene"));
+        confirm.got_ms = Some(2_800);
+        scanned_then([confirm, told(1, 1_420, view(StateName::Confirmed, 3, 1))])
+    };
+    let lost = || harmless(|fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 1_430, 2_500));
+    assert_eq!(flagged([caught(), vec![lost()], login(3, 4_000)].concat()), []);
+    assert_eq!(flagged([caught(), vec![fault(1_430, Loss::Nothing)]].concat()), [I4]);
+}
+
+#[test]
 fn a_run_that_ends_in_the_middle_of_a_confirm_is_read_all_the_same() {
     let mut open = confirm(1, 1_400, Outcome::Unknown);
     open.got_ms = None;

@@ -301,6 +301,8 @@ impl<'a> Index<'a> {
 
 /// By how much the machine may delay what happens while nothing is wrong.
 const QUIET_SLACK_MS: u64 = 2_000;
+/// And a single request in any case: the longest that was seen of a busy machine is two thirds of it.
+const REQUEST_SLACK_MS: u64 = 3_000;
 
 /// Until when an effect of a fault can first show.
 fn shown_until(fault: &Fault) -> u64 {

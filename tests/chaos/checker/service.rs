@@ -3,7 +3,7 @@
 use aho_corasick::AhoCorasick;
 
 use super::tally::troubles_after;
-use super::{Canary, Index, Invariant, QUIET_SLACK_MS, Text, Violation};
+use super::{Canary, Index, Invariant, QUIET_SLACK_MS, REQUEST_SLACK_MS, Text, Violation};
 use crate::history::{Entry, Fault, Phase, Usage, What};
 
 /// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most so long
@@ -42,7 +42,7 @@ pub(super) fn truthful_errors(index: &Index<'_>, slack_ms: u64) -> Vec<Violation
             .iter()
             .any(|fault| fault.pauses && fault.from_ms <= got && fault.to_ms >= entry.sent_ms);
         let (deadline, slack_ms) = if index.has_fault(entry.sent_ms, got, |_| true) {
-            (deadline + retried_ms(&entry.what), slack_ms)
+            (deadline + retried_ms(&entry.what), slack_ms.min(REQUEST_SLACK_MS))
         } else {
             (deadline, slack_ms.min(QUIET_SLACK_MS))
         };

@@ -6,8 +6,8 @@ mod vain;
 use scanlogin::scene::StateName;
 
 use super::{
-    LIFE_MS, checked, confirm, correct, entry, fault, flagged, is_of_site_1, login, redeem, refused, scene, told,
-    upstream, userinfo, view, with, without,
+    LIFE_MS, checked, confirm, correct, entry, fault, flagged, flagged_with_slack, is_of_site_1, login, redeem,
+    refused, scene, told, upstream, userinfo, view, with, without,
 };
 use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9, I10};
 use crate::history::{Api, ClientName, Entry, Fault, Lifetime, Loss, Opened, Outcome, View, What};
@@ -292,6 +292,18 @@ fn what_a_fault_explains_passes() {
         )),
         []
     );
+}
+
+#[test]
+fn a_slow_machine_excuses_no_request_that_hangs() {
+    let took = |ms| {
+        let mut slow = cancel(1_010, refused(503, "store_unavailable"));
+        slow.got_ms = Some(slow.sent_ms + ms);
+        let stalled = harmless(|fault| fault.to_ms = 8_000);
+        flagged_with_slack(5_000, with([slow, stalled]))
+    };
+    assert_eq!(took(5_900), []);
+    assert_eq!(took(6_100), [I9]);
 }
 
 #[test]

@@ -295,6 +295,30 @@ fn what_a_fault_explains_passes() {
 }
 
 #[test]
+fn the_last_logins_are_those_that_were_begun_last() {
+    let start = |at, outcome| {
+        let (client_id, life_ms) = ("demo".to_owned(), LIFE_MS);
+        let what = What::Started {
+            client_id,
+            life_ms,
+            outcome,
+        };
+        entry(ClientName::Browser(9), at, what)
+    };
+    let stopped = || entry(ClientName::Browser(9), 5_000, What::GaveUp { scene: scene(9) });
+    let again = start(4_000, Outcome::Done(scene(9)));
+    let before = [
+        fault(2_900, Loss::Nothing),
+        start(2_950, Outcome::Unknown),
+        again.clone(),
+        stopped(),
+    ];
+    assert_eq!(flagged(with(before.into_iter().chain(login(3, 3_500)))), []);
+    let last = [again, stopped()];
+    assert_eq!(flagged(with(last.into_iter().chain(login(3, 3_500)))), [I10]);
+}
+
+#[test]
 fn a_slow_machine_excuses_no_request_that_hangs() {
     let took = |ms| {
         let mut slow = cancel(1_010, refused(503, "store_unavailable"));

@@ -105,11 +105,11 @@ fn ends(index: &Index<'_>, scene: &SceneHistory<'_>, slack_ms: u64) -> Vec<End> 
             at: entry.got(),
             within_ms: TOLD_WITHIN_MS,
         };
-        // A confirm that was answered is lost with everything, or not at all.
+        // A confirm that was answered is lost with everything, or not at all; and what came after is not among everything.
         let undoes = |fault: &Fault| match fault.loses {
             Loss::Nothing => false,
             Loss::Unreplicated => !matches!(entry.what, What::Confirm { .. }),
-            Loss::Everything => true,
+            Loss::Everything => fault.to_ms >= entry.sent_ms,
         };
         let due = end.due(index, end.at, slack_ms);
         (!index.has_fault(entry.sent_ms, due, undoes)).then_some(end)
@@ -203,10 +203,11 @@ fn is_vain_with_reason(index: &Index<'_>, scene: &SceneHistory<'_>) -> bool {
     };
     let last = redeems.iter().map(|(entry, _)| entry.got()).max().unwrap_or(0);
     let since = told.got().min(first.sent_ms);
+    let confirmed = scene.confirms().next().map_or(since, |(confirm, ..)| confirm.sent_ms);
     // It may be spent all the same.
     let is_ambiguous = redeems.iter().any(|(_, outcome)| outcome.is_ambiguous());
     let is_lost = index.has_fault(since, last, |fault| match fault.loses {
-        Loss::Everything => true,
+        Loss::Everything => fault.to_ms >= confirmed,
         Loss::Unreplicated => !is_kept(scene),
         Loss::Nothing => fault.durable_bound_ms > 0 && !is_kept(scene),
     });

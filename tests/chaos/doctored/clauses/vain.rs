@@ -38,6 +38,8 @@ fn once() -> Vec<Entry> {
 #[test]
 fn a_code_whose_confirm_was_answered_is_in_vain_only_with_everything() {
     assert_eq!(with(once(), during(|fault| fault.loses = Loss::Everything)), []);
+    let before = |fault: &mut Fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 1_000, 1_050);
+    assert_eq!(with(once(), during(before)), [I10]);
     let fail_over = during(|fault| (fault.loses, fault.durable_bound_ms) = (Loss::Unreplicated, 1_000));
     assert_eq!(with(once(), fail_over), [I10]);
     assert_eq!(with(once(), during(|_| {})), [I4, I10]);

@@ -21,6 +21,10 @@ const SLOWEST_REREAD_MS: u64 = 18_000;
 /// For how long confirms and redemptions wait for a second copy before they do without.
 const SECOND_COPY_MS: u64 = 10_000;
 
+/// So many access_tokens the service asks for in ten minutes without a rest, and then rests so long before each.
+const TOKEN_CALLS_AT_ONCE: usize = 4;
+const THRIFT_MS: u64 = 40_000;
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumIter, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
@@ -221,6 +225,15 @@ impl Kind {
         self == Self::RedisReplicaKilled || replaces && shape != Shape::Standalone
     }
 
+    /// How often the service may have to ask for an access_token before it has one again, where it has none.
+    fn token_calls(self) -> Option<usize> {
+        match self {
+            Self::TokenDenied => Some(3),
+            Self::TokenRevoked => Some(1),
+            _ => None,
+        }
+    }
+
     /// From healing until nothing fails any more because of it.
     fn bound_seconds(self) -> u64 {
         match self {
@@ -283,9 +296,16 @@ impl Kind {
 impl Injector<'_> {
     /// Does it, heals it, writes it down, and waits until all has come to rest: when new logins must work again.
     pub(crate) async fn inject(&mut self, kind: Kind, shape: Shape) -> u64 {
+        let token_calls = self.world.upstream.wechat.token_calls().await;
         let from_ms = self.recorder.now();
         let healed_ms = self.act(kind).await.unwrap_or_else(|| self.recorder.now());
-        let cost = kind.cost(shape);
+        let mut cost = kind.cost(shape);
+        if kind
+            .token_calls()
+            .is_some_and(|more| token_calls + more > TOKEN_CALLS_AT_ONCE)
+        {
+            cost.bound_ms = THRIFT_MS;
+        }
         let fault = Fault {
             kind: kind.name().to_owned(),
             from_ms,
@@ -355,7 +375,7 @@ impl Injector<'_> {
             Kind::WechatRefuses => self.refuse().await,
             Kind::TokenDenied => return Some(self.deny_token().await),
             Kind::TokenRefused => self.refuse_token().await,
-            Kind::TokenRevoked => self.revoke_token().await,
+            Kind::TokenRevoked => return Some(self.revoke_token().await),
         }
         None
     }

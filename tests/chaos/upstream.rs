@@ -93,11 +93,22 @@ impl Wechat {
 
     /// When it last gave a picture.
     pub(crate) async fn drew_at(&self) -> Option<String> {
-        let request = self.http.get(format!("{}/simulator/calls", self.base));
-        let calls: Value = request.send().await.expect("an answer").json().await.expect("JSON");
-        let mut calls = calls.as_array().expect("a list").iter();
-        let last = calls.rfind(|call| call["call"] == "getwxacodeunlimit" && call["errcode"] == 0)?;
+        let calls = self.calls().await;
+        let last = calls
+            .iter()
+            .rfind(|call| call["call"] == "getwxacodeunlimit" && call["errcode"] == 0)?;
         Some(last["at"].as_str().expect("a time").to_owned())
+    }
+
+    /// How often it was asked for an access_token.
+    pub(crate) async fn token_calls(&self) -> usize {
+        let calls = self.calls().await;
+        calls.iter().filter(|call| call["call"] == "stable_token").count()
+    }
+
+    async fn calls(&self) -> Vec<Value> {
+        let request = self.http.get(format!("{}/simulator/calls", self.base));
+        request.send().await.expect("an answer").json().await.expect("a list")
     }
 
     /// Takes no access_token given so far.

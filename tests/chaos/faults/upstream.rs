@@ -8,8 +8,8 @@ use tokio::time::{sleep, timeout};
 
 use super::Injector;
 
-/// After as many failures as a fault is long.
-const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(8);
+/// What a thrifty service waits at most, and a little.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(45);
 const CALLS: [&str; 3] = ["stable_token", "jscode2session", "getwxacodeunlimit"];
 
 pub(super) fn slow() -> Value {
@@ -67,15 +67,21 @@ impl Injector<'_> {
         wechat.misbehave("stable_token", answer).await;
         wechat.revoke().await;
         self.hold(1_000, 2_500).await;
+        self.behave_until_drawn().await
+    }
+
+    /// Heals, and waits for the next picture: else the next fault would be blamed for what this one leaves behind.
+    async fn behave_until_drawn(&mut self) -> u64 {
+        let wechat = self.world.upstream.wechat.clone();
         wechat.behave().await;
         let healed = self.recorder.now();
         let drew_at = wechat.drew_at().await;
-        // Else the next fault would be blamed for what this one leaves behind. Without logins nobody asks for a token.
         let until_drawn = async {
             while wechat.drew_at().await == drew_at {
                 sleep(Duration::from_millis(200)).await;
             }
         };
+        // Without logins nobody asks for a token.
         let _ = timeout(ASKED_AGAIN_WITHIN, until_drawn).await;
         healed
     }
@@ -107,11 +113,11 @@ impl Injector<'_> {
     }
 
     /// The next one takes a while, so that whoever needs one asks for it at the same time.
-    pub(super) async fn revoke_token(&mut self) {
+    pub(super) async fn revoke_token(&mut self) -> u64 {
         let wechat = self.world.upstream.wechat.clone();
         wechat.misbehave("stable_token", json!({ "delay_ms": 1_000 })).await;
         wechat.revoke().await;
         self.hold(2_000, 3_000).await;
-        wechat.behave().await;
+        self.behave_until_drawn().await
     }
 }

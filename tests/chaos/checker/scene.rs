@@ -334,13 +334,28 @@ fn is_about_state(what: &What) -> bool {
 }
 
 /// Of redemptions at once the first may lose its reply to a fault, and be revoked by the next before it asks again: then all
-/// are refused. And what was written just before Redis lost it is told, when it is tried again, that there is no such scene.
+/// are refused. And what was written just before Redis lost it is told, when it is tried again, that there is no such scene; or
+/// where a reply was lost and somebody ended the scene before that, that it is finished.
 fn is_contested(index: &Index<'_>, scene: &SceneHistory<'_>, entry: &Entry) -> bool {
     let is_redeem = |entry: &Entry| matches!(entry.what, What::Redeem { .. });
     let overlaps = |from: u64, to: u64| from <= entry.got() && to >= entry.sent_ms;
     let mut others = scene.entries.iter().filter(|other| !std::ptr::eq(**other, entry));
     if is_redeem(entry) {
         return others.any(|other| is_redeem(other) && overlaps(other.sent_ms, other.got()))
+            && index.has_fault(entry.sent_ms, entry.got(), Fault::may_spoil_redemptions);
+    }
+    let ends = |other: &Entry| {
+        matches!(
+            other.what,
+            What::Cancel { .. } | What::Confirm { .. } | What::Decline { .. }
+        )
+    };
+    let is_late = entry
+        .what
+        .refusal()
+        .is_some_and(|refusal| refusal.code.as_deref() == Some("already_finished"));
+    if is_late {
+        return others.any(|other| ends(other) && overlaps(other.sent_ms, other.got()))
             && index.has_fault(entry.sent_ms, entry.got(), Fault::may_spoil_redemptions);
     }
     entry.what.refusal().is_some_and(Refusal::is_unknown_scene) && index.may_have_lost_data(entry.sent_ms, entry.got())

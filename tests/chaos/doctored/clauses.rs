@@ -10,7 +10,7 @@ use super::{
     refused, scene, told, upstream, userinfo, view, with, without,
 };
 use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9, I10};
-use crate::history::{Api, ClientName, Entry, Fault, Lifetime, Loss, Opened, Outcome, View, What};
+use crate::history::{Api, ClientName, Entry, Fault, Lifetime, Loss, Opened, Outcome, Refusal, View, What};
 
 /// What login 1 has from then on, the redemption included.
 fn is_later(at: u64) -> impl Fn(&Entry) -> bool {
@@ -355,6 +355,38 @@ fn a_confirm_that_redis_lost_before_it_was_answered_may_be_told_that_there_is_no
     let lost = || harmless(|fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 1_430, 2_500));
     assert_eq!(flagged([caught(), vec![lost()], login(3, 4_000)].concat()), []);
     assert_eq!(flagged([caught(), vec![fault(1_430, Loss::Nothing)]].concat()), [I4]);
+}
+
+#[test]
+fn a_scan_whose_reply_was_lost_may_be_told_that_the_scene_was_cancelled_meanwhile() {
+    let caught = |cancelled_at| {
+        let outcome = Outcome::Refused(Refusal {
+            status: 409,
+            code: Some("already_finished".to_owned()),
+            retry_after: None,
+            state: Some(StateName::Cancelled),
+        });
+        let mut entries = scanned_then([
+            cancel(cancelled_at, Outcome::Done(())),
+            told(1, cancelled_at + 5, view(StateName::Cancelled, 3, 1)),
+        ]);
+        for entry in &mut entries {
+            if let What::Scan {
+                scene, outcome: reply, ..
+            } = &mut entry.what
+                && scene == "scene-1"
+            {
+                *reply = outcome.clone();
+                entry.got_ms = Some(1_900);
+            }
+        }
+        entries
+    };
+    let lost = || fault(1_290, Loss::Nothing);
+    assert_eq!(flagged([caught(1_400), vec![lost()]].concat()), []);
+    assert_eq!(flagged(caught(1_400)), [I4]);
+    // Nobody had ended it yet.
+    assert_eq!(flagged([caught(2_000), vec![lost()]].concat()), [I4]);
 }
 
 #[test]

@@ -183,6 +183,24 @@ async fn a_confirm_that_could_not_be_announced_does_not_count_until_it_is() {
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 }
 
+/// Nobody knows when it lost its replica: perhaps just now, and that is about to take over.
+#[tokio::test]
+async fn a_primary_that_was_out_of_reach_is_waited_for_since_its_replica_was_missed() {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let service = Service::builder().redis_url(&link.url()).start().await;
+    it_waits(&service).await;
+    let code = Browser::start(&service).await.code_of("alice", &service).await;
+    link.blackhole();
+    sleep(Duration::from_secs(11)).await;
+    drop(replica);
+    link.heal();
+    service.log().line_with(&["no replica keeps up"]).await;
+    let refused = Site::demo().redeem(&service, &code).await;
+    refused.oauth_error(503, "temporarily_unavailable");
+}
+
 #[tokio::test]
 async fn a_shard_of_a_cluster_waits_for_its_own_replica_and_goes_on_without_it() {
     let mut shape = Shape::start(Topology::Cluster, Security::Plain).await;

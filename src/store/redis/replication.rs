@@ -259,6 +259,8 @@ impl Replication {
                 changed |= before.is_some_and(|sight| sight.keeps_up != keeps_up);
                 let last_kept_up = match (outlook, before) {
                     (Outlook::KeepsUp | Outlook::TakesOver, _) | (Outlook::Lags, None) => Some(now),
+                    // Who could not be asked for a while may have lost its replica just now.
+                    (_, Some(before)) if before.keeps_up => Some(now),
                     (_, before) => before.and_then(|sight| sight.last_kept_up),
                 };
                 sights.insert(slot, Sight { keeps_up, last_kept_up });

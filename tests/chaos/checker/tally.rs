@@ -62,9 +62,11 @@ fn may_be_lost(index: &Index<'_>, scene: &SceneHistory<'_>, told: u64) -> bool {
 
 /// A login starts when `POST /scenes` answered 201 and the phone's confirm answered 200 while the scene had at least five
 /// seconds left and the browser kept trying. It is lost if within ten seconds after the last injected fault healed (or by
-/// scene expiry, if sooner) the browser neither received the code nor a truthful final state.
+/// scene expiry, if sooner) the browser neither received the code nor a truthful final state. What keeps news back that nobody
+/// can know of is healed when all has been read again.
 pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
-    let healed = index.faults.iter().map(|fault| fault.to_ms).max().unwrap_or(0);
+    let healed = |fault: &&Fault| fault.to_ms + fault.hides_news_ms.unwrap_or(0);
+    let healed = index.faults.iter().map(healed).max().unwrap_or(0);
     let is_lost = |scene: &&SceneHistory<'_>| {
         let Some(confirmed) = scene
             .confirmed_at()

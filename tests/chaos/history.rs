@@ -262,6 +262,16 @@ pub(crate) struct Usage {
     pub(crate) held: u64,
 }
 
+impl Usage {
+    /// Connections that are just being replaced.
+    pub(crate) const LATE_FDS: u64 = 4;
+
+    /// Whether so many descriptors are as few as there were.
+    pub(crate) fn has_so_few_fds(&self, fds: u64) -> bool {
+        fds <= self.fds + self.fds / 20 + Self::LATE_FDS
+    }
+}
+
 /// When a sample was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

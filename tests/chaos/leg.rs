@@ -141,7 +141,7 @@ impl LegPlan {
         let recorder = &stage.recorder;
         plain_logins(stage, 0, WARM_UP).await;
         sleep(PROXY_KEEPS_IDLE).await;
-        sample(recorder, world, Phase::Before).await;
+        let base = sample(recorder, world, Phase::Before).await;
 
         let over = CancellationToken::new();
         let mut coming = JoinSet::new();
@@ -160,7 +160,7 @@ impl LegPlan {
         let end = timeout(ENDS_WITHIN, logins.join_all()).await;
         end.expect("every login ends");
         sleep(PROXY_KEEPS_IDLE).await;
-        world.comes_to_rest().await;
+        world.comes_to_rest(&base).await;
         sample(recorder, world, Phase::After).await;
     }
 
@@ -218,9 +218,10 @@ async fn plain_logins(stage: &Stage, first: u32, count: u32) {
     logins.join_all().await;
 }
 
-async fn sample(recorder: &Recorder, world: &World, phase: Phase) {
+async fn sample(recorder: &Recorder, world: &World, phase: Phase) -> Usage {
     let usage = world.usage().await;
     recorder.note(ClientName::Harness, What::Sample { phase, usage });
+    usage
 }
 
 fn peak(history: &History) -> Usage {

@@ -147,16 +147,20 @@ impl World {
 
     /// The most that one replica holds, and what Redis and all replicas hold altogether.
     pub(crate) async fn usage(&self) -> Usage {
-        let most = |of: fn(&Replica) -> u64| self.replicas.iter().map(of).max().unwrap_or(0);
         let masters = self.redis.masters();
         let sum = |of: fn(SocketAddr) -> u64| masters.iter().map(|addr| of(*addr)).sum();
         Usage {
-            rss_kb: most(Replica::rss_kb),
-            fds: most(Replica::fds),
+            rss_kb: self.most(Replica::rss_kb),
+            fds: self.most(Replica::fds),
             redis_bytes: sum(|addr| info_field(addr, "memory", "used_memory")),
             redis_keys: sum(|addr| ask(addr, &["DBSIZE"]).parse().unwrap_or(0)),
             held: self.held().await,
         }
+    }
+
+    /// The most that one replica has.
+    fn most(&self, of: fn(&Replica) -> u64) -> u64 {
+        self.replicas.iter().map(of).max().unwrap_or(0)
     }
 
     async fn held(&self) -> u64 {
@@ -180,10 +184,11 @@ impl World {
         held
     }
 
-    /// Waits until nobody holds anything any more, a minute at most: the checker looks at what is left then.
-    pub(crate) async fn comes_to_rest(&self) {
+    /// Waits until nobody holds more than at `base`, a minute at most: the checker looks at what is left then.
+    pub(crate) async fn comes_to_rest(&self, base: &Usage) {
         let began = Instant::now();
-        while self.held().await > 0 && began.elapsed() < RESTS_WITHIN {
+        let is_at_rest = async || self.held().await == 0 && base.has_so_few_fds(self.most(Replica::fds));
+        while !is_at_rest().await && began.elapsed() < RESTS_WITHIN {
             sleep(Duration::from_millis(500)).await;
         }
     }

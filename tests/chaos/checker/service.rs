@@ -162,8 +162,6 @@ pub(super) fn nothing_for_ever(endless_keys: &[String]) -> Vec<Violation> {
 
 /// What an allocator keeps of what it once gave.
 const ALLOCATOR_KB: u64 = 32 * 1024;
-/// Connections to Redis that are just being replaced.
-const LATE_FDS: u64 = 4;
 
 /// I12, *bounded*: resident memory, descriptors, Redis memory and live keys within bounds at all samples; after the run
 /// descriptors, streams, watched scenes and requests are back at most 5 % above the base, and memory but for what the allocator keeps. (What Redis holds goes with
@@ -200,7 +198,7 @@ pub(super) fn bounded(index: &Index<'_>, bounds: Usage) -> Vec<Violation> {
                 format!("{name} was {most}, above {bound}"),
             ));
         }
-        let slack = [Some(ALLOCATOR_KB), Some(LATE_FDS), None, None, Some(0)][n];
+        let slack = [Some(ALLOCATOR_KB), Some(Usage::LATE_FDS), None, None, Some(0)][n];
         if let (Some((_, base)), Some((_, after)), Some(slack)) = (last_of(Phase::Before), last_of(Phase::After), slack)
         {
             let (base, after) = (base[n].1, after[n].1);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::support::cli::cli;
+use crate::support::events::EventStream;
 use crate::support::eventually;
 use crate::support::node::Node;
 use crate::support::proxy::Proxy;
@@ -104,6 +105,16 @@ async fn it_waits(service: &Service) {
     .await;
 }
 
+/// A page that has seen the scan, its events from then on, and the phone.
+async fn scanned_by_bob(service: &Service) -> (Browser, EventStream, Phone) {
+    let browser = Browser::start(service).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    let bob = Phone::that_scanned("bob", service, &browser.scene).await;
+    events.next_is("scanned").await;
+    (browser, events, bob)
+}
+
 /// Else the page would be at its end with a code that counts for nothing, while the phone is told to come again, and is served.
 #[tokio::test]
 async fn a_page_is_not_told_of_a_confirm_that_may_still_be_lost() {
@@ -111,11 +122,7 @@ async fn a_page_is_not_told_of_a_confirm_that_may_still_be_lost() {
     let replica = redis.replica().await;
     let service = Service::builder().redis(&redis).start().await;
     it_waits(&service).await;
-    let browser = Browser::start(&service).await;
-    let mut events = browser.events().await;
-    events.next_is("waiting").await;
-    let bob = Phone::that_scanned("bob", &service, &browser.scene).await;
-    events.next_is("scanned").await;
+    let (browser, mut events, bob) = scanned_by_bob(&service).await;
     let record = cli(redis.addr(), &["KEYS", &format!("*:{}", browser.scene)]);
     assert_eq!(cli(redis.addr(), &["COPY", &record, "before"]), "1");
     let frozen = Frozen::new(replica.pid());
@@ -140,11 +147,7 @@ async fn a_page_is_told_at_once_when_a_confirm_that_had_to_be_repeated_counts() 
     let redis = RedisServer::start();
     let replica = redis.replica().await;
     let service = Service::builder().redis(&redis).start().await;
-    let browser = Browser::start(&service).await;
-    let mut events = browser.events().await;
-    events.next_is("waiting").await;
-    let bob = Phone::that_scanned("bob", &service, &browser.scene).await;
-    events.next_is("scanned").await;
+    let (browser, mut events, bob) = scanned_by_bob(&service).await;
     let frozen = Frozen::new(replica.pid());
     let refused = bob.confirm(&service, &browser.scene).await;
     refused.problem(503, "store_unavailable");
@@ -168,11 +171,7 @@ async fn a_confirm_that_could_not_be_announced_does_not_count_until_it_is() {
     let b = a.replica().redis_url(&redis.url()).start().await;
     it_waits(&a).await;
     it_waits(&b).await;
-    let browser = Browser::start(&b).await;
-    let mut events = browser.events().await;
-    events.next_is("waiting").await;
-    let bob = Phone::that_scanned("bob", &b, &browser.scene).await;
-    events.next_is("scanned").await;
+    let (browser, mut events, bob) = scanned_by_bob(&b).await;
     link.stall_at("$8\r\nSPUBLISH");
     let refused = bob.confirm(&a, &browser.scene).await;
     refused.problem(503, "store_unavailable");

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::scene::{BrowserSecret, SceneId};
-use crate::store::{SceneStore, StoreError, find_one};
+use crate::store::{SceneStore, StoreError, find_one, settled};
 use crate::telemetry::Metrics;
 
 pub use topic::{Reason, Told, Watched};
@@ -128,9 +128,9 @@ impl Hub {
             membership.topic(Topic::set_watched);
         }
         for _ in 0..READS {
-            let heard = membership.topic(|topic| topic.heard());
+            let issued = membership.topic(Topic::issue);
             let Some(read) = find_one(&*self.shared.store, &id).await? else {
-                match membership.topic(|topic| topic.lose(heard)) {
+                match membership.topic(|topic| topic.lose(issued)) {
                     Believed::Overtaken => continue,
                     Believed::New | Believed::Known => return Err(OpenError::NotFound),
                 }
@@ -138,7 +138,10 @@ impl Hub {
             if !read.scene.browser_secret.matches(secret) {
                 return Err(OpenError::WrongSecret);
             }
-            match membership.topic(|topic| topic.believe(&read, heard)) {
+            let Some(read) = settled(&*self.shared.store, read).await? else {
+                continue;
+            };
+            match membership.topic(|topic| topic.believe(&read, issued)) {
                 Believed::Overtaken => {}
                 Believed::New | Believed::Known => {
                     membership.reschedule();

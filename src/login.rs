@@ -6,6 +6,7 @@ mod phone;
 mod redeem;
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::scene::{
     Action, Authorization, AvatarId, BrowserDescription, BrowserSecret, EventId, Life, Refused, Scene, SceneId, State,
     StateName, WriteId,
 };
-use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one};
+use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
 use crate::telemetry::Metrics;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
@@ -101,6 +102,9 @@ pub enum Error {
     /// The picture has not the form of one.
     #[error("the avatar is neither JPEG nor PNG nor WebP")]
     NotAnImage,
+    /// The picture can't be kept; the login goes on without it.
+    #[error("the store has no room for the avatar")]
+    NoRoomForAvatar,
     /// WeChat failed.
     #[error("WeChat failed")]
     WeChat(#[source] wechat::Error),
@@ -196,9 +200,10 @@ impl Login {
     /// What keeps us from calling WeChat, if anything does: of which Mini Program, and why.
     #[must_use]
     pub fn wechat_trouble(&self) -> Option<(String, wechat::Error)> {
-        self.programs
-            .iter()
-            .find_map(|(appid, program)| Some((appid.clone(), program.tokens.trouble()?)))
+        self.programs.iter().find_map(|(appid, program)| {
+            let trouble = program.tokens.trouble().or_else(|| program.client.trouble());
+            Some((appid.clone(), trouble?))
+        })
     }
 
     /// Whether WeChat is a simulator here.
@@ -246,6 +251,19 @@ impl Login {
         }
     }
 
+    /// Does this to its end, even when the caller is gone.
+    async fn see_through<T, E>(&self, doing: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let done = self.tasks.spawn(doing.in_current_span()).await;
+        done.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Err(going_away().into()),
+        })
+    }
+
     /// Lets a picture made ahead live as long as its scene, behind the back of whoever starts it: it lives for minutes anyway, and
     /// a start that waited for this could be given up with the scene there and the code used up.
     fn keep_picture(&self, id: SceneId) {
@@ -289,6 +307,15 @@ impl Login {
             Some(secret) if stored.scene.browser_secret.matches(secret) => Ok(stored),
             Some(_) | None => Err(Error::BrowserSecret),
         }
+    }
+
+    /// What the browser that holds `secret` may be told.
+    ///
+    /// # Errors
+    /// As [`Self::of_browser`].
+    pub async fn told_to_browser(&self, id: &SceneId, secret: Option<&BrowserSecret>) -> Result<Stored, Error> {
+        let stored = self.of_browser(id, secret).await?;
+        settled(&*self.store, stored).await?.ok_or(Error::UnknownScene)
     }
 
     /// The browser gives up.
@@ -351,6 +378,11 @@ impl Login {
     fn step(&self, step: &str) {
         self.metrics.login_steps_total.with_label_values(&[step]).inc();
     }
+}
+
+/// To whoever waits for what runs in `tasks`.
+fn going_away() -> StoreError {
+    StoreError::Unavailable("this process is going away".to_owned())
 }
 
 impl std::fmt::Debug for Login {

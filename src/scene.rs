@@ -206,6 +206,9 @@ pub struct Confirmation {
     /// Whether the code was redeemed.
     #[serde(default)]
     pub redeemed: bool,
+    /// Whether it is known to count: no fail-over can undo it any more.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 impl Confirmation {
@@ -478,6 +481,22 @@ impl Scene {
         matches!(self.state, State::Waiting | State::Scanned(_))
     }
 
+    /// Whether it is confirmed, and a fail-over may still undo that.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        matches!(&self.state, State::Confirmed(confirmation) if !confirmation.redeemed && !confirmation.settled)
+    }
+
+    /// The same, with a confirm that counts.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        let mut scene = self.clone();
+        if let State::Confirmed(confirmation) = &mut scene.state {
+            confirmation.settled = true;
+        }
+        scene
+    }
+
     /// Whether `token` is the confirm token of the phone that scanned.
     #[must_use]
     pub fn answers_to(&self, token: &ConfirmToken) -> bool {
@@ -579,6 +598,7 @@ impl Scene {
                     profile,
                     life_ms: u64::try_from(life.0.as_millis()).unwrap_or(u64::MAX),
                     redeemed: false,
+                    settled: false,
                 };
                 Ok(self.visibly(State::Confirmed(confirmation), rng))
             }

@@ -41,6 +41,13 @@ pub trait SceneStore: Send + Sync + 'static {
     /// reply was lost: it is written once more, unchanged, and answered [`Replaced::Written`].
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError>;
 
+    /// Makes sure that the confirm that was read counts, before anybody is told of it: one that was written and not answered may still
+    /// be undone by a fail-over. Fails while it does not.
+    async fn settle(&self, seen: &Stored) -> Result<Replaced, StoreError>;
+
+    /// What a refusal may rest on: `seen`, or what is there now if that may have been old.
+    async fn refresh(&self, seen: Stored) -> Found;
+
     /// What [`Grant::Put`] kept beside the scene.
     async fn grant(&self, id: &SceneId) -> Result<Option<Vec<u8>>, StoreError>;
 
@@ -52,6 +59,9 @@ pub trait SceneStore: Send + Sync + 'static {
 
     /// Whether the store answers just now.
     async fn ready(&self) -> Result<(), StoreError>;
+
+    /// What of it does not go well just now, as far as is known without asking: it may answer all the same.
+    fn trouble(&self) -> Option<String>;
 }
 
 /// Keeps pictures: codes while their scene waits, and uploaded avatars.
@@ -330,10 +340,18 @@ pub async fn apply<'a>(
 ) -> Result<Applied, ApplyError> {
     let durable = !matches!(durability, Durability::Ordinary);
     for _ in 0..ATTEMPTS {
-        let (next, changed) = match seen.scene.apply(action(), seen.life(), rng)? {
-            Outcome::Visible(next) | Outcome::Hidden(next) => (next, true),
-            Outcome::Repeated if durable => (seen.scene.clone(), false),
-            Outcome::Repeated => {
+        let (next, changed) = match seen.scene.apply(action(), seen.life(), rng) {
+            Err(refused) => {
+                let write_id = seen.scene.write_id;
+                seen = store.refresh(seen).await?.ok_or(ApplyError::NotFound)?;
+                if seen.scene.write_id == write_id {
+                    return Err(refused.into());
+                }
+                continue;
+            }
+            Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => (next, true),
+            Ok(Outcome::Repeated) if durable => (seen.scene.clone(), false),
+            Ok(Outcome::Repeated) => {
                 let scene = seen.scene.clone();
                 return Ok(Applied {
                     before: seen,
@@ -372,6 +390,27 @@ pub async fn apply<'a>(
         }
     }
     Err(StoreError::Unavailable("the scene is being written by too many at once".to_owned()).into())
+}
+
+/// What a page may be told of what was found: a confirm only once it counts.
+///
+/// # Errors
+/// As [`SceneStore::settle`]; also while it does not count.
+pub async fn settled(store: &dyn SceneStore, found: Stored) -> Found {
+    if !found.scene.is_unsettled() {
+        return Ok(Some(found));
+    }
+    match store.settle(&found).await? {
+        Replaced::Written => Ok(Some(found)),
+        Replaced::Unreplicated => Err(not_settled()),
+        // Redeemed meanwhile, or gone.
+        Replaced::Stale | Replaced::Late | Replaced::Absent => find_one(store, &found.scene.id).await,
+    }
+}
+
+/// Of a confirm that does not count yet: it is not told, and asked for again.
+pub(crate) fn not_settled() -> StoreError {
+    StoreError::Unavailable("the confirm does not count yet".to_owned())
 }
 
 /// One scene of [`SceneStore::find`].

@@ -37,14 +37,17 @@ const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELE
 #[derive(Debug, Clone)]
 pub(super) struct Cause {
     pub(super) code: &'static str,
-    pub(super) cause: Option<String>,
+    pub(super) why: Option<String>,
+    /// Whether an operator should look, whatever the status is: a stream that can't be is told so with a 200.
+    pub(super) is_failure: bool,
 }
 
 impl From<&Problem> for Cause {
     fn from(problem: &Problem) -> Self {
         Self {
             code: problem.code().as_str(),
-            cause: problem.cause().map(ToOwned::to_owned),
+            why: problem.cause().map(ToOwned::to_owned),
+            is_failure: problem.status().is_server_error() || problem.code() == Code::WechatQuota,
         }
     }
 }
@@ -231,7 +234,7 @@ fn log(line: &Line<'_>) {
     let (code, cause) = line
         .cause
         .as_ref()
-        .map_or((None, None), |cause| (Some(cause.code), cause.cause.as_deref()));
+        .map_or((None, None), |cause| (Some(cause.code), cause.why.as_deref()));
     let Line {
         id,
         method,
@@ -241,8 +244,12 @@ fn log(line: &Line<'_>) {
         seconds,
         ..
     } = line;
+    let is_failure = line
+        .cause
+        .as_ref()
+        .map_or(status.is_server_error(), |cause| cause.is_failure);
     let (status, millis) = (status.as_u16(), format!("{:.1}", seconds * 1000.0));
-    if status >= 500 {
+    if is_failure {
         tracing::warn!(request_id = id, %method, route, scene, status, millis, code, cause, "request failed");
     } else {
         tracing::info!(request_id = id, %method, route, scene, status, millis, code, cause, "request");

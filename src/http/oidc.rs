@@ -321,7 +321,8 @@ impl IntoResponse for OauthError {
         }
         response.extensions_mut().insert(Cause {
             code: self.error,
-            cause: self.cause,
+            why: self.cause,
+            is_failure: self.status.is_server_error(),
         });
         response
     }

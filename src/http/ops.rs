@@ -128,15 +128,17 @@ async fn readyz(State(state): State<OpsState>) -> Response {
         .into_response()
 }
 
-/// What keeps the store from answering. Asked to the end all the same: that is how it finds out that a connection hangs.
+/// What of the store does not go well. Asked to the end all the same: that is how it finds out that a connection hangs.
 async fn store_trouble(state: &OpsState) -> Option<String> {
     let store = Arc::clone(&state.store);
     let asked = state.tasks.spawn(async move { store.ready().await });
-    match timeout(PROBE, asked).await {
+    let silence = match timeout(PROBE, asked).await {
         Ok(Ok(answer)) => answer.err().map(|error| error.to_string()),
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("no answer in time".to_owned()),
-    }
+    };
+    // It says more than that a connection is closed, and tells also of what answers and does nothing.
+    state.store.trouble().or(silence)
 }
 
 async fn metrics(State(state): State<OpsState>) -> Response {

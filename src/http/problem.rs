@@ -19,6 +19,9 @@ use crate::wechat::client as wechat;
 use crate::wechat::code_pool::PictureError;
 use crate::wechat::errcode::{Class, Errcode};
 
+/// When to come again to a store that is full.
+const FULL: Duration = Duration::from_secs(10);
+
 /// A machine-readable error, and the words that go with it.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
@@ -114,6 +117,15 @@ impl Problem {
             Code::UnknownScene,
             "This scene never was, or is over for good. Start a new one.",
         )
+    }
+
+    fn no_room_for_avatar() -> Self {
+        Self::new(
+            Code::StoreUnavailable,
+            "There is no room for the picture just now. Confirm without it, or try again shortly.",
+        )
+        .after(FULL)
+        .caused_by(&Error::NoRoomForAvatar)
     }
 
     pub(super) fn shutting_down() -> Self {
@@ -241,6 +253,7 @@ impl From<Error> for Problem {
                 Code::UnsupportedMediaType,
                 "An avatar must be a JPEG, PNG or WebP picture.",
             ),
+            Error::NoRoomForAvatar => Self::no_room_for_avatar(),
             Error::WeChat(error) => Self::from(error),
             Error::Picture(error) => Self::from(error),
             Error::Store(error) => Self::from(error),
@@ -248,7 +261,8 @@ impl From<Error> for Problem {
                 Code::StoreUnavailable,
                 "Written, but not yet safe on a second node. Send the same request again.",
             )
-            .after(Duration::from_secs(1)),
+            .after(Duration::from_secs(1))
+            .caused_by(&Error::Unreplicated),
         }
     }
 }
@@ -337,7 +351,7 @@ impl Problem {
                 Code::StoreUnavailable,
                 "The service takes no new logins just now; those under way go on. Try again shortly.",
             )
-            .after(Duration::from_secs(10)),
+            .after(FULL),
             StoreError::Corrupt(_) => Self::new(Code::Internal, "A record can't be read. Start a new scene."),
         }
         .caused_by(error)

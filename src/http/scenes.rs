@@ -226,7 +226,7 @@ pub(super) async fn missed(
 
 async fn read(state: &AppState, id: &SceneId, headers: &HeaderMap) -> Result<View, Problem> {
     let secret = browser_secret(state, headers, id).await?;
-    let stored = state.login.of_browser(id, secret.as_ref()).await?;
+    let stored = state.login.told_to_browser(id, secret.as_ref()).await?;
     Ok(View::new(state, &Told::read(&stored), secret.as_ref()))
 }
 

@@ -3,22 +3,26 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::topic::Believed;
+use super::topic::{Believed, Issued};
 use super::{Hub, LINGER, Shared, State, Topic};
 use crate::entropy;
 use crate::scene::SceneId;
-use crate::store::{Found, News, StoreError};
+use crate::store::{Found, News, StoreError, not_settled, settled};
 
 /// Scenes read in one round trip.
 const BATCH: usize = 200;
 
 /// Batches under way at once, so that ten thousand re-reads leave the store room for others.
 const BATCHES: usize = 2;
+
+/// How long one confirm that may not count yet may hold up what was read with it.
+const SETTLED_WITHIN: Duration = Duration::from_millis(500);
 
 /// News taken under one lock.
 const NEWS: usize = 256;
@@ -91,8 +95,8 @@ struct Pending {
     not_before: Option<Instant>,
 }
 
-/// Scenes to read, why, and how much of each had been heard by then.
-type Batch = Vec<(SceneId, Cause, u64)>;
+/// Scenes to read, and why.
+type Batch = Vec<(SceneId, Cause, Issued)>;
 
 impl Pending {
     fn push(&mut self, id: SceneId, cause: Cause, scanned: bool) {
@@ -137,7 +141,7 @@ impl Pending {
         {
             let cause = self.causes.remove(&id).unwrap_or(Cause::Slow);
             if let Some(topic) = state.topics.get_mut(&id).filter(|topic| topic.has_members()) {
-                batch.push((id, cause, topic.heard()));
+                batch.push((id, cause, topic.issue()));
             }
         }
         (!batch.is_empty()).then_some(batch)
@@ -152,8 +156,15 @@ impl Pending {
 impl Shared {
     async fn read(&self, batch: Batch) -> (Batch, Vec<Found>) {
         let ids: Vec<SceneId> = batch.iter().map(|(id, ..)| *id).collect();
-        let read = self.store.find(&ids).await;
-        (batch, read)
+        let found = self.store.find(&ids).await;
+        let read = found.into_iter().map(async |found| match found {
+            Ok(Some(found)) => {
+                let settled = timeout(SETTLED_WITHIN, settled(&*self.store, found)).await;
+                settled.unwrap_or_else(|_| Err(not_settled()))
+            }
+            found => found,
+        });
+        (batch, join_all(read).await)
     }
 
     fn hear(&self, news: impl Iterator<Item = News>, pending: &mut Pending) {
@@ -181,13 +192,13 @@ impl Shared {
         let mut state = self.lock();
         let answered = |read: &Found| !read.as_ref().is_err_and(StoreError::is_passing);
         pending.answered(read.iter().any(answered), &state);
-        for ((id, cause, heard), read) in batch.iter().zip(read) {
+        for ((id, cause, issued), read) in batch.iter().zip(read) {
             let Some(topic) = state.topics.get_mut(id) else {
                 continue;
             };
             let believed = match read {
-                Ok(Some(read)) => topic.believe(&read, *heard),
-                Ok(None) => topic.lose(*heard),
+                Ok(Some(read)) => topic.believe(&read, *issued),
+                Ok(None) => topic.lose(*issued),
                 Err(error) if error.is_passing() => {
                     tracing::debug!(scene = ?id, %error, "a re-read failed, trying again");
                     pending.push_failed(*id, *cause);
@@ -197,7 +208,7 @@ impl Shared {
                 Err(error) => {
                     // No further read will change it, and a login that can't be read can't be finished.
                     tracing::error!(scene = ?id, %error, "a watched record can't be read: its streams end as lost");
-                    topic.lose(*heard)
+                    topic.lose(*issued)
                 }
             };
             match believed {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, advance, sleep};
 
 use super::*;
 use crate::scene::{State, StateName};
-use crate::store::News;
+use crate::store::{News, Stored};
 use place::{Login, Place, ROOMY, SLOW_REREAD, TTL, as_told, as_written, hint, next, silence};
 
 /// Longer than any test: then nothing is read that the test did not cause.
@@ -515,4 +515,22 @@ async fn news_of_scenes_that_nobody_watches_change_nothing() {
     );
     told.await;
     assert_eq!(place.store.finds(), []);
+}
+
+/// As when one is answered late, by a server that is not primary any more.
+#[tokio::test(start_paused = true)]
+async fn a_read_is_not_believed_against_one_that_was_issued_later() {
+    let mut place = Place::new();
+    let login = place.start().await;
+    let before = place.store.find(&[login.scene.id]).await.remove(0).unwrap().unwrap();
+    let scan = place.scanned();
+    let scanned = place.changed(&login.scene, State::Scanned(scan));
+    let after = Stored::now(scanned, before.life());
+    let mut topic = Topic::new();
+    let first = topic.issue();
+    assert_eq!(topic.believe(&after, first), Believed::New);
+    let (late, later) = (topic.issue(), topic.issue());
+    assert_eq!(topic.believe(&after, later), Believed::Known);
+    assert_eq!(topic.believe(&before, late), Believed::Known);
+    assert_eq!(topic.told().unwrap().state(), StateName::Scanned);
 }

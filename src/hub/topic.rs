@@ -170,6 +170,14 @@ pub(super) enum Believed {
     Overtaken,
 }
 
+/// A read of one scene.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Issued {
+    /// How much had been heard that may be newer: hints, and reads that told something new.
+    heard: u64,
+    number: u64,
+}
+
 /// One who wants to be told.
 #[derive(Debug)]
 struct Member {
@@ -185,6 +193,10 @@ pub(super) struct Topic {
     sender: watch::Sender<Option<Told>>,
     members: VecDeque<Member>,
     heard: u64,
+    /// How many reads were issued.
+    issued: u64,
+    /// The last of them that was believed.
+    believed: u64,
     watched: bool,
     leaving: bool,
     due: Option<Instant>,
@@ -198,6 +210,8 @@ impl Topic {
             sender: watch::Sender::new(None),
             members: VecDeque::new(),
             heard: 0,
+            issued: 0,
+            believed: 0,
             watched: false,
             leaving: false,
             due: None,
@@ -218,9 +232,13 @@ impl Topic {
         self.leaving
     }
 
-    /// How much was heard that may be newer than a read issued before: hints, and reads that told something new.
-    pub(super) fn heard(&self) -> u64 {
-        self.heard
+    /// Before a read: what it must not be believed against.
+    pub(super) fn issue(&mut self) -> Issued {
+        self.issued += 1;
+        Issued {
+            heard: self.heard,
+            number: self.issued,
+        }
     }
 
     pub(super) fn told(&self) -> Option<Told> {
@@ -299,14 +317,27 @@ impl Topic {
         });
     }
 
-    /// Takes a read issued when so much had been heard: believed even if it goes backwards, because the store may have lost data.
-    pub(super) fn believe(&mut self, read: &Stored, heard: u64) -> Believed {
-        if self.heard != heard {
-            return Believed::Overtaken;
+    /// Takes a read: believed even if it goes backwards, because the store may have lost data.
+    pub(super) fn believe(&mut self, read: &Stored, issued: Issued) -> Believed {
+        if let Some(older) = self.is_older(issued) {
+            return older;
         }
         let believed = self.take(Told::read(read));
         self.heard += u64::from(believed == Believed::New);
         believed
+    }
+
+    /// What to make of a read that may tell what was before.
+    fn is_older(&mut self, issued: Issued) -> Option<Believed> {
+        if self.heard != issued.heard {
+            return Some(Believed::Overtaken);
+        }
+        // One that was issued later said already how things are.
+        if issued.number < self.believed {
+            return Some(Believed::Known);
+        }
+        self.believed = issued.number;
+        None
     }
 
     fn take(&mut self, next: Told) -> Believed {
@@ -332,10 +363,10 @@ impl Topic {
         if new { Believed::New } else { Believed::Known }
     }
 
-    /// Takes a read, issued when so much had been heard, that found no record.
-    pub(super) fn lose(&mut self, heard: u64) -> Believed {
-        if self.heard != heard {
-            return Believed::Overtaken;
+    /// Takes a read that found no record.
+    pub(super) fn lose(&mut self, issued: Issued) -> Believed {
+        if let Some(older) = self.is_older(issued) {
+            return older;
         }
         if self.end_as_lost() {
             Believed::New

@@ -1,5 +1,6 @@
 //! What the phone does: scan, upload an avatar, say yes or no.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use crate::entropy::os_rng;
 use crate::scene::{
     Action, Avatar, AvatarId, BrowserDescription, ConfirmToken, Life, Person, Profile, Scene, SceneId, StateName,
 };
-use crate::store::{Applied, ApplyError, Durability, Stored, apply};
+use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
 use crate::wechat::errcode::Class;
 
 /// How long an uploaded avatar is served.
@@ -81,7 +82,7 @@ impl Login {
     /// Keeps an avatar for the scene that `token` may answer.
     ///
     /// # Errors
-    /// [`Error::NotAnImage`], [`Error::ConfirmToken`], [`Error::AlreadyFinished`], [`Error::Expired`], [`Error::UnknownScene`], [`Error::Store`]
+    /// [`Error::NotAnImage`], [`Error::NoRoomForAvatar`], [`Error::ConfirmToken`], [`Error::AlreadyFinished`], [`Error::Expired`], [`Error::UnknownScene`], [`Error::Store`]
     pub async fn upload_avatar(
         &self,
         id: &SceneId,
@@ -97,7 +98,12 @@ impl Login {
         if media_type_of_avatar(&image).is_none() {
             return Err(Error::NotAnImage);
         }
-        self.store.put_avatar(id, avatar, image, AVATAR_LIFE).await?;
+        let put = self.store.put_avatar(id, avatar, image, AVATAR_LIFE).await;
+        put.map_err(|error| match error {
+            // Others are told that logins under way go on; this one is under way.
+            StoreError::Full => Error::NoRoomForAvatar,
+            error => Error::Store(error),
+        })?;
         let keep = || Action::KeepAvatar { token, avatar };
         let kept = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), keep).await;
         let unwanted = match &kept {
@@ -129,11 +135,16 @@ impl Login {
     ) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
         let profile = self.profile(&seen.scene, nickname, avatar_url)?;
-        let confirm = || Action::Confirm {
-            token,
-            profile: profile.clone(),
+        let (store, token) = (Arc::clone(&self.store), token.clone());
+        let confirming = async move {
+            let confirm = || Action::Confirm {
+                token: &token,
+                profile: profile.clone(),
+            };
+            apply(&*store, seen, Durability::Durable, &mut os_rng(), confirm).await
         };
-        let applied = apply(&*self.store, seen, Durability::Durable, &mut os_rng(), confirm).await?;
+        // A page would hear late of a confirm that was given up when it counted and was not announced yet.
+        let applied = self.see_through(confirming).await?;
         if applied.changed {
             self.step("confirmed");
         }
@@ -160,11 +171,15 @@ impl Login {
         id: &SceneId,
         token: Option<&'t ConfirmToken>,
     ) -> Result<(Stored, &'t ConfirmToken), Error> {
-        let seen = self.find(id).await?;
-        match token {
-            Some(token) if seen.scene.answers_to(token) => Ok((seen, token)),
-            Some(_) | None => Err(Error::ConfirmToken),
+        let mut seen = self.find(id).await?;
+        let token = token.ok_or(Error::ConfirmToken)?;
+        if !seen.scene.answers_to(token) {
+            seen = self.store.refresh(seen).await?.ok_or(Error::UnknownScene)?;
         }
+        seen.scene
+            .answers_to(token)
+            .then_some((seen, token))
+            .ok_or(Error::ConfirmToken)
     }
 
     async fn person(&self, client: &Client, wx_code: &str) -> Result<Person, Error> {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use self::attempt::Attempt;
-use super::{Client, Login};
+use super::{Client, Login, going_away};
 use crate::entropy::os_rng;
 use crate::scene::{
     Access, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, SceneId, Secret,
@@ -172,10 +172,7 @@ impl Login {
         let (tell, told) = oneshot::channel();
         // Goes to its end even when the caller is gone: given up half-way, it would leave a code spent for nothing.
         self.tasks.spawn(attempt.run(tell).in_current_span());
-        let redeemed = told.await.unwrap_or_else(|_| {
-            let why = "this process is going away".to_owned();
-            Err(StoreError::Unavailable(why).into())
-        });
+        let redeemed = told.await.unwrap_or_else(|_| Err(going_away().into()));
         let Applied { scene, granted, .. } = redeemed?;
         let AccessGrant { claims, .. } = read_grant(&granted)?;
         self.step("redeemed");

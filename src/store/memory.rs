@@ -235,8 +235,20 @@ impl SceneStore for MemoryStore {
         lock(&self.lost.scenes).remove(id);
     }
 
+    async fn settle(&self, _: &Stored) -> Result<Replaced, StoreError> {
+        Ok(Replaced::Written)
+    }
+
+    async fn refresh(&self, seen: Stored) -> Found {
+        Ok(Some(seen))
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
     }
 }
 

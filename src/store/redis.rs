@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,8 +52,9 @@ use trial::{Start, Trial, fail};
 
 /// How long a durable write waits for a replica, in milliseconds.
 const WAIT_MS: i64 = 200;
-/// How long a durable write may take to be announced, once it is one.
-const ANNOUNCED_WITHIN: Duration = Duration::from_millis(500);
+/// For how long a replica is missed before a durable write comes to nothing, and the pause between two looks for it.
+const MISSED: Duration = Duration::from_millis(1_500);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How many scenes are read in one round trip.
 const BATCH: usize = 200;
 
@@ -166,7 +167,7 @@ impl SceneStore for RedisStore {
     async fn find(&self, ids: &[SceneId]) -> Vec<Found> {
         let mut found = Vec::with_capacity(ids.len());
         for batch in ids.chunks(BATCH) {
-            match self.read(batch).await {
+            match self.read("find", batch, false).await {
                 Ok(read) => found.extend(read),
                 Err(error) => found.extend(batch.iter().map(|_| Err(error.clone()))),
             }
@@ -174,6 +175,10 @@ impl SceneStore for RedisStore {
         found
     }
 
+    /// What a fail-over may undo is one script, which compares, writes and announces. What it may not takes three steps: the script,
+    /// which announces nothing, with `WAIT` behind it on a connection of its own; the judgement whether all have it who may become
+    /// primary ([`Replication::keeps`]); the announcement. Where any of them fails it does not count, and is done again, whole, by whoever
+    /// asked for it.
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
         let id = &write.next.id;
         let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
@@ -187,9 +192,9 @@ impl SceneStore for RedisStore {
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
             let args = &replace_args(seen, &write, None)?;
-            let replaced = self.replace_replicated(&scene, keys, args, &copies).await?;
-            if replaced == Replaced::Written {
-                self.announce(&scene, announcement).await?;
+            let replaced = self.replace_kept(&scene, keys, args, &copies).await?;
+            if let (Replaced::Written, Some(announcement)) = (replaced, announcement) {
+                self.announce(&scene, seen, &write, announcement).await?;
             }
             return Ok(replaced);
         }
@@ -206,13 +211,38 @@ impl SceneStore for RedisStore {
         Ok(replaced)
     }
 
+    async fn settle(&self, seen: &Stored) -> Result<Replaced, StoreError> {
+        if self
+            .replication
+            .copies(slot(&self.keys.scene(&seen.scene.id)))
+            .is_none()
+        {
+            return Ok(Replaced::Written);
+        }
+        let again = Write {
+            next: &seen.scene,
+            durable: true,
+            grant: Grant::Keep,
+        };
+        self.replace(seen, again).await
+    }
+
+    /// A server that was primary, and does not know yet that another one is, answers with what was true before.
+    async fn refresh(&self, seen: Stored) -> Found {
+        if self.tenure.is_none() {
+            return Ok(Some(seen));
+        }
+        let read = self.read("refresh", &[seen.scene.id], true).await?;
+        read.into_iter().next().unwrap_or(Ok(None))
+    }
+
     async fn grant(&self, id: &SceneId) -> Result<Option<Vec<u8>>, StoreError> {
         let key = &self.keys.grant(id);
         self.commands
             .run("grant", |route| async move {
                 let grant: Option<Bytes> = route.one(Command::new("GET", key)).await?;
                 if grant.is_none() {
-                    self.check_absence(route.server_of(key)).await?;
+                    self.check_primary(route.server_of(key)).await?;
                 }
                 Ok(grant.map(Vec::from))
             })
@@ -230,15 +260,20 @@ impl SceneStore for RedisStore {
     async fn ready(&self) -> Result<(), StoreError> {
         self.commands.ping().await
     }
+
+    fn trouble(&self) -> Option<String> {
+        self.commands.trouble().or_else(|| self.replication.trouble())
+    }
 }
 
 impl RedisStore {
     /// One batch, in one round trip to each node. Fails as a whole only if nothing of it could be read.
-    async fn read(&self, ids: &[SceneId]) -> Result<Vec<Found>, StoreError> {
+    /// What is absent is so at the primary that most sentinels name; with `is_sure` all of it.
+    async fn read(&self, op: &'static str, ids: &[SceneId], is_sure: bool) -> Result<Vec<Found>, StoreError> {
         let keys = &ids.iter().map(|id| self.keys.scene(id)).collect::<Vec<_>>();
         let answers = self
             .commands
-            .run("find", |route| async move {
+            .run(op, |route| async move {
                 // Others may write between the two. A life read first makes a record look younger; read last it would say of a
                 // scene that was confirmed in its last moment that it had expired unconfirmed.
                 let both = |key: &String| [Command::new("PTTL", key), Command::new("GET", key)];
@@ -247,30 +282,30 @@ impl RedisStore {
                 while let (Some(life), Some(record)) = (answers.next(), answers.next()) {
                     read.push(life_and_record(life, record));
                 }
-                let is_absent = |answer: &Result<(_, Option<_>), _>| matches!(answer, Ok((_, None)));
-                if read.iter().any(is_absent)
+                let is_checked = |answer: &Result<(_, Option<_>), _>| match answer {
+                    Ok((_, record)) => is_sure || record.is_none(),
+                    Err(_) => false,
+                };
+                if read.iter().any(is_checked)
                     && let Some(key) = keys.first()
-                    && let Err(fault) = self.check_absence(route.server_of(key)).await
+                    && let Err(fault) = self.check_primary(route.server_of(key)).await
                 {
-                    let doubted = read.iter_mut().filter(|answer| is_absent(answer));
+                    let doubted = read.iter_mut().filter(|answer| is_checked(answer));
                     doubted.for_each(|answer| *answer = Err(fault.clone()));
                 }
                 Self::unless_none_answered(read)
             })
             .await?;
-        let stored = ids.iter().zip(answers).map(|(id, answer)| match answer? {
-            (Some(life), Some(record)) => Ok(Some(Stored::now(record::decode(id, &record)?, Life(life)))),
-            (None, _) | (_, None) => Ok(None),
-        });
-        Ok(stored.collect())
+        let found = ids.iter().zip(answers).map(|(id, answer)| stored(id, answer?));
+        Ok(found.collect())
     }
 
-    /// What is not there may have been written to the next primary already: it is missing only where the sentinels agree that
-    /// `server`, where it was looked for, is the primary still.
-    async fn check_absence(&self, server: Option<Address>) -> Result<(), Fault> {
+    /// What is not there, or old, may have been written to the next primary already: it is so only where the sentinels agree that
+    /// `server`, which was asked, is the primary still.
+    async fn check_primary(&self, server: Option<Address>) -> Result<(), Fault> {
         let Some(tenure) = &self.tenure else { return Ok(()) };
         let is_primary = match server {
-            Some(server) => tenure.of(&server).await.is_some(),
+            Some(server) => tenure.is_held_by(&server).await,
             None => false,
         };
         is_primary.then_some(()).ok_or(Fault::Doubted)
@@ -287,14 +322,39 @@ impl RedisStore {
         Ok(read)
     }
 
-    /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile.
-    async fn replace_replicated(
+    /// Under Sentinel again and again for a while: the replica that is missed may come back at once, or each sentinel, which asks the
+    /// primary once a second, hear from it.
+    async fn replace_kept(
         &self,
         scene: &str,
         keys: &[&str],
         args: &[Bytes],
         copies: &Copies,
     ) -> Result<Replaced, StoreError> {
+        let (began, mut missed) = (Instant::now(), None);
+        let (replaced, kept) = loop {
+            let (replaced, kept) = self.replace_replicated(scene, keys, args, copies, missed).await?;
+            if kept != Some(Kept::Doubted) || began.elapsed() >= MISSED {
+                break (replaced, kept);
+            }
+            missed.get_or_insert_with(Instant::now);
+            sleep(PAUSE).await;
+        };
+        if let Some(kept) = kept {
+            self.count_wait(kept.as_str());
+        }
+        Ok(replaced)
+    }
+
+    /// The script and a WAIT behind it in one pipeline, on a connection that nobody else uses meanwhile; and what came of the wait.
+    async fn replace_replicated(
+        &self,
+        scene: &str,
+        keys: &[&str],
+        args: &[Bytes],
+        copies: &Copies,
+        missed: Option<Instant>,
+    ) -> Result<(Replaced, Option<Kept>), StoreError> {
         let (replaced, count, info, server) = self
             .commands
             .run_waiting("replace", slot(scene), |route| async move {
@@ -312,36 +372,44 @@ impl RedisStore {
             })
             .await?;
         if replaced != Replaced::Written {
-            return Ok(replaced);
+            return Ok((replaced, None));
         }
         // The connection is somebody else's by now.
         let info = &*info;
-        let kept = self.replication.keeps(&Reached { count, server, info }, copies).await;
-        let (outcome, replaced) = match kept {
-            Kept::Replicated => ("replicated", replaced),
-            Kept::Vouched => ("vouched", replaced),
-            Kept::Not => ("unreplicated", Replaced::Unreplicated),
+        let reached = Reached { count, server, info };
+        let kept = self.replication.keeps(&reached, copies, missed).await;
+        let replaced = match kept {
+            Kept::Replicated | Kept::Vouched => replaced,
+            Kept::Doubted | Kept::Not => Replaced::Unreplicated,
         };
-        self.count_wait(outcome);
-        Ok(replaced)
+        Ok((replaced, Some(kept)))
     }
 
     /// What could be lost is announced only once it can't: a page that heard of it would be at its end with what counts for nothing.
-    /// Fails where nobody may have heard, so that whoever wrote it writes it again.
-    async fn announce(&self, scene: &str, announcement: Option<String>) -> Result<(), StoreError> {
-        let Some(announcement) = &announcement else {
-            return Ok(());
+    /// The record says so too from then on, for those who read. Fails where nobody may have heard, so that whoever wrote it writes it
+    /// again.
+    async fn announce(
+        &self,
+        scene: &str,
+        seen: &Stored,
+        write: &Write<'_>,
+        announcement: String,
+    ) -> Result<(), StoreError> {
+        let written = Stored::now(write.next.clone(), seen.life());
+        let settled = write.next.settled();
+        let again = Write {
+            next: &settled,
+            durable: false,
+            grant: Grant::Keep,
         };
-        let published = self.commands.run("announce", |route| async move {
-            let publish = Command::new("SPUBLISH", scene).arg(announcement.clone());
-            match route.one::<i64>(publish).await {
-                Err(fault) if fault.may_pass() => Err(fault),
-                // A refused publish must not fail a write that happened: it is read later.
-                _ => Ok(()),
-            }
-        });
-        let in_time = timeout(ANNOUNCED_WITHIN, published).await;
-        in_time.unwrap_or_else(|_| Err(StoreError::Unavailable("it is not announced yet".to_owned())))
+        let args = &replace_args(&written, &again, Some(announcement))?;
+        self.commands
+            .run("announce", |route| async move {
+                // Who wrote since has been told.
+                self.scripts.replace.run::<String>(&route, &[scene], args).await?;
+                Ok(())
+            })
+            .await
     }
 
     fn count_wait(&self, outcome: &str) {
@@ -397,6 +465,13 @@ fn life_and_record(
     record: Result<Value, Fault>,
 ) -> Result<(Option<Duration>, Option<Bytes>), Fault> {
     Ok((life_left(life?)?, record?.convert()?))
+}
+
+fn stored(id: &SceneId, (life, record): (Option<Duration>, Option<Bytes>)) -> Found {
+    match (life, record) {
+        (Some(life), Some(record)) => Ok(Some(Stored::now(record::decode(id, &record)?, Life(life)))),
+        (None, _) | (_, None) => Ok(None),
+    }
 }
 
 /// What PTTL answered; `None` when the key is gone.

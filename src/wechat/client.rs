@@ -170,6 +170,13 @@ impl Client {
         Ok(Self(Arc::new(Transport::new(primary, fail_over, metrics)?)))
     }
 
+    /// What keeps scans or codes from being asked for just now, as far as is known without asking.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Error> {
+        let until = self.0.hosts().fails_until()?;
+        Some(Error::CircuitOpen { until })
+    }
+
     /// Asks for the Mini Program's stable `access_token`: the same one again until its last five minutes.
     ///
     /// `force_refresh` ends the previous one at once; WeChat allows it 20 times a day.

@@ -1,5 +1,7 @@
 //! What comes over a connection that no HTTP library would send so: broken, endless, or very slow.
 
+use std::os::fd::AsFd;
+
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::Value;
 use socket2::Socket;
@@ -150,6 +152,48 @@ const UNHEARD_MAX: Duration = Duration::from_secs(60 - 15);
 
 #[tokio::test]
 async fn a_caller_that_is_gone_without_a_word_is_given_up_within_a_minute() {
+    let service = Service::builder().with("HEARTBEAT", 1).start().await;
+    let browser = Browser::start(&service).await;
+    let (scene, secret) = (&browser.scene, &browser.secret);
+    let request = format!(
+        "GET /events/{scene} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: Bearer {secret}\r\n\r\n"
+    );
+    let mut caller = connect(&service).await;
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("event: waiting") {
+        caller.read_buf(&mut heard).await.unwrap();
+    }
+    let open = async || service.metric("scanlogin_streams_open", "").await;
+    assert!(open().await > 0.0);
+    lose_all(&caller);
+    let gone = Instant::now();
+    while open().await > 0.0 {
+        assert!(gone.elapsed() < UNHEARD_MAX + Duration::from_secs(10), "still open");
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert!(
+        gone.elapsed() > UNHEARD_MAX / 2,
+        "{:?}: a short gap ends no stream",
+        gone.elapsed()
+    );
+}
+
+/// Throws away what arrives for this socket before the system can acknowledge it, and says nothing: as if the machine were gone.
+fn lose_all(socket: &TcpStream) {
+    let nothing = libc::sock_filter {
+        code: u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap(),
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    // A copy of the descriptor: the socket is the same.
+    let copy = socket.as_fd().try_clone_to_owned().unwrap();
+    Socket::from(copy).attach_filter(&[nothing]).unwrap();
+}
+
+#[tokio::test]
+async fn each_connection_has_a_limit_on_how_long_nothing_is_acknowledged() {
     let service = Service::start().await;
     for address in [&service.base, &service.ops] {
         let caller = TcpStream::connect(address.strip_prefix("http://").unwrap())

@@ -257,6 +257,40 @@ async fn a_proxy_that_buffers_and_compresses_passes_each_event_on_at_once() {
     }
 }
 
+/// How long the proxy waits for a stream that says nothing.
+const SILENT_MAX: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn a_silent_stream_outlives_the_patience_of_a_proxy_if_it_beats_within_it_and_else_is_cut() {
+    tokio::join!(
+        through_an_impatient_proxy(1, async |mut events, service, scene| {
+            let began = Instant::now();
+            while began.elapsed() < 3 * SILENT_MAX {
+                events.heartbeat().await;
+            }
+            Phone::that_scanned("alice", &service, &scene).await;
+            events.next_is("scanned").await;
+        }),
+        through_an_impatient_proxy(60, async |events, _service, _scene| {
+            events.ends().await;
+        })
+    );
+}
+
+/// A stream that has said all that there is to say.
+async fn through_an_impatient_proxy(heartbeat: u64, then: impl AsyncFnOnce(EventStream, Service, String)) {
+    let service = Service::builder().with("HEARTBEAT", heartbeat).start().await;
+    let addr = service.base.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut nginx = Nginx::start(&[addr]).await;
+    nginx.restart_cutting(SILENT_MAX).await;
+    let browser = Browser::start(&service).await;
+    let through = service.http.get(format!("{}/events/{}", nginx.base(), browser.scene));
+    let response = through.bearer_auth(&browser.secret).send().await.unwrap();
+    let mut events = EventStream::new(response);
+    events.next_is("waiting").await;
+    then(events, service, browser.scene).await;
+}
+
 /// A proxy that keeps what it has until there is more, or until the stream ends, takes minutes.
 const AT_ONCE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);

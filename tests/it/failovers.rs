@@ -8,15 +8,20 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::support::events::EventStream;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
 use crate::support::reply::Reply;
-use crate::support::roles::{Browser, Phone};
+use crate::support::roles::{Browser, Phone, Site};
 use crate::support::sentinel::Sentinels;
 use crate::support::service::Service;
 
 /// What a browser at one replica was told of a scene that others write to at another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
-    Enough,
+    /// Of the scan.
+    All,
+    /// That it should come again, or nobody scanned.
+    LittleForNow,
     /// That there is no such scene.
     Unknown,
     /// Nothing of the scan.
@@ -60,7 +65,42 @@ async fn what_the_next_primary_has_is_missed_by_nobody_who_is_still_at_the_last_
     }
     println!("{} probes", probes.len());
     assert!(probes.len() > 100, "only {} probes", probes.len());
+    let told_all = probes.iter().filter(|(_, told)| *told == Told::All).count();
+    assert!(told_all > 30, "{told_all} of {} were told of a scan", probes.len());
     assert_eq!(missed, []);
+}
+
+/// It would be refused for good, and the login be in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_code_is_not_refused_by_who_is_still_at_the_last_primary() {
+    let sentinels = Sentinels::start().await;
+    let (url, a_asks) = sentinels.hard_of_hearing(Duration::from_millis(1)).await;
+    let a = Service::builder().redis_url(&url).start().await;
+    let (url, b_asks) = sentinels.hard_of_hearing(Duration::from_millis(1)).await;
+    let b = a.replica().redis_url(&url).start().await;
+    let browser = Browser::start(&a).await;
+    let alice = Phone::that_scanned("alice", &a, &browser.scene).await;
+    // Who confirms is waited for, and so is all that was written before.
+    Browser::start(&a).await.code_of("bob", &a).await;
+    a_asks[0].stall();
+    b_asks[1..].iter().for_each(Proxy::stall);
+    sentinels.part_with(&[2], 0, &[], &[]);
+    eventually("the confirm counts at the next primary", || async {
+        let confirmed = alice.confirm(&a, &browser.scene).await;
+        (confirmed.status == 200).then_some(())
+    })
+    .await;
+    let code = browser.status().await["code"].as_str().expect("a code").to_owned();
+    let refused = Site::demo().redeem(&b, &code).await;
+    refused.oauth_error(503, "temporarily_unavailable");
+    sentinels.rejoin();
+    b_asks[1..].iter().for_each(Proxy::heal);
+    eventually("it follows to the next primary", || async {
+        let redeemed = Site::demo().redeem(&b, &code).await;
+        assert_ne!(redeemed.status, 400);
+        (redeemed.status == 200).then_some(())
+    })
+    .await;
 }
 
 /// Starts and scans at `b`, and asks and listens at `a`.
@@ -69,15 +109,16 @@ async fn probe(a: &Service, b: &Service) -> Option<(Browser, Told)> {
     let response = browser.events_request().send().await.expect("an answer");
     if response.status() != 200 {
         let is_unknown = response.status() == 404;
-        return Some((browser, if is_unknown { Told::Unknown } else { Told::Enough }));
+        return Some((browser, if is_unknown { Told::Unknown } else { Told::LittleForNow }));
     }
     let mut events = EventStream::new(response);
     let told = async {
         while let Some(event) = events.read().await {
             if event.event == "scanned" {
-                break;
+                return true;
             }
         }
+        false
     };
     let scan = async {
         let scanned = Phone::of("alice").scan(b, &browser.scene).await;
@@ -86,8 +127,9 @@ async fn probe(a: &Service, b: &Service) -> Option<(Browser, Told)> {
     let told = timeout(Duration::from_secs(4), told);
     let (scanned, told) = tokio::join!(scan, told);
     let told = match (scanned, told) {
+        (_, Ok(true)) => Told::All,
         (Some(()), Err(_)) => Told::Nothing,
-        _ => Told::Enough,
+        (None, _) | (_, Ok(false)) => Told::LittleForNow,
     };
     Some((browser, told))
 }

@@ -26,6 +26,9 @@ enum Step {
     Redeem,
 }
 
+/// In the record that is announced.
+const SETTLES: &str = "\"settled\":true";
+
 /// When the replica dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
@@ -47,7 +50,7 @@ impl Step {
         let commands: &[&str] = match self {
             Self::Start => &["SET"],
             Self::Scan | Self::Decline | Self::Cancel => &["GET", "EVALSHA"],
-            Self::Confirm => &["GET", "EVAL", "SPUBLISH"],
+            Self::Confirm => &["GET", "EVAL", SETTLES],
             Self::Redeem => &["GET", "EVAL"],
         };
         let waits = matches!(self, Self::Confirm | Self::Redeem).then_some(BeforeWait);
@@ -136,7 +139,10 @@ impl Doomed {
             front,
             redis,
         } = self;
-        let word = |command| format!("\r\n{command}\r\n");
+        let word = |command| match command {
+            SETTLES => SETTLES.to_owned(),
+            command => format!("\r\n{command}\r\n"),
+        };
         let link = match moment {
             Before(command) => {
                 redis.stall_at(&word(command));
@@ -207,7 +213,15 @@ impl Login {
     async fn goes_on(&mut self, step: Step, done: bool, replica: &Service, mut events: EventStream) -> Vec<String> {
         let scene = self.browser.scene.clone();
         match step {
-            Step::Start | Step::Scan => {
+            Step::Start => {
+                // Whoever got no answer has nothing of the first scene, so this is another one.
+                self.browser = Browser::start(replica).await;
+                events = self.browser.events().await;
+                events.next_is("waiting").await;
+                self.phone.scan(replica, &self.browser.scene).await.ok();
+                self.phone.confirm(replica, &self.browser.scene).await.ok();
+            }
+            Step::Scan => {
                 self.phone.scan(replica, &scene).await.ok();
                 self.phone.confirm(replica, &scene).await.ok();
             }
@@ -250,8 +264,8 @@ async fn whoever_asked_goes_on_elsewhere(step: Step) {
         let done = moment.is_behind_the_write();
         let told = login.goes_on(step, done, &stage.survivor, events).await;
         let expected: &[&str] = match step {
-            Step::Start | Step::Scan => &["waiting", "scanned", "confirmed"],
-            Step::Confirm => &["scanned", "confirmed"],
+            Step::Scan => &["waiting", "scanned", "confirmed"],
+            Step::Start | Step::Confirm => &["scanned", "confirmed"],
             Step::Decline => &["scanned", "declined"],
             Step::Cancel => &["scanned", "cancelled"],
             Step::Redeem => &["confirmed"],

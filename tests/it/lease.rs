@@ -3,6 +3,7 @@
 //! The simulator's own record of calls says how often it was asked for a token, and which one each picture was made with. Each
 //! story is told of both token calls: one gives the same token again, and would hide a second one that was used.
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::json;
@@ -114,6 +115,17 @@ fn lease_left(redis: &RedisServer) -> Duration {
     Duration::from_millis(left.parse().expect("a lease"))
 }
 
+/// The lease that was left when the outage began, and the call of whoever takes over.
+#[track_caller]
+fn took_no_longer_than(left: Duration, began: Instant, call: &str) {
+    let outage = began.elapsed();
+    assert!(left <= LEASE, "{call}: {left:?}");
+    assert!(
+        outage < left + Duration::from_millis(800),
+        "{call}: {outage:?}, the lease had {left:?} left"
+    );
+}
+
 #[tokio::test]
 async fn a_holder_that_is_killed_in_its_call_costs_one_call_more_and_no_longer_than_its_lease() {
     tokio::join!(killed_in_its_call("stable_token"), killed_in_its_call("token"));
@@ -132,38 +144,68 @@ async fn killed_in_its_call(call: &'static str) {
     holder.process.signal(Signal::KILL);
     let (killed, left) = (Instant::now(), lease_left(&redis));
     tokio::join!(until_a_picture(&one), until_a_picture(&two));
-    let outage = killed.elapsed();
-    assert!(
-        outage < left + Duration::from_millis(800),
-        "{call}: {outage:?}, the lease had {left:?} left"
-    );
+    took_no_longer_than(left, killed, call);
     assert_eq!(stage.token_calls().await, 2, "{call}");
     stage.only_the_newest_was_used().await;
 }
 
-#[tokio::test]
-async fn a_holder_that_wakes_after_its_lease_does_not_put_its_token_over_the_newer_one() {
-    tokio::join!(wakes_late("stable_token"), wakes_late("token"));
+/// How often replicas start together: more in `scripts/test --all`.
+#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the program")]
+fn starts() -> usize {
+    std::env::var("TEST_STARTS").map_or(2, |starts| starts.parse().expect("a number of starts"))
 }
 
-async fn wakes_late(call: &'static str) {
+#[tokio::test]
+async fn five_replicas_that_start_together_ask_for_one_token_each_time() {
+    tokio::join!(start_together("stable_token"), start_together("token"));
+}
+
+async fn start_together(call: &'static str) {
+    let redis = RedisServer::start();
+    let stage = Stage::set(&redis.url(), call).await;
+    for start in 1..=starts() {
+        cli_ok(redis.addr(), &["FLUSHALL"]);
+        // So that none has it before the last has come to ask.
+        stage.slow_token(2_000).await;
+        let replicas = join_all((0..5).map(|_| stage.replica().start())).await;
+        join_all(replicas.iter().map(until_a_picture)).await;
+        assert_eq!(stage.token_calls().await, start, "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_holder_that_wakes_after_its_lease_does_not_put_its_token_over_the_newer_one() {
+    tokio::join!(wakes_late("stable_token", "+0"), wakes_late("token", "+0"));
+}
+
+#[tokio::test]
+async fn nor_does_one_whose_wall_clock_jumped_an_hour_meanwhile() {
+    tokio::join!(wakes_late("stable_token", "+3600"), wakes_late("token", "-3600"));
+}
+
+async fn wakes_late(call: &'static str, offset: &str) {
     let redis = RedisServer::start();
     let link = Proxy::start(redis.addr(), Duration::ZERO).await;
     let stage = Stage::set(&redis.url(), call).await;
     stage.slow_token(1_000).await;
-    let sleeper = stage.replica().redis_url(&link.url()).start().await;
+    let clock = WallClock::new("+0");
+    let sleeper = clock.of(stage.replica().redis_url(&link.url())).start().await;
     stage.until_token_calls(1).await;
     // Its token is on the way to Redis when it falls asleep, and comes there when another replica has long had a newer one.
     link.stall_at("}:access_token");
     eventually("the token is on its way", || async { link.has_stalled().then_some(()) }).await;
     let asleep = Frozen::new(sleeper.process.id());
+    clock.set(offset);
     if call == "stable_token" {
         // Which would otherwise be the same again.
         let revoked = Reply::to(stage.errands.simulator(Method::POST, "revoke")).await;
         assert!((200..300).contains(&revoked.status));
     }
+    // Before the lease is looked at, so that what its start takes does not count.
     let awake = stage.replica().start().await;
+    let (began, left) = (Instant::now(), lease_left(&redis));
     until_a_picture(&awake).await;
+    took_no_longer_than(left, began, call);
     let (newer, used) = (stored(&redis), stage.used().await);
     assert_eq!((stage.token_calls().await, used.len()), (2, 1), "{call}");
 
@@ -232,8 +274,10 @@ async fn forgotten(call: &'static str) {
     // Which waits for the lease, and has it at once.
     let other = stage.replica().start().await;
     cli_ok(redis.addr(), &["FLUSHALL"]);
+    let forgot = Instant::now();
     stage.until_token_calls(2).await;
     tokio::join!(until_a_picture(&other), until_a_picture(&holder));
+    assert!(forgot.elapsed() < LEASE, "{call}: {:?}", forgot.elapsed());
     let kept = stored(&redis);
     tokio::join!(until_a_picture(&other), until_a_picture(&holder));
     assert_eq!(stored(&redis), kept, "{call}");
@@ -249,7 +293,9 @@ async fn a_holder_whose_lease_was_forgotten_while_nobody_else_asked_shares_its_t
     let holder = stage.replica().start().await;
     stage.until_token_calls(1).await;
     cli_ok(redis.addr(), &["FLUSHALL"]);
+    let forgot = Instant::now();
     until_a_picture(&holder).await;
+    assert!(forgot.elapsed() < LEASE, "{:?}", forgot.elapsed());
     let other = stage.replica().start().await;
     tokio::join!(until_a_picture(&other), until_a_picture(&holder));
     assert_eq!(stage.token_calls().await, 1);
@@ -278,6 +324,50 @@ async fn shared_while_full(call: &'static str) {
     stage.only_the_newest_was_used().await;
 }
 
+/// Starts a scene, which tells that this replica's wall clock is so many seconds ahead.
+async fn starts_ahead(replica: &Service, seconds: i64) -> Browser {
+    let started = Browser::start(replica).await;
+    let expires_at: jiff::Timestamp = started.started["expires_at"].as_str().unwrap().parse().unwrap();
+    let ahead = expires_at.as_second() - now();
+    assert!((ahead - seconds - 120).abs() <= 5, "the clock was not set: {ahead}");
+    started
+}
+
+#[tokio::test]
+async fn a_holder_whose_wall_clock_jumps_an_hour_in_its_call_keeps_its_lease_and_shares_its_token() {
+    let (forward, back) = (("+3600", 3_600), ("-3600", -3_600));
+    tokio::join!(
+        jumps_in_its_call("stable_token", [forward, back]),
+        jumps_in_its_call("token", [back, forward])
+    );
+}
+
+async fn jumps_in_its_call(call: &'static str, [first, then]: [(&str, i64); 2]) {
+    let redis = RedisServer::start();
+    let stage = Stage::set(&redis.url(), call).await;
+    stage.slow_token(4_500).await;
+    let clock = WallClock::new("+0");
+    let holder = clock.of(stage.replica()).start().await;
+    stage.until_token_calls(1).await;
+    clock.set(first.0);
+    starts_ahead(&holder, first.1).await;
+    // Which would have the lease if it were over.
+    let other = stage.replica().start().await;
+    clock.set(then.0);
+    starts_ahead(&holder, then.1).await;
+    assert_eq!(stored(&redis), "", "{call}: it is in its call still");
+    assert!(!lease_left(&redis).is_zero(), "{call}");
+    tokio::join!(until_a_picture(&other), until_a_picture(&holder));
+    let kept = stored(&redis);
+    let left = [metric_of_token(&holder).await, metric_of_token(&other).await];
+    assert!((left[0] - left[1]).abs() < 60.0, "{call}: {left:?}");
+    clock.set(first.0);
+    tokio::join!(until_a_picture(&other), until_a_picture(&holder));
+    assert_eq!(stored(&redis), kept, "{call}");
+    assert_eq!(stage.token_calls().await, 1, "{call}");
+    stage.only_the_newest_was_used().await;
+}
+
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
@@ -296,10 +386,7 @@ async fn a_wall_clock_that_jumps_an_hour_costs_no_token_and_no_login() {
 
     for (offset, seconds) in [("+3600", 3_600), ("-3600", -3_600)] {
         clock.set(offset);
-        let started = Browser::start(&jumping).await;
-        let expires_at: jiff::Timestamp = started.started["expires_at"].as_str().unwrap().parse().unwrap();
-        let ahead = expires_at.as_second() - now();
-        assert!((ahead - seconds - 120).abs() <= 5, "the clock was not set: {ahead}");
+        let started = starts_ahead(&jumping, seconds).await;
         assert_eq!(started.code_image().await.status, 200);
         let waiting = browser.status().await;
         assert_eq!(waiting["state"], "waiting", "{offset}");

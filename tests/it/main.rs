@@ -42,6 +42,7 @@ mod simulator;
 mod stores;
 mod subscriber;
 mod token_thrift;
+mod troubles;
 mod waiting;
 mod watched;
 mod wechat_client;

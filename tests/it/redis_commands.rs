@@ -64,6 +64,7 @@ fn commands_of_logins(stats: &str) -> BTreeMap<&str, u32> {
         "ping",
         "info",
         "hello",
+        "auth",
         "role",
         "config|resetstat",
         "pubsub|shardchannels",

@@ -88,6 +88,12 @@ async fn a_confirm_made_at_one_replica_right_around_the_subscription_at_another_
     }
     println!("{} logins in {:?}: {histories:?}", STREAMED + POLLED, began.elapsed());
     assert_eq!(histories.values().sum::<usize>(), STREAMED + POLLED);
+    // It would have come to the help of a long-poll that was deaf.
+    let slow = pair
+        .a
+        .metric("scanlogin_rereads_total", "cause=\"slow\",found=\"new\"")
+        .await;
+    assert!(slow < 1.0, "{slow} were told by the slow re-read alone");
     assert!(
         histories.len() >= 2,
         "the confirm was never on both sides of the subscription"
@@ -101,6 +107,7 @@ async fn round(pair: &Pair, number: usize, micros: i64) -> String {
     let mut phone = Phone::of(&openid);
     let scanned = async { while comes_again(&phone.scan(&pair.b, &browser.scene).await) {} };
     timeout(PATIENCE, scanned).await.expect("a scan");
+    let seen = browser.status().await["id"].as_str().unwrap().to_owned();
     let wait = |micros: i64| sleep(Duration::from_micros(micros.max(0).unsigned_abs()));
     let confirm = async {
         wait(micros).await;
@@ -112,7 +119,7 @@ async fn round(pair: &Pair, number: usize, micros: i64) -> String {
         if number < STREAMED {
             streamed(&browser).await
         } else {
-            polled(&browser).await
+            polled(&browser, &seen).await
         }
     };
     let (told, ()) = futures_util::future::join(follow, confirm).await;
@@ -176,8 +183,9 @@ async fn streamed(browser: &Browser) -> Vec<Value> {
     told
 }
 
-async fn polled(browser: &Browser) -> Vec<Value> {
-    let mut told = vec![browser.long_poll(30, "").await];
+/// From the state `seen` on, so that it waits.
+async fn polled(browser: &Browser, seen: &str) -> Vec<Value> {
+    let mut told = vec![browser.long_poll(30, seen).await];
     while let Some(last) = told.last().filter(|last| last["state"] != "confirmed") {
         let after = last["id"].as_str().unwrap().to_owned();
         told.push(browser.long_poll(30, &after).await);
@@ -335,6 +343,44 @@ async fn streams_beat_on_through_every_outage_and_tell_what_was_missed_within_tw
     let back = Instant::now();
     all_are_told(logins).await;
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+}
+
+/// Whoever connects meanwhile is refused, while a Redis that hangs lets everybody wait.
+#[tokio::test]
+async fn streams_beat_on_while_redis_is_dead_and_then_go_on_or_say_that_their_scenes_are_lost() {
+    let mut redis = RedisServer::start();
+    let a = Service::builder().redis(&redis).with("HEARTBEAT", 1).start().await;
+    let b = a.replica().start().await;
+    let mut logins = scanned(&a, &b, 20).await;
+
+    redis.kill_saved().await;
+    only_beat(&mut logins).await;
+    redis.come_back();
+    let back = Instant::now();
+    let confirmed = logins.split_off(10);
+    join_all(confirmed.iter().map(|(browser, _, phone)| {
+        eventually("the phone's retry succeeds", || async {
+            let confirmed = phone.confirm(&b, &browser.scene).await;
+            (confirmed.status == 200).then_some(())
+        })
+    }))
+    .await;
+    all_are_told(confirmed).await;
+    assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
+    // What was there and is there again is nothing to tell of.
+    only_beat(&mut logins).await;
+
+    redis.kill();
+    only_beat(&mut logins).await;
+    redis.restart();
+    let back = Instant::now();
+    join_all(logins.into_iter().map(|(_, mut events, _)| async move {
+        let told = events.next_is("expired").await;
+        assert_eq!(told.data["reason"], "lost");
+        events.ends().await;
+    }))
+    .await;
+    assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
 }
 
 /// How long a change at most stays untold of which nothing is heard: the slow re-read's 15 s and 20 % of them, and a moment to

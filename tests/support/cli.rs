@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-/// Who may do everything where the default user is off; its password is its name.
+/// Who may do everything on each server that the tests start, also where the default user is off; its password is its name.
 pub(crate) const OPERATOR: &str = "operator";
 
-/// What the server at `addr` answers, an error included.
+/// What the server at `addr` answers to [`OPERATOR`], an error included.
 pub(crate) fn cli(addr: SocketAddr, words: &[&str]) -> String {
     output(command(addr).args(words), "")
 }
@@ -16,12 +16,6 @@ pub(crate) fn cli(addr: SocketAddr, words: &[&str]) -> String {
 pub(crate) fn cli_ok(addr: SocketAddr, words: &[&str]) {
     let answer = cli(addr, words);
     assert_eq!(answer, "OK", "{words:?} at {addr}");
-}
-
-/// As [`cli`], as the operator.
-pub(crate) fn cli_as_operator(addr: SocketAddr, words: &[&str]) -> String {
-    let credentials = ["--user", OPERATOR, "--pass", OPERATOR, "--no-auth-warning"];
-    output(command(addr).args(credentials).args(words), "")
 }
 
 /// One command on each line, one after the other: the lines of all answers.
@@ -37,9 +31,11 @@ pub(crate) fn cli_pipe(addr: SocketAddr, commands: &[String]) {
     assert!(all_fine, "{:?} and so on at {addr}: {said}", commands.first());
 }
 
-fn command(addr: SocketAddr) -> Command {
+/// `redis-cli` itself, with nothing to say yet.
+pub(crate) fn command(addr: SocketAddr) -> Command {
     let mut command = Command::new("redis-cli");
     command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
+    command.args(["--user", OPERATOR, "--pass", OPERATOR, "--no-auth-warning"]);
     command
 }
 

@@ -1,17 +1,17 @@
 //! A real Redis Cluster of the test's own: three masters with a replica each, as six processes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 
-use super::cli::{cli_lines, cli_pipe};
+use super::cli::{OPERATOR, cli_lines, cli_pipe};
 use super::eventually;
 use super::guard::Guard;
 use super::node::{LINK, Node};
-use super::proxy::Proxy;
+use super::proxy::{Caller, Proxy};
 use super::redis::free_addr;
 
 /// Which slots each master owns in the beginning.
@@ -160,7 +160,7 @@ impl Cluster {
         self.nodes[replica].cli_ok(&["CLUSTER", "FAILOVER"]);
     }
 
-    /// Moves slots with what is in them, as `redis-cli --cluster reshard` does, some at a time. Of an unguarded cluster.
+    /// Moves slots with what is in them, as `redis-cli --cluster reshard` does, some at a time.
     pub(crate) fn move_slots(&self, from: usize, to: usize, slots: impl Iterator<Item = u16>) {
         let slots: Vec<u16> = slots.collect();
         for slots in slots.chunks(TOGETHER) {
@@ -187,10 +187,17 @@ impl Cluster {
 
     /// Cuts a node off from all others, while its clients still reach it.
     pub(crate) fn part(&self, index: usize) {
-        let sources: Vec<IpAddr> = self.nodes.iter().map(Node::source).collect();
+        self.part_with(index, &[], &[]);
+    }
+
+    /// The same; but the clients `with` it reach no other node, and those of `others` reach all but it.
+    pub(crate) fn part_with(&self, index: usize, with: &[Caller], others: &[Caller]) {
         for (n, (node, bus)) in self.nodes.iter().zip(&self.buses).enumerate() {
-            let parted = |peer: &usize| (*peer == index) != (n == index);
-            let parted: Vec<IpAddr> = (0..sources.len()).filter(parted).map(|peer| sources[peer]).collect();
+            let is_beyond = |peer: &usize| (*peer == index) != (n == index);
+            let nodes = (0..self.nodes.len()).filter(is_beyond);
+            let nodes = nodes.map(|peer| Caller::From(self.nodes[peer].source()));
+            let clients = if n == index { others } else { with };
+            let parted: Vec<Caller> = nodes.chain(clients.iter().cloned()).collect();
             node.link.part_from(parted.clone());
             bus.part_from(parted);
         }
@@ -217,7 +224,8 @@ fn set_slots(node: &Node, slots: &[u16], state: &str) {
 
 /// Moves all keys of slots that are on their way.
 fn migrate(source: &Node, target: &Node, slots: &[u16]) {
-    let (host, port) = (target.addr().ip(), target.addr().port());
+    // Not by the link: the source stands still for as long as each key takes.
+    let (host, port) = (target.addr().ip(), target.link.target().port());
     loop {
         let lists = slots.iter().map(|slot| format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
         let keys = cli_lines(source.addr(), &lists.collect::<Vec<_>>());
@@ -225,7 +233,9 @@ fn migrate(source: &Node, target: &Node, slots: &[u16]) {
         if keys.is_empty() {
             return;
         }
-        let moves = keys.iter().map(|key| format!("MIGRATE {host} {port} {key} 0 1000"));
+        let moves = keys
+            .iter()
+            .map(|key| format!("MIGRATE {host} {port} {key} 0 1000 AUTH2 {OPERATOR} {OPERATOR}"));
         for answer in cli_lines(source.addr(), &moves.collect::<Vec<_>>()) {
             assert!(["OK", "NOKEY"].contains(&&*answer), "{answer}");
         }
@@ -234,7 +244,8 @@ fn migrate(source: &Node, target: &Node, slots: &[u16]) {
 
 async fn start_node(guard: Option<&Arc<Guard>>, bus_port: u16, announced_bus_port: u16) -> Node {
     Node::start(guard, |link| {
-        let announced = if guard.is_some() {
+        let has_tls = guard.is_some_and(|guard| guard.has_tls());
+        let announced = if has_tls {
             "cluster-announce-tls-port"
         } else {
             "cluster-announce-port"
@@ -247,7 +258,7 @@ async fn start_node(guard: Option<&Arc<Guard>>, bus_port: u16, announced_bus_por
             format!("cluster-announce-bus-port {announced_bus_port}"),
             format!("{announced} {link}"),
         ];
-        if guard.is_some() {
+        if has_tls {
             lines.push("tls-cluster yes".to_owned());
         }
         lines

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cli::{cli, cli_as_operator};
+use super::cli::{cli, cli_ok};
 use super::guard::Guard;
 use super::proxy::Proxy;
-use super::redis::{RedisServer, free_addr, source_of};
+use super::redis::{RedisServer, arguments, free_addr, source_of};
 
 /// What a link adds each way: bare loopback hides faults.
 pub(crate) const LINK: Duration = Duration::from_millis(1);
@@ -17,28 +17,22 @@ pub(crate) const LINK: Duration = Duration::from_millis(1);
 pub(crate) struct Node {
     pub(crate) server: RedisServer,
     pub(crate) link: Proxy,
-    guard: Option<Arc<Guard>>,
 }
 
 impl Node {
     /// With the lines of a configuration that are made of its link's port.
     pub(crate) async fn start(guard: Option<&Arc<Guard>>, lines: impl FnOnce(u16) -> Vec<String>) -> Self {
         let (addr, tls) = (free_addr(), free_addr());
-        let link = Proxy::start(if guard.is_some() { tls } else { addr }, LINK).await;
+        let has_tls = guard.is_some_and(|guard| guard.has_tls());
+        let link = Proxy::start(if has_tls { tls } else { addr }, LINK).await;
         let mut all = lines(link.addr().port());
         all.push(format!("bind-source-addr {}", source_of(addr.port())));
         all.extend(guard.iter().flat_map(|guard| guard.server_lines(tls.port())));
-        let mut args = Vec::new();
-        for line in &all {
-            let (name, values) = line.split_once(' ').expect("a value");
-            args.push(format!("--{name}"));
-            args.extend(values.split(' ').map(str::to_owned));
-        }
+        let args = arguments(&all);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         Self {
             server: RedisServer::start_at(addr, &args),
             link,
-            guard: guard.cloned(),
         }
     }
 
@@ -54,15 +48,11 @@ impl Node {
 
     /// What it answers to somebody who may do everything.
     pub(crate) fn cli(&self, words: &[&str]) -> String {
-        match self.guard {
-            Some(_) => cli_as_operator(self.addr(), words),
-            None => cli(self.addr(), words),
-        }
+        cli(self.addr(), words)
     }
 
     /// As [`Self::cli`], where anything but `OK` is a failure of the test.
     pub(crate) fn cli_ok(&self, words: &[&str]) {
-        let answer = self.cli(words);
-        assert_eq!(answer, "OK", "{words:?} at {}", self.addr());
+        cli_ok(self.addr(), words);
     }
 }

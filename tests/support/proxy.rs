@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,7 +36,9 @@ struct Link {
     jitter: Mutex<Duration>,
     mode: watch::Sender<Mode>,
     /// Whose connections are black holes.
-    parted: watch::Sender<Vec<IpAddr>>,
+    parted: watch::Sender<Vec<Caller>>,
+    /// Which request waits, alone with what follows it on its connection.
+    detention: watch::Sender<Option<Detention>>,
     /// How often everything was cut.
     cuts: watch::Sender<u64>,
     /// What a request holds whose reply is to be lost.
@@ -58,6 +60,32 @@ enum Mode {
     Blackholed,
 }
 
+/// Somebody who opens connections to a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Who speaks from this address.
+    From(IpAddr),
+    /// Who greets with this word, which nobody else does.
+    Saying(&'static str),
+}
+
+#[derive(Debug)]
+struct Detention {
+    whose: Caller,
+    needle: &'static str,
+    has_begun: bool,
+}
+
+/// Who has opened a connection, as far as that is known.
+#[derive(Debug)]
+struct Peer {
+    ip: IpAddr,
+    /// What came first.
+    greeting: OnceLock<Vec<u8>>,
+    /// Whether bytes from or to it were thrown away because it is parted.
+    has_lost: AtomicBool,
+}
+
 impl Proxy {
     /// Passes on to `target` what it gets, `delay` later, in both directions.
     pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Self {
@@ -70,6 +98,7 @@ impl Proxy {
             jitter: Mutex::default(),
             mode: watch::Sender::new(Mode::Open),
             parted: watch::Sender::default(),
+            detention: watch::Sender::default(),
             cuts: watch::Sender::new(0),
             lose: Mutex::default(),
             hold: Mutex::default(),
@@ -88,6 +117,11 @@ impl Proxy {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it leads.
+    pub(crate) fn target(&self) -> SocketAddr {
+        self.link.target
     }
 
     pub(crate) fn url(&self) -> String {
@@ -125,10 +159,31 @@ impl Proxy {
         }
     }
 
-    /// From now on throws away all bytes from and to these peers, and no others. Connections that have lost some are reset when
-    /// their peer is none of them any more.
-    pub(crate) fn part_from(&self, peers: Vec<IpAddr>) {
-        self.link.parted.send_replace(peers);
+    /// From now on throws away all bytes from and to these callers, and no others. Connections that have lost some are reset when
+    /// their caller is none of them any more.
+    pub(crate) fn part_from(&self, callers: Vec<Caller>) {
+        self.link.parted.send_replace(callers);
+    }
+
+    /// Holds this caller's next request that holds `needle` back until [`Self::release`], with what follows on its connection.
+    pub(crate) fn detain(&self, whose: Caller, needle: &'static str) {
+        self.link.detention.send_replace(Some(Detention {
+            whose,
+            needle,
+            has_begun: false,
+        }));
+    }
+
+    /// Returns when a request is held back.
+    pub(crate) async fn detained(&self) {
+        let mut detention = self.link.detention.subscribe();
+        let begun = detention.wait_for(|detention| detention.as_ref().is_some_and(|detention| detention.has_begun));
+        begun.await.expect("it lives as long as the test");
+    }
+
+    /// Ends what [`Self::detain`] began.
+    pub(crate) fn release(&self) {
+        self.link.detention.send_replace(None);
     }
 
     /// Passes on the next request that holds `needle`, then resets its connection instead of passing on the reply.
@@ -177,12 +232,17 @@ impl Proxy {
 async fn accept(listener: TcpListener, link: Arc<Link>) {
     let mut connections = JoinSet::new();
     while let Ok((client, peer)) = listener.accept().await {
-        connections.spawn(connect(client, peer.ip(), Arc::clone(&link)));
+        let peer = Peer {
+            ip: peer.ip(),
+            greeting: OnceLock::new(),
+            has_lost: AtomicBool::new(false),
+        };
+        connections.spawn(connect(client, peer, Arc::clone(&link)));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
+async fn connect(mut client: TcpStream, peer: Peer, link: Arc<Link>) {
     let mut cuts = link.cuts.subscribe();
     let Ok(mut server) = TcpStream::connect(link.target).await else {
         let _ = client.set_zero_linger();
@@ -193,7 +253,8 @@ async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
     let reset = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let up = pass(from_client, to_server, peer, &link, |chunk| {
+        let up = pass(from_client, to_server, &peer, &link, |chunk| {
+            let _ = peer.greeting.get_or_init(|| chunk.to_vec());
             if taken(&link.lose, chunk).is_some() {
                 losing.store(true, Ordering::Relaxed);
             }
@@ -205,7 +266,7 @@ async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
             }
             true
         });
-        let down = pass(from_server, to_client, peer, &link, |_| {
+        let down = pass(from_server, to_client, &peer, &link, |_| {
             if stalling.swap(false, Ordering::Relaxed) {
                 link.mode.send_replace(Mode::Stalled);
             }
@@ -215,7 +276,7 @@ async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
             passed = up => !passed,
             passed = down => !passed,
             _ = cuts.changed() => true,
-            () = rejoined(peer, &link) => true,
+            () = rejoined(&peer, &link) => true,
         }
     };
     if reset {
@@ -224,19 +285,64 @@ async fn connect(mut client: TcpStream, peer: IpAddr, link: Arc<Link>) {
 }
 
 /// Returns when this peer has been parted and is no more.
-async fn rejoined(peer: IpAddr, link: &Link) {
+async fn rejoined(peer: &Peer, link: &Link) {
     let mut parted = link.parted.subscribe();
-    for is_parted in [true, false] {
-        let seen = parted.wait_for(|peers| peers.contains(&peer) == is_parted).await;
-        drop(seen.expect("it lives as long as its connections"));
+    let mut was_parted = peer.is_one_of(&parted.borrow_and_update());
+    loop {
+        parted.changed().await.expect("it lives as long as its connections");
+        let is_parted = peer.is_one_of(&parted.borrow_and_update());
+        // One that connected since has not said before who it is.
+        if !is_parted && (was_parted || peer.has_lost.load(Ordering::Relaxed)) {
+            return;
+        }
+        was_parted = is_parted;
     }
+}
+
+impl Peer {
+    fn is(&self, caller: &Caller) -> bool {
+        match caller {
+            Caller::From(ip) => self.ip == *ip,
+            Caller::Saying(word) => self
+                .greeting
+                .get()
+                .is_some_and(|said| place(word.as_bytes(), said).is_some()),
+        }
+    }
+
+    fn is_one_of(&self, callers: &[Caller]) -> bool {
+        callers.iter().any(|caller| self.is(caller))
+    }
+}
+
+impl Link {
+    /// Returns at once, unless this request of this peer is to be held back.
+    async fn detain(&self, peer: &Peer, chunk: &[u8]) {
+        let begins = |detention: &mut Option<Detention>| match detention {
+            Some(detention) if !detention.has_begun && peer.is(&detention.whose) => {
+                detention.has_begun = place(detention.needle.as_bytes(), chunk).is_some();
+                detention.has_begun
+            }
+            _ => false,
+        };
+        if self.detention.send_if_modified(begins) {
+            let mut detention = self.detention.subscribe();
+            let released = detention.wait_for(Option::is_none).await;
+            drop(released.expect("it lives as long as its connections"));
+        }
+    }
+}
+
+/// Where the first needle in a chunk begins.
+fn place(needle: &[u8], chunk: &[u8]) -> Option<usize> {
+    chunk.windows(needle.len()).position(|window| window == needle)
 }
 
 /// Where the first needle in a chunk ends, once.
 fn taken(needle: &Mutex<Option<Vec<u8>>>, chunk: &[u8]) -> Option<usize> {
     let mut needle = needle.lock().unwrap();
     let wanted = needle.as_deref()?;
-    let at = chunk.windows(wanted.len()).position(|window| window == wanted)?;
+    let at = place(wanted, chunk)?;
     Some(at + needle.take()?.len())
 }
 
@@ -244,7 +350,7 @@ fn taken(needle: &Mutex<Option<Vec<u8>>>, chunk: &[u8]) -> Option<usize> {
 async fn pass(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    peer: IpAddr,
+    peer: &Peer,
     link: &Link,
     is_passed: impl Fn(&[u8]) -> bool,
 ) -> bool {
@@ -258,9 +364,14 @@ async fn pass(
             if !is_passed(&buffer[..read]) {
                 return false;
             }
-            if *link.mode.borrow() == Mode::Blackholed || link.parted.borrow().contains(&peer) {
+            if peer.is_one_of(&link.parted.borrow()) {
+                peer.has_lost.store(true, Ordering::Relaxed);
                 continue;
             }
+            if *link.mode.borrow() == Mode::Blackholed {
+                continue;
+            }
+            link.detain(peer, &buffer[..read]).await;
             if taken(&link.swallow, &buffer[..read]).is_some() {
                 link.mode.send_replace(Mode::Blackholed);
             }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::cli::{cli, cli_ok};
+use super::cli::{OPERATOR, cli, cli_ok};
 use super::{eventually, temporary_directory};
 
 /// Dies with the test.
@@ -41,10 +41,11 @@ impl RedisServer {
         Self { child, addr, args, dir }
     }
 
-    /// Another server that replicates this one, and has all its data.
+    /// Another server with the same arguments that replicates this one, and has all its data.
     pub async fn replica(&self) -> Self {
         let primary = format!("{} {}", self.addr.ip(), self.addr.port());
-        let replica = Self::start_with(&["--replicaof", &primary]);
+        let args = self.args.iter().map(String::as_str);
+        let replica = Self::start_with(&args.chain(["--replicaof", &primary]).collect::<Vec<_>>());
         eventually("the replica is in step", || async {
             cli_ok(self.addr, &["SET", "something to replicate", "", "PX", "1"]);
             let seen = cli(self.addr, &["INFO", "replication"]);
@@ -78,17 +79,32 @@ impl RedisServer {
         self.kill();
         // Which is there if somebody had it saved.
         let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
+        self.come_back();
+    }
+
+    /// `kill -9`; [`Self::come_back`] has all that it had.
+    pub async fn kill_saved(&mut self) {
+        self.save().await;
+        self.kill();
+    }
+
+    /// Starts it again at the same address, once it was killed so.
+    pub fn come_back(&mut self) {
         self.child = spawn(self.addr, &self.args, &self.dir);
     }
 
-    /// `kill -9`, and starts it again as a primary with all that it had, but answers `LOADING` for at least so long.
-    pub async fn restart_loading(&mut self, loading: Duration) {
+    async fn save(&self) {
         eventually("it is saved, and not just then for a replica", || async {
             // Else it would lose what it had acknowledged since it saved.
             cli_ok(self.addr, &["CLIENT", "PAUSE", "10000", "WRITE"]);
             (cli(self.addr, &["SAVE"]) == "OK").then_some(())
         })
         .await;
+    }
+
+    /// `kill -9`, and starts it again as a primary with all that it had, but answers `LOADING` for at least so long.
+    pub async fn restart_loading(&mut self, loading: Duration) {
+        self.save().await;
         let keys: u128 = cli(self.addr, &["DBSIZE"]).parse().expect("a number");
         self.kill();
         let delay = (loading.as_micros() / keys.max(1)).to_string();
@@ -134,6 +150,22 @@ impl Drop for Frozen {
     }
 }
 
+/// What makes [`OPERATOR`] known to a server, as the line of a configuration.
+pub(crate) fn operator() -> String {
+    format!("user {OPERATOR} on >{OPERATOR} ~* &* +@all")
+}
+
+/// The lines of a configuration, without their values' quotes, as arguments of the command line.
+pub(crate) fn arguments(lines: &[String]) -> Vec<String> {
+    let mut args = Vec::new();
+    for line in lines {
+        let (name, values) = line.split_once(' ').expect("a value");
+        args.push(format!("--{name}"));
+        args.extend(values.split(' ').map(str::to_owned));
+    }
+    args
+}
+
 /// An address of loopback that only the server that listens on `port` speaks from.
 pub fn source_of(port: u16) -> IpAddr {
     let [high, low] = port.to_be_bytes();
@@ -176,6 +208,7 @@ fn spawn(addr: SocketAddr, args: &[String], dir: &TempDir) -> Child {
             "--dir",
             &dir.path().display().to_string(),
         ])
+        .args(arguments(&[operator()]))
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

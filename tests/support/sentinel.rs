@@ -1,6 +1,6 @@
 //! A real primary with two replicas and three sentinels of the test's own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-use super::cli::{cli, cli_as_operator};
+use super::cli::cli;
 use super::guard::Guard;
 use super::node::{LINK, Node};
-use super::proxy::Proxy;
-use super::redis::{free_addr, source_of};
+use super::proxy::{Caller, Proxy};
+use super::redis::{free_addr, operator, source_of};
 use super::{eventually, temporary_directory};
 
 /// What the sentinels call the primary.
@@ -34,7 +34,6 @@ struct Sentinel {
     config: PathBuf,
     addr: SocketAddr,
     link: Proxy,
-    guarded: bool,
     _dir: TempDir,
 }
 
@@ -117,6 +116,11 @@ impl Sentinels {
         sentinel.child = spawn(&sentinel.config);
     }
 
+    /// Where the sentinels are reached without their links.
+    pub(crate) fn sentinel_addrs(&self) -> Vec<SocketAddr> {
+        self.sentinels.iter().map(|sentinel| sentinel.addr).collect()
+    }
+
     pub(crate) fn sentinel_pid(&self, index: usize) -> u32 {
         self.sentinels[index].child.id()
     }
@@ -159,14 +163,32 @@ impl Sentinels {
 
     /// Cuts a node off from the others and from the sentinels, while its clients still reach it.
     pub(crate) fn part(&self, index: usize) {
-        let sentinels = self.sentinels.iter().map(|sentinel| source_of(sentinel.addr.port()));
+        let sentinels = self.sentinels.iter().map(Sentinel::source);
         let others = self.nodes.iter().map(Node::source).chain(sentinels);
-        self.nodes[index].link.part_from(others.collect());
+        self.nodes[index].link.part_from(others.map(Caller::From).collect());
     }
 
-    /// Ends what [`Self::part`] began.
-    pub(crate) fn rejoin(&self, index: usize) {
-        self.nodes[index].link.part_from(Vec::new());
+    /// Cuts some nodes, one of the sentinels and the clients `with` them off from the other nodes, the other sentinels, and the clients
+    /// of `others`.
+    pub(crate) fn part_with(&self, inside: &[usize], sentinel: usize, with: &[Caller], others: &[Caller]) {
+        let nodes = self.nodes.iter().enumerate();
+        let nodes = nodes.map(|(n, node)| (inside.contains(&n), &node.link, node.source()));
+        let sentinels = self.sentinels.iter().enumerate();
+        let sentinels = sentinels.map(|(n, each)| (n == sentinel, &each.link, each.source()));
+        let all: Vec<(bool, &Proxy, IpAddr)> = nodes.chain(sentinels).collect();
+        for (is_inside, link, _) in &all {
+            let beyond = all.iter().filter(|(is_too, ..)| is_too != is_inside);
+            let beyond = beyond.map(|(_, _, source)| Caller::From(*source));
+            let clients = if *is_inside { others } else { with };
+            link.part_from(beyond.chain(clients.iter().cloned()).collect());
+        }
+    }
+
+    /// Ends what [`Self::part`] or [`Self::part_with`] began.
+    pub(crate) fn rejoin(&self) {
+        let sentinels = self.sentinels.iter().map(|sentinel| &sentinel.link);
+        let links = self.nodes.iter().map(|node| &node.link).chain(sentinels);
+        links.for_each(|link| link.part_from(Vec::new()));
     }
 
     /// A replica takes over from the living primary. Any sentinel will do: what one believes of the replicas may be ten seconds old.
@@ -204,7 +226,8 @@ async fn start_node(guard: Option<&Arc<Guard>>, primary: Option<SocketAddr>) -> 
 impl Sentinel {
     async fn start(guard: Option<&Arc<Guard>>, primary: SocketAddr) -> Self {
         let (addr, tls) = (free_addr(), free_addr());
-        let link = Proxy::start(if guard.is_some() { tls } else { addr }, LINK).await;
+        let has_tls = guard.is_some_and(|guard| guard.has_tls());
+        let link = Proxy::start(if has_tls { tls } else { addr }, LINK).await;
         let dir = temporary_directory();
         let config = dir.path().join("sentinel.conf");
         let mut lines = vec![
@@ -217,6 +240,7 @@ impl Sentinel {
             format!("sentinel failover-timeout {SERVICE} 10000"),
             "sentinel announce-ip 127.0.0.1".to_owned(),
             format!("sentinel announce-port {}", link.addr().port()),
+            operator(),
         ];
         lines.extend(guard.iter().flat_map(|guard| guard.sentinel_lines(tls.port(), SERVICE)));
         std::fs::write(&config, lines.join("\n")).expect("a configuration");
@@ -225,17 +249,17 @@ impl Sentinel {
             config,
             addr,
             link,
-            guarded: guard.is_some(),
             _dir: dir,
         }
     }
 
+    /// Where the others see it come from.
+    fn source(&self) -> IpAddr {
+        source_of(self.addr.port())
+    }
+
     fn cli(&self, words: &[&str]) -> String {
-        if self.guarded {
-            cli_as_operator(self.addr, words)
-        } else {
-            cli(self.addr, words)
-        }
+        cli(self.addr, words)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Redis in every shape that the service can be told of by a URL alone.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use scanlogin::store::redis::{RedisSettings, Wait};
 
 use super::cluster::Cluster;
-use super::guard::Guard;
+use super::guard::{Guard, PASSWORD};
 use super::node::Node;
 use super::sentinel::Sentinels;
 use super::service::ServiceBuilder;
@@ -23,6 +24,8 @@ pub(crate) enum Topology {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Security {
     Plain,
+    /// Users with the least rights.
+    Acl,
     /// TLS, and users with the least rights.
     AclTls,
 }
@@ -44,7 +47,7 @@ enum Servers {
 impl Shape {
     /// Ready when it returns; every server is behind a slow link.
     pub(crate) async fn start(topology: Topology, security: Security) -> Self {
-        let guard = (security == Security::AclTls).then(|| Arc::new(Guard::new(topology)));
+        let guard = Guard::new(topology, security).map(Arc::new);
         let with = guard.as_ref();
         let servers = match topology {
             Topology::Standalone => Servers::Standalone(Box::new([Node::start(with, |_| Vec::new()).await])),
@@ -62,7 +65,7 @@ impl Shape {
             Servers::Cluster(cluster) => ("-cluster", cluster.hosts()),
         };
         match &self.guard {
-            Some(_) => format!("rediss{kind}://{}{hosts}", Guard::credentials()),
+            Some(guard) => guard.url(PASSWORD, kind, &hosts),
             None => format!("redis{kind}://{hosts}"),
         }
     }
@@ -99,6 +102,14 @@ impl Shape {
         }
     }
 
+    /// Where the sentinels are reached without their links.
+    pub(crate) fn sentinel_addrs(&self) -> Vec<SocketAddr> {
+        match &self.servers {
+            Servers::Sentinel(sentinels) => sentinels.sentinel_addrs(),
+            Servers::Standalone(_) | Servers::Cluster(_) => Vec::new(),
+        }
+    }
+
     pub(crate) fn nodes_mut(&mut self) -> &mut [Node] {
         match &mut self.servers {
             Servers::Standalone(node) => &mut **node,
@@ -122,11 +133,11 @@ impl Shape {
     }
 
     fn ca_file(&self) -> Option<PathBuf> {
-        self.guard.as_ref().map(|guard| guard.ca_file())
+        self.guard.as_ref().and_then(|guard| guard.ca_file())
     }
 
     fn sentinel_password(&self) -> Option<&'static str> {
         let is_sentinel = matches!(self.servers, Servers::Sentinel(_));
-        (self.guard.is_some() && is_sentinel).then(Guard::sentinel_password)
+        (self.guard.is_some() && is_sentinel).then_some(PASSWORD)
     }
 }

@@ -348,7 +348,19 @@ impl SceneStore for FaultyStore {
         self.note(Call::Unwatched(*id));
     }
 
+    async fn settle(&self, seen: &Stored) -> Result<Replaced, StoreError> {
+        self.inner.settle(seen).await
+    }
+
+    async fn refresh(&self, seen: Stored) -> Found {
+        self.inner.refresh(seen).await
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         self.here()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
     }
 }

@@ -12,7 +12,7 @@ use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::InfoKind;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::Instrument;
 
 use super::fault::{Fault, Unfit, refusal_of};
@@ -28,6 +28,8 @@ use crate::telemetry::Metrics;
 const DEADLINE: Duration = Duration::from_millis(2_500);
 /// After how long an outage requests are no longer tried again, so that they don't pile up.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a refusal is told that nobody has met again.
+const TOLD: Duration = Duration::from_mins(1);
 /// How many requests may be under way.
 const IN_FLIGHT: usize = 8_192;
 
@@ -65,6 +67,20 @@ impl Commands {
         Route::new(self.nodes(), None)
     }
 
+    /// Warns of servers that forget live scenes to make room: whoever waits for one of those is told that it was lost.
+    pub(super) async fn warn_of_eviction(&self) {
+        let nodes = self.nodes();
+        for node in nodes.iter() {
+            let info: Result<String, _> = node.shared().client().info(Some(InfoKind::Memory)).await;
+            let info = info.unwrap_or_default();
+            let policy = info_field(&info, "maxmemory_policy").unwrap_or("noeviction");
+            if policy != "noeviction" {
+                let server = &node.address;
+                tracing::warn!(%server, policy, "redis evicts live scenes when it is full: set maxmemory-policy noeviction");
+            }
+        }
+    }
+
     /// Sends a request on the clients that all share, and again while that may help. Always ends within 2.5 seconds.
     pub(super) async fn run<T, F>(
         &self,
@@ -75,7 +91,8 @@ impl Commands {
         F: Future<Output = Result<T, Fault>> + Send,
         T: Send,
     {
-        self.observed(op, self.insist(op, || attempt(self.route()))).await
+        self.observed(op, self.insist(op, || Box::pin(attempt(self.route()))))
+            .await
     }
 
     /// As [`Self::run`], but each attempt, to the owner of `slot`, has a client for itself alone, whose connection it may block.
@@ -137,7 +154,7 @@ impl Commands {
         is_any_fit.then_some(()).ok_or(Unfit::Yet(yet))
     }
 
-    /// Tries until the deadline; once only when Redis has been away, or has refused this, for long.
+    /// Tries until the deadline, and no longer; once only when Redis has been away, or has refused this, for long.
     async fn insist<T, F>(&self, op: &'static str, attempt: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -148,30 +165,52 @@ impl Commands {
         let started = Instant::now();
         let patient = self.nodes.borrow().outage().max(self.refusals.lasted(op)) < PATIENCE;
         let mut pause = Duration::from_millis(25);
+        // What the last try that had an end was answered: it says more than that the one after it had none in time.
+        let mut known = Fault::NoAnswer;
         loop {
-            let fault = match attempt().await {
-                Ok(answer) => {
-                    self.refusals.end(op);
+            let fault = match timeout_at(started + DEADLINE, attempt()).await {
+                Ok(Ok(answer)) => {
+                    if let Some(lasted) = self.refusals.end(op) {
+                        tracing::info!(op, after = ?lasted, "redis does this again");
+                    }
                     return Ok(answer);
                 }
-                Err(fault) => fault,
+                Ok(Err(fault)) => fault,
+                Err(_) => {
+                    self.refuse(op, started, &known);
+                    return Err(known.into());
+                }
             };
             if fault.may_pass() {
                 self.look.notify_one();
             }
-            if !patient || !fault.may_pass() {
-                return Err(fault.into());
-            }
-            if started.elapsed() + pause >= DEADLINE {
-                // Nothing is wrong with asking for what is there.
-                if !matches!(fault, Fault::Doubted) {
-                    self.refusals.begin(op, started);
-                }
+            if !patient || !fault.may_pass() || started.elapsed() + pause >= DEADLINE {
+                self.refuse(op, started, &fault);
                 return Err(fault.into());
             }
             sleep(entropy::between(pause / 2, pause)).await;
             pause = (pause * 2).min(Duration::from_millis(200));
+            known = fault;
         }
+    }
+
+    fn refuse(&self, op: &'static str, since: Instant, fault: &Fault) {
+        let why = match fault {
+            // Nothing is wrong with asking for what is there, and one record says nothing of the next.
+            Fault::Doubted | Fault::Corrupt(_) => return,
+            fault => StoreError::from(fault.clone()).to_string(),
+        };
+        let is_new = self.refusals.begin(op, since, &why);
+        // Of a server that can't be reached, it is said once for all that is asked of it.
+        if is_new && self.nodes.borrow().outage().is_zero() {
+            tracing::warn!(op, why, "redis does not do this");
+        }
+    }
+
+    /// What does not go well, as far as requests of the last minute say.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let nodes = self.nodes.borrow();
+        nodes.trouble().or_else(|| self.refusals.latest())
     }
 
     async fn observed<T>(
@@ -180,10 +219,7 @@ impl Commands {
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let answer = timeout(DEADLINE, request)
-            .instrument(tracing::debug_span!("store.redis", op))
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())));
+        let answer = request.instrument(tracing::debug_span!("store.redis", op)).await;
         let outcome = match &answer {
             Ok(_) => "ok",
             Err(StoreError::Unavailable(_)) => "unavailable",
@@ -214,25 +250,47 @@ async fn check(node: &Node) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Since when each kind of request has come to nothing although it was tried until its deadline. A server that takes no writes
-/// still answers reads.
+/// Which kinds of request come to nothing. A server that takes no writes still answers reads.
 #[derive(Debug, Default)]
-struct Refusals(Mutex<HashMap<&'static str, Instant>>);
+struct Refusals(Mutex<HashMap<&'static str, Refusal>>);
+
+#[derive(Debug)]
+struct Refusal {
+    since: Instant,
+    last: Instant,
+    why: String,
+}
 
 impl Refusals {
     fn lasted(&self, op: &'static str) -> Duration {
-        self.lock().get(op).map_or(Duration::ZERO, Instant::elapsed)
+        let refusals = self.lock();
+        refusals
+            .get(op)
+            .map_or(Duration::ZERO, |refusal| refusal.since.elapsed())
     }
 
-    fn begin(&self, op: &'static str, since: Instant) {
-        self.lock().entry(op).or_insert(since);
+    /// Whether the one before had not come to nothing.
+    fn begin(&self, op: &'static str, since: Instant, why: &str) -> bool {
+        let (last, why) = (Instant::now(), why.to_owned());
+        let mut refusals = self.lock();
+        let since = refusals.get(op).map_or(since, |refusal| refusal.since);
+        refusals.insert(op, Refusal { since, last, why }).is_none()
     }
 
-    fn end(&self, op: &'static str) {
-        self.lock().remove(op);
+    /// How long it lasted, if it had begun.
+    fn end(&self, op: &'static str) -> Option<Duration> {
+        self.lock().remove(op).map(|refusal| refusal.since.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Instant>> {
+    /// One that nobody has tried since is told for a minute.
+    fn latest(&self) -> Option<String> {
+        let refusals = self.lock();
+        let fresh = refusals.iter().filter(|(_, refusal)| refusal.last.elapsed() < TOLD);
+        let (op, refusal) = fresh.max_by_key(|(_, refusal)| refusal.last)?;
+        Some(format!("{op}: {}", refusal.why))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Refusal>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -240,4 +298,46 @@ impl Refusals {
 /// One line of INFO.
 pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::topology::Owners;
+    use super::*;
+
+    fn commands() -> Commands {
+        let topology = Topology {
+            owners: watch::channel(Owners::default()).1,
+            look: Arc::default(),
+            silence: watch::channel(None).1,
+            tenure: None,
+            cut_off: watch::channel(BTreeSet::new()).1,
+        };
+        let nodes = Nodes::of(Owners::default(), BTreeMap::new());
+        let metrics = Metrics::new().unwrap();
+        Commands::new(watch::channel(Arc::new(nodes)).1, &topology, metrics)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_and_then_not_answered_in_time_is_remembered_by_how_it_was_refused() {
+        let commands = commands();
+        let tries = AtomicUsize::new(0);
+        let began = Instant::now();
+        let refused = commands.run("create", |_| async {
+            if tries.fetch_add(1, Ordering::Relaxed) > 0 {
+                pending::<()>().await;
+            }
+            Err::<(), _>(Fault::Again("READONLY".to_owned()))
+        });
+        let refused = refused.await.unwrap_err().to_string();
+        assert!(began.elapsed() < DEADLINE + Duration::from_millis(10));
+        assert!(refused.contains("READONLY"), "{refused}");
+        assert_eq!(commands.trouble(), Some(format!("create: {refused}")));
+        commands.run("create", async |_| Ok(())).await.unwrap();
+        assert_eq!(commands.trouble(), None);
+    }
 }

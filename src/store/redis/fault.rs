@@ -15,7 +15,7 @@ pub(super) enum Fault {
     Again(String),
     /// The server that was asked named another one.
     Redirected(Redirection),
-    /// It is not there, and too few sentinels say that this is where it would be.
+    /// Too few sentinels say that this server is the primary, so that what it says may be old.
     Doubted,
     /// It would be answered the same way again.
     Refused(String),
@@ -83,7 +83,9 @@ impl From<Fault> for StoreError {
             Fault::NoAnswer => Self::Unavailable("no answer in time".to_owned()),
             Fault::Again(why) | Fault::Refused(why) => Self::Unavailable(why),
             Fault::Redirected(to) => Self::Unavailable(format!("the key is at {}", to.address)),
-            Fault::Doubted => Self::Unavailable("it is not there, but may be at the next primary".to_owned()),
+            Fault::Doubted => {
+                Self::Unavailable("this may be the old primary, and the new one not known yet".to_owned())
+            }
             Fault::Full => Self::Full,
             Fault::Corrupt(what) => Self::Corrupt(what),
         }

@@ -3,10 +3,11 @@
 //! The library repairs broken connections, but its routing task can end, and a frozen server it doesn't notice while commands
 //! keep being written. So a task starts the client anew when it ended, and moves it when a command went unanswered.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::Options;
 use futures_util::FutureExt;
@@ -28,6 +29,8 @@ pub(super) struct Link {
 const RECONNECT: Duration = Duration::from_secs(2);
 /// Between two of them.
 const RECONNECT_GAP: Duration = Duration::from_secs(1);
+/// How a server says that it is no primary: see the library's `reconnect_errors` in the settings.
+const IS_NO_PRIMARY: [&str; 2] = ["READONLY", "MASTERDOWN"];
 
 impl Link {
     pub(super) fn new(client: Client) -> Self {
@@ -57,7 +60,7 @@ impl Link {
     }
 
     /// Connects and keeps connected until `shutdown`. `on_end` hears why the client could not start, or ended.
-    pub(super) async fn keep(self, shutdown: CancellationToken, on_end: impl Fn(&fred::error::Error) + Send) {
+    pub(super) async fn keep(self, shutdown: CancellationToken, on_end: impl Fn(&Error) + Send) {
         while !shutdown.is_cancelled() {
             let mut connection = self.client.connect();
             loop {
@@ -88,16 +91,29 @@ impl Link {
     }
 }
 
-/// Whether a server can be reached, by the connection events of one client: told once when it goes and once when it comes.
+/// Whether a server can be reached, by the connection events of one client: told when it goes, once for each kind of reason, and when
+/// it comes.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
-    since: Mutex<Option<Instant>>,
+pub(super) struct Outage(Mutex<Option<Unreached>>);
+
+#[derive(Debug)]
+struct Unreached {
+    since: Instant,
+    /// Which kinds of reason were told.
+    told: Vec<ErrorKind>,
+    why: String,
 }
 
 impl Outage {
     /// How long it has lasted; zero when there is none.
     pub(super) fn lasted(&self) -> Duration {
-        self.lock().map_or(Duration::ZERO, |since| since.elapsed())
+        let outage = self.lock();
+        outage.as_ref().map_or(Duration::ZERO, |outage| outage.since.elapsed())
+    }
+
+    /// What it is, if there is one.
+    pub(super) fn why(&self) -> Option<String> {
+        self.lock().as_ref().map(|outage| outage.why.clone())
     }
 
     /// Follows the events until `shutdown`.
@@ -108,7 +124,7 @@ impl Outage {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 error = errors.recv() => match error {
-                    Ok((error, _)) => self.begin(&server, &error),
+                    Ok((error, _)) => self.note(&server, &error),
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 },
@@ -120,21 +136,31 @@ impl Outage {
         }
     }
 
-    fn begin(&self, server: &Address, error: &fred::error::Error) {
-        let mut since = self.lock();
-        if since.is_none() {
-            *since = Some(Instant::now());
+    fn note(&self, server: &Address, error: &Error) {
+        // It was reached, and said so itself: only to be asked again by a new connection.
+        if IS_NO_PRIMARY.iter().any(|word| error.details().starts_with(word)) {
+            return;
+        }
+        let mut outage = self.lock();
+        let outage = outage.get_or_insert_with(|| Unreached {
+            since: Instant::now(),
+            told: Vec::new(),
+            why: String::new(),
+        });
+        outage.why = error.to_string();
+        if !outage.told.contains(error.kind()) {
+            outage.told.push(error.kind().clone());
             tracing::warn!(%server, %error, "redis can't be reached");
         }
     }
 
     fn end(&self, server: &Address) {
-        if let Some(since) = self.lock().take() {
-            tracing::info!(%server, after = ?since.elapsed(), "redis answers again");
+        if let Some(outage) = self.lock().take() {
+            tracing::info!(%server, after = ?outage.since.elapsed(), "redis answers again");
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Unreached>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Making<F> {
 }
 
 impl Nodes {
-    fn of(owners: Owners, by_address: BTreeMap<Address, Arc<Node>>) -> Self {
+    pub(super) fn of(owners: Owners, by_address: BTreeMap<Address, Arc<Node>>) -> Self {
         let nobody_since = by_address.is_empty().then(Instant::now);
         Self {
             owners,
@@ -75,6 +75,14 @@ impl Nodes {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.by_address.values()
+    }
+
+    /// Why one of them can't be reached, if one can't.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.iter().find_map(|node| {
+            let why = node.outage.why()?;
+            Some(format!("{} can't be reached: {why}", node.address))
+        })
     }
 
     /// For how long none of them could be reached.

@@ -5,7 +5,8 @@
 //!
 //! One replica is enough where no other than an up-to-date one can take over. Sentinels may promote a replica while another one
 //! still follows the old primary, and acknowledges what will be lost. So under Sentinel every replica that keeps up is waited for,
-//! and if one is missing, the sentinels are asked whether it was promoted ([`Tenure`]).
+//! and if one is missing, the sentinels are asked whether it was promoted, or will be ([`Tenure`]): those that are on its side of a
+//! parted network have not heard from the primary since it was missed, and may not have noticed yet.
 //!
 //! A primary of a Cluster that is cut off from its replica and most others takes writes until it notices, and loses them: while it
 //! hears no majority, nothing is taken from it alone.
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use fred::interfaces::ClientLike;
 use fred::types::InfoKind;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -23,14 +25,16 @@ use tokio_util::sync::CancellationToken;
 use super::commands::{Commands, info_field};
 use super::fault::Fault;
 use super::keys::tags;
+use super::nodes::Node;
 use super::servers::Address;
 use super::settings::Wait;
-use super::topology::{Consent, Owners, Tenure, Topology};
+use super::topology::{Owners, Tenure, Topology};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long most sentinels must say that a replica which is gone was not promoted, before it counts no more. One that promotes it
-/// and is silent meanwhile is heard of by the others within that time.
+/// and is silent meanwhile is heard of by the others within that time. And most must have heard from the primary since it is gone:
+/// the others are too few to promote it.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Replicas tell where they are each second.
 const LAG_MAX_SECONDS: u64 = 2;
@@ -38,10 +42,12 @@ const LAG_MAX_SECONDS: u64 = 2;
 /// Which replicas a durable write waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copies {
-    /// One, or as many as are known.
+    /// One, or as many as are there of those that are known.
     pub(super) count: i64,
     /// By name where each may be promoted.
     known: Members,
+    /// Since when the same of them are missing, if any is.
+    fewer_since: Option<Instant>,
 }
 
 /// What became of the wait for them.
@@ -60,6 +66,8 @@ pub(super) struct Reached<'a> {
 pub(super) enum Kept {
     Replicated,
     Vouched,
+    /// One replica has it, and of the one that is missing nobody knows yet.
+    Doubted,
     Not,
 }
 
@@ -96,18 +104,22 @@ enum Outlook {
 struct Sight {
     keeps_up: bool,
     last_kept_up: Option<Instant>,
+    /// Whether it was told that nobody waits any more.
+    told_alone: bool,
 }
 
 /// A primary and those that follow it, any of which sentinels may promote.
 #[derive(Debug, Clone)]
 struct Group {
     primary: Address,
-    /// The replicas that keep up, or may have been promoted.
+    /// The replicas that keep up, or may be promoted all the same.
     members: Members,
-    /// How many of them don't.
-    missing: usize,
-    /// Since when that is so, and nobody says that one was promoted.
+    /// Those of them that don't.
+    missing: Members,
+    /// Since when the last of these is missing.
     fewer_since: Option<Instant>,
+    /// Since when nobody says that one of them was promoted.
+    undisputed_since: Option<Instant>,
 }
 
 impl Replication {
@@ -137,29 +149,36 @@ impl Replication {
     }
 
     fn wanted(&self) -> Copies {
-        let known = self.group().map(|group| group.members);
-        let count = match (&self.tenure, &known) {
+        let group = self.group();
+        let count = match (&self.tenure, &group) {
             (None, _) => 1,
-            (Some(_), Some(known)) => i64::try_from(known.len()).unwrap_or(i64::MAX).max(1),
+            // One that is missing would only be waited for in vain.
+            (Some(_), Some(group)) => (group.members.len() - group.missing.len()).max(1),
             // Of a primary that was not looked at, so many that the sentinels are asked.
             (Some(_), None) => 2,
         };
+        let fewer_since = group.as_ref().and_then(|group| group.fewer_since);
         Copies {
-            count,
-            known: known.unwrap_or_default(),
+            count: i64::try_from(count).unwrap_or(i64::MAX),
+            known: group.map(|group| group.members).unwrap_or_default(),
+            fewer_since,
         }
     }
 
-    /// Whether a write stays, whoever is primary next.
-    pub(super) async fn keeps(&self, reached: &Reached<'_>, wanted: &Copies) -> Kept {
+    /// Whether a write stays, whoever is primary next. `missed` is when a replica was first missed that is not known to be missing.
+    pub(super) async fn keeps(&self, reached: &Reached<'_>, wanted: &Copies, missed: Option<Instant>) -> Kept {
         match (&self.tenure, &reached.server) {
             (None, _) if reached.count >= wanted.count => Kept::Replicated,
             (Some(_), _) if reached.by_all(wanted) => Kept::Replicated,
-            // The one that does not answer may be the one that promotes.
-            (Some(tenure), Some(server))
-                if reached.count >= 1 && tenure.of(server).await == Some(Consent::Unanimous) =>
-            {
-                Kept::Vouched
+            (Some(tenure), Some(server)) if reached.count >= 1 => {
+                // One more than was known to be missing went away just now.
+                let known = wanted.fewer_since.filter(|_| reached.count >= wanted.count);
+                let since = known.or(missed).unwrap_or_else(Instant::now);
+                if tenure.is_vouched_for(server, since).await {
+                    Kept::Vouched
+                } else {
+                    Kept::Doubted
+                }
             }
             _ => Kept::Not,
         }
@@ -180,69 +199,84 @@ impl Replication {
         }
     }
 
-    /// Looks once. A server that can't be asked changes nothing: what was seen of its slots stays.
+    /// Looks once, at all at the same time. A server that can't be asked changes nothing: what was seen of its slots stays.
     pub(super) async fn look(&self) {
         let nodes = self.commands.nodes();
-        for node in nodes.iter() {
-            let server = &node.address;
-            let info = node.shared().client().info::<String>(Some(InfoKind::Replication)).await;
-            // While nobody asks anything else, this is what notices that a server is frozen.
-            match node.heard(info.map_err(Fault::from)) {
-                Ok(info) if info_field(&info, "role") == Some("master") => {
-                    let members = match &self.tenure {
-                        Some(tenure) => self.follow(tenure, server.clone(), members(&info)).await,
-                        None => members(&info),
-                    };
-                    let outlook = if !members.is_empty() {
-                        Outlook::KeepsUp
-                    } else if self.cut_off.borrow().contains(server) {
-                        Outlook::TakesOver
-                    } else if followers(&info).next().is_some() {
-                        Outlook::Lags
-                    } else {
-                        Outlook::Gone
-                    };
-                    self.see(nodes.owners(), server, outlook);
-                }
-                Ok(_) => {}
-                Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
+        join_all(nodes.iter().map(|node| self.look_at(node, nodes.owners()))).await;
+    }
+
+    async fn look_at(&self, node: &Node, owners: &Owners) {
+        let server = &node.address;
+        let info = node.shared().client().info::<String>(Some(InfoKind::Replication)).await;
+        // While nobody asks anything else, this is what notices that a server is frozen.
+        match node.heard(info.map_err(Fault::from)) {
+            Ok(info) if info_field(&info, "role") == Some("master") => {
+                let members = match &self.tenure {
+                    Some(tenure) => self.follow(tenure, server.clone(), members(&info)).await,
+                    None => members(&info),
+                };
+                let outlook = if !members.is_empty() {
+                    Outlook::KeepsUp
+                } else if self.cut_off.borrow().contains(server) {
+                    Outlook::TakesOver
+                } else if followers(&info).next().is_some() {
+                    Outlook::Lags
+                } else {
+                    Outlook::Gone
+                };
+                self.see(owners, server, outlook);
             }
+            Ok(_) => {}
+            Err(fault) => tracing::debug!(%server, ?fault, "its replicas are not known"),
         }
     }
 
-    /// Which replicas this primary has. One that is gone counts on while it may have been promoted.
+    /// Which replicas this primary has. One that is gone counts on while it may be promoted.
     async fn follow(&self, tenure: &Tenure, primary: Address, seen: Members) -> Members {
         let now = Instant::now();
         let before = self.group().filter(|group| group.primary == primary);
         // Who sees it for the first time may see what is left of it on the wrong side of a network.
-        if before.is_none() && tenure.of(&primary).await.is_none() {
+        if before.is_none() && !tenure.is_held_by(&primary).await {
             return seen;
         }
-        let told = before.as_ref().map_or(0, |group| group.missing);
-        let (known, mut fewer_since) = before.map_or((seen.clone(), None), |group| (group.members, group.fewer_since));
-        let mut members = seen.clone();
-        if !known.is_subset(&seen) {
-            fewer_since = match tenure.of(&primary).await {
-                Some(_) => fewer_since.or(Some(now)),
-                None => None,
-            };
-            if fewer_since.is_none_or(|since| since.elapsed() < SETTLED) {
-                members.extend(known.iter().cloned());
+        let before = before.unwrap_or_else(|| Group {
+            primary,
+            members: seen.clone(),
+            missing: Members::new(),
+            fewer_since: None,
+            undisputed_since: None,
+        });
+        let missing: Members = before.members.difference(&seen).cloned().collect();
+        let is_more = !missing.is_subset(&before.missing);
+        let fewer_since = if is_more { Some(now) } else { before.fewer_since };
+        let mut group = Group {
+            members: before.members.union(&seen).cloned().collect(),
+            fewer_since: fewer_since.filter(|_| !missing.is_empty()),
+            undisputed_since: None,
+            missing,
+            ..before.clone()
+        };
+        if let Some(fewer_since) = group.fewer_since {
+            let round = tenure.now().await;
+            let is_undisputed = round
+                .as_ref()
+                .is_some_and(|round| round.consent(&group.primary).is_some());
+            let is_heard = round.is_some_and(|round| round.consent_since(&group.primary, fewer_since).is_some());
+            group.undisputed_since = is_undisputed.then(|| before.undisputed_since.unwrap_or(now));
+            if is_heard && group.undisputed_since.is_some_and(|since| since.elapsed() >= SETTLED) {
+                group.members = seen;
+                group.missing = Members::new();
+                group.fewer_since = None;
             }
         }
-        let missing = members.difference(&seen).count();
-        if members != known {
+        let (primary, missing, members) = (&group.primary, group.missing.len(), group.members.clone());
+        if members != before.members {
             let replicas = members.len();
             tracing::info!(%primary, replicas, "durable writes wait for other replicas");
-        } else if missing != told && missing > 0 {
+        } else if missing != before.missing.len() && missing > 0 {
             tracing::warn!(%primary, missing, "a replica is missing: durable writes fail unless every sentinel vouches for the primary");
         }
-        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(Group {
-            primary,
-            members: members.clone(),
-            missing,
-            fewer_since: fewer_since.filter(|_| missing > 0),
-        });
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
         members
     }
 
@@ -251,7 +285,7 @@ impl Replication {
         let keeps_up = outlook == Outlook::KeepsUp;
         let slots = tags().map(|(_, slot)| slot);
         let slots: Vec<u16> = slots.filter(|slot| owners.of(*slot) == Some(server)).collect();
-        let mut changed = false;
+        let (mut changed, mut is_alone) = (false, false);
         {
             let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
             for slot in slots {
@@ -263,8 +297,18 @@ impl Replication {
                     (_, Some(before)) if before.keeps_up => Some(now),
                     (_, before) => before.and_then(|sight| sight.last_kept_up),
                 };
-                sights.insert(slot, Sight { keeps_up, last_kept_up });
+                let mut sight = Sight {
+                    keeps_up,
+                    last_kept_up,
+                    told_alone: true,
+                };
+                sight.told_alone = !sight.asks();
+                is_alone |= sight.told_alone && before.is_some_and(|before| !before.told_alone);
+                sights.insert(slot, sight);
             }
+        }
+        if is_alone && self.wait == Wait::Auto {
+            tracing::warn!(%server, "durable writes go on without a replica: what is confirmed now may be lost with this server");
         }
         if changed && keeps_up {
             tracing::info!(%server, "a replica keeps up again: durable writes wait for it");
@@ -275,6 +319,16 @@ impl Replication {
         }
     }
 
+    /// What keeps durable writes from being kept, if anything does.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        let refuses = |sight: &Sight| !sight.keeps_up && sight.asks();
+        sights
+            .values()
+            .any(refuses)
+            .then(|| "no replica keeps up: confirms and redemptions are refused for now".to_owned())
+    }
+
     fn group(&self) -> Option<Group> {
         self.group.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -283,6 +337,17 @@ impl Replication {
 impl Sight {
     fn asks(self) -> bool {
         self.keeps_up || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
+    }
+}
+
+impl Kept {
+    /// In the metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Replicated => "replicated",
+            Self::Vouched => "vouched",
+            Self::Doubted | Self::Not => "unreplicated",
+        }
     }
 }
 
@@ -372,6 +437,7 @@ mod tests {
         let known = |names: &[&str]| Copies {
             count: i64::try_from(names.len()).unwrap(),
             known: named(names),
+            fewer_since: None,
         };
         let by_all = |count, there: &[&str], wanted: &Copies| {
             let (info, server) = (&*info(there), None);
@@ -393,24 +459,20 @@ mod tests {
         let sight = Sight {
             keeps_up: false,
             last_kept_up: Some(Instant::now()),
+            told_alone: false,
         };
         assert!(sight.asks());
         tokio::time::advance(PATIENCE).await;
         assert!(!sight.asks());
-        assert!(
-            !Sight {
-                keeps_up: false,
-                last_kept_up: None
-            }
-            .asks(),
-            "it never had one"
-        );
-        assert!(
-            Sight {
-                keeps_up: true,
-                last_kept_up: None
-            }
-            .asks()
-        );
+        let never = Sight {
+            last_kept_up: None,
+            ..sight
+        };
+        assert!(!never.asks(), "it never had one");
+        let has_one = Sight {
+            keeps_up: true,
+            ..never
+        };
+        assert!(has_one.asks());
     }
 }

@@ -21,8 +21,8 @@ use tracing::{info, warn};
 use self::contacts::Contacts;
 pub(super) use self::owners::Owners;
 use self::owners::{View, majority};
-pub(super) use self::tenure::{Consent, Tenure};
-use self::tenure::{Round, Verdict};
+use self::tenure::Verdict;
+pub(super) use self::tenure::{Round, Tenure};
 use super::servers::{Access, Address, Servers};
 use super::wire::{Dialer, Wire, WireError};
 
@@ -309,17 +309,22 @@ async fn ask_one(
         Question::Master(service) => {
             let reply = wire.ask(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service]).await?;
             let primary = master(&reply).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
+            let asked = Instant::now();
             // Whoever must not ask this much knows the primary all the same.
             let reply = match wire.ask(["SENTINEL", "MASTER", service]).await {
                 Err(WireError::Refused(_)) => None,
                 reply => Some(reply?),
             };
             let told = |name| reply.as_ref().and_then(|reply| field(reply, name));
+            // In milliseconds; what is not known counts as never.
+            let silence = told("last-ok-ping-reply").and_then(|ago| ago.parse().ok());
+            let heard = silence.and_then(|ago| asked.checked_sub(Duration::from_millis(ago)));
             let others = told("num-other-sentinels").and_then(|count| count.parse::<usize>().ok());
             Answer::Master(Verdict {
                 primary,
                 // Whatever else is flagged, down or a fail-over, speaks against it.
                 is_content: told("flags") == Some("master"),
+                heard,
                 sentinels: others.unwrap_or_default() + 1,
             })
         }

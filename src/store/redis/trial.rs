@@ -41,6 +41,7 @@ impl Trial {
             match self.once().await {
                 Ok(()) => {
                     tracing::info!("redis is reached");
+                    self.commands.warn_of_eviction().await;
                     start.send_replace(Start::Done);
                 }
                 Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),

@@ -133,8 +133,8 @@ impl Fetcher {
         &self.mini_program.appid
     }
 
-    /// The store's token if it will do, else a new one from WeChat; bounded by three lease lengths: waiting
-    /// for one, the call in it, and alone should the store fail.
+    /// The store's token if it will do, else a new one from WeChat; bounded by four lease lengths: waiting
+    /// for one, the call in it, sharing what it gave, and alone should the store fail.
     pub(super) async fn fetch(&self, known: &Known) -> Result<AccessToken, Failure> {
         let owner = WriteId::random(&mut os_rng());
         match self.fetch_shared(known, owner).await {

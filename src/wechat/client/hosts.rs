@@ -71,6 +71,14 @@ impl Hosts {
         rests.collect::<Option<Vec<_>>>()?.into_iter().min()
     }
 
+    /// Until when the first of these calls rests that no host has answered for a while, if there is one; it may be over.
+    pub(super) fn fails_until(&self) -> Option<Instant> {
+        [Call::Jscode2session, Call::GetWxaCodeUnlimit]
+            .into_iter()
+            .find(|call| self.all.iter().all(|host| !host.circuit(*call).is_closed()))
+            .map(|call| self.rest_until(call).unwrap_or_else(Instant::now))
+    }
+
     /// The one to ask. One that answers is asked on, so that nobody pays for finding out whether another one is back.
     pub(super) fn choose(&self, call: Call) -> Option<Chosen<'_>> {
         let answering = self.in_order().filter(|(_, host)| host.circuit(call).is_closed());

@@ -72,6 +72,10 @@ enum End {
 }
 
 impl Transport {
+    pub(super) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
     pub(super) fn new(primary: Url, fail_over: Option<Url>, metrics: Metrics) -> Result<Self, reqwest::Error> {
         // An error says that one is installed already, which is what is wanted.
         let _ = rustls::crypto::ring::default_provider().install_default();

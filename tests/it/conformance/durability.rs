@@ -195,21 +195,38 @@ async fn who_wants_to_wait_always_or_never_does() {
     assert_eq!(never.waits("not_asked"), 1);
 }
 
+/// Each has no replica to wait for, and blocks its connection until its time is over.
 #[tokio::test]
 async fn waiting_for_a_replica_holds_up_nobody_else() {
+    const WAITERS: usize = 8;
     let server = RedisServer::start();
     let store = Client::started(&waiting(&server.url(), Wait::Always)).await;
-    let login = Login::created(&*store, Life::of_new(TTL)).await;
-    let waits = join_all((0..8).map(|_| write_once(&store, &login)));
+    let store: &RedisStore = &store;
+    let waits = join_all((0..WAITERS).map(|_| async {
+        let login = Login::created(store, Life::of_new(TTL)).await;
+        loop {
+            assert_eq!(write_once(store, &login).await, Replaced::Unreplicated);
+        }
+    }));
     let reads = async {
-        sleep(Duration::from_millis(50)).await;
+        let login = Login::created(store, Life::of_new(TTL)).await;
+        eventually("all wait at once", || async {
+            let clients = cli(server.addr(), &["INFO", "clients"]);
+            clients.contains(&format!("blocked_clients:{WAITERS}\r")).then_some(())
+        })
+        .await;
         let asked = Instant::now();
-        login.stored(&*store).await;
+        for _ in 0..20 {
+            login.stored(store).await;
+        }
         asked.elapsed()
     };
-    let (_, read) = tokio::join!(waits, reads);
-    // Behind all of them, which wait half a second each, it would take four.
-    assert!(read < Duration::from_secs(2), "{read:?}");
+    let took = tokio::select! {
+        _ = waits => unreachable!("they go on for ever"),
+        took = reads => took,
+    };
+    // Each of them behind one that waits, they would take four seconds; behind several, more.
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 /// As many as wait for it would take all connections that may.

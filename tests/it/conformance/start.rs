@@ -14,7 +14,8 @@ use super::backend::{Login, TTL, settings};
 use super::client::{Client, every_request, in_time};
 use super::{LEASE, owner};
 use crate::support::cli::{cli, cli_ok};
-use crate::support::guard::certify;
+use crate::support::eventually;
+use crate::support::guard::{Guard, certify};
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::shape::{Security, Shape, Topology};
 
@@ -75,6 +76,26 @@ async fn a_cluster_needs_the_further_right_that_the_document_names() {
     let shape = Shape::start(Topology::Cluster, Security::AclTls).await;
     assert!(shape.commands().iter().any(|named| named == "cluster|nodes"));
     is_needed(&shape, "-cluster|nodes", "+cluster|nodes").await;
+}
+
+#[tokio::test]
+async fn sentinels_are_asked_for_nothing_but_what_the_document_names_and_for_all_of_that() {
+    let shape = Shape::start(Topology::Sentinel, Security::AclTls).await;
+    let store = Client::started(&shape.settings("scanlogin")).await;
+    let login = Login::confirmed(&*store, Life::of_new(TTL)).await;
+    login.redeem_for(&*store, b"grant", TTL).await.unwrap();
+    let sentinels = shape.sentinel_addrs();
+    for addr in &sentinels {
+        assert_eq!(cli(*addr, &["ACL", "LOG"]), "");
+    }
+    for command in Guard::sentinel_commands() {
+        cli_ok(sentinels[0], &["ACL", "SETUSER", "default", &format!("-{command}")]);
+        eventually("it is asked for what is not its right any more", || async {
+            cli(sentinels[0], &["ACL", "LOG"]).contains(&command).then_some(())
+        })
+        .await;
+        cli_ok(sentinels[0], &["ACL", "SETUSER", "default", &format!("+{command}")]);
+    }
 }
 
 /// Without a right the start fails for good; a later one finds nothing of the failed one in its way.

@@ -118,6 +118,28 @@ async fn a_classic_token_is_refreshed_in_its_last_tenth() {
     assert_eq!(wechat.calls(STABLE_TOKEN), 0);
 }
 
+/// One to begin with, and then as many as the lives that end in a day, each a little early.
+#[tokio::test]
+async fn a_day_of_five_replicas_takes_thirteen_tokens_of_two_hours() {
+    let (wechat, _store, replicas) = replicas::<5>().await;
+    let began = Instant::now();
+    while began.elapsed() < MINUTE * 60 * 24 {
+        let used = replicas
+            .iter()
+            .map(|replica| replica.tokens.with_token(|_| async { Ok(Some(())) }));
+        for used in join_all(used).await {
+            used.unwrap();
+        }
+        // Who refreshes it does so behind the back of whoever uses it.
+        eventually("no call is under way", || async {
+            replicas.iter().all(|replica| replica.tasks.is_empty()).then_some(())
+        })
+        .await;
+        pass(MINUTE).await;
+    }
+    assert_eq!(wechat.calls(STABLE_TOKEN), 13);
+}
+
 #[tokio::test]
 async fn a_token_is_kept_fresh_while_nobody_asks_for_it() {
     let (wechat, _store, [replica]) = replicas().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rand::RngExt;
+use rand::{Rng, RngExt};
 use reqwest::Method;
 use rqrr::PreparedImage;
 use scanlogin::scene::StateName;
@@ -14,14 +14,15 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 
 use crate::client::{Client, bytes, open, unavailable};
-use crate::history::{Opened, Outcome, View, What};
+use crate::history::{Ends, Opened, Outcome, View, What};
 use crate::support::events::EventStream;
 
 /// How long somebody tries to get a code to scan.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long after its scene's end a page waits to be told of it.
 const END_PATIENCE: Duration = Duration::from_secs(12);
-/// How many of the pictures are read, 0 to 1: that costs more than all the rest of a login.
+/// How many of the pictures are read, 0 to 1: that costs more than all the rest of a login. Of the others the scene is scanned that
+/// they should show.
 const READ: f64 = 0.25;
 const POLL_SECONDS: u64 = 10;
 
@@ -32,6 +33,18 @@ pub(crate) struct Shown {
     secret: String,
     gives_up: Instant,
     streams: Arc<AtomicU32>,
+}
+
+impl Shown {
+    /// As somebody sees it who has photographed the picture.
+    pub(crate) fn photographed(&self, rng: &mut impl Rng) -> Self {
+        let letters = (0..20).map(|_| rng.random_range('a'..='z'));
+        Self {
+            secret: letters.chain(['A'; 23]).collect(),
+            streams: Arc::default(),
+            ..self.clone()
+        }
+    }
 }
 
 /// `POST /scenes`, until it succeeds.
@@ -72,8 +85,11 @@ pub(crate) async fn picture(client: &mut Client, shown: &Shown) -> Option<String
         let sent = client.recorder.now();
         let request = client.call(Method::GET, &format!("/scenes/{}/code", shown.scene));
         let outcome = match bytes(request).await {
-            Outcome::Done(_) if !client.rng.random_bool(READ) => Outcome::Done(shown.scene.clone()),
-            Outcome::Done(picture) => Outcome::Done(decoded(picture).await.unwrap_or_else(|| "no code".to_owned())),
+            Outcome::Done(_) if !client.rng.random_bool(READ) => Outcome::Done(None),
+            Outcome::Done(picture) => {
+                let read = decoded(picture).await;
+                Outcome::Done(Some(read.unwrap_or_else(|| "no code".to_owned())))
+            }
             Outcome::Refused(refusal) => Outcome::Refused(refusal),
             Outcome::Unknown | Outcome::Abandoned => Outcome::Unknown,
         };
@@ -82,8 +98,8 @@ pub(crate) async fn picture(client: &mut Client, shown: &Shown) -> Option<String
             outcome: outcome.clone(),
         };
         client.recorder.write(client.name, sent, what);
-        if let Outcome::Done(scene) = outcome {
-            return Some(scene);
+        if let Outcome::Done(read) = outcome {
+            return Some(read.unwrap_or_else(|| shown.scene.clone()));
         }
         sleep(client.again(&outcome)?).await;
     }
@@ -195,6 +211,11 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
     })
 }
 
+/// Tries to listen, once, as far as that goes.
+pub(crate) async fn listen_once(client: &mut Client, shown: &Shown) {
+    let _ = stream(client, shown, "", shown.gives_up).await;
+}
+
 /// The same by long-poll.
 pub(crate) async fn poll(client: &mut Client, shown: &Shown) -> Option<String> {
     let mut after = String::new();
@@ -250,5 +271,9 @@ fn view(data: &Value) -> View {
         code: text("code"),
         nickname: data["profile"]["nickname"].as_str().map(str::to_owned),
         reason: text("reason"),
+        ends: Some(Ends {
+            in_seconds: data["expires_in"].as_u64().expect("the time left"),
+            at: text("expires_at").expect("the end"),
+        }),
     }
 }

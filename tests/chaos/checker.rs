@@ -147,6 +147,7 @@ pub(crate) fn check(history: &History, run: &Run) -> Report {
     violations.extend(delivery::told_in_time(&index, run.slack_ms));
     violations.extend(delivery::redeemable(&index));
     violations.extend(service::no_secret_anywhere(&run.texts, &run.canaries));
+    violations.extend(service::no_panic(&run.texts));
     violations.extend(service::bounded(&index, run.bounds));
     violations.extend(service::nothing_for_ever(&run.endless_keys));
     let lost = tally::lost(&index);
@@ -285,6 +286,12 @@ impl<'a> Index<'a> {
             codes,
             faults,
         }
+    }
+
+    /// Whether it is not about another browser's scene.
+    fn is_own(&self, entry: &Entry) -> bool {
+        let scene = entry.what.scene().and_then(|scene| self.scenes.get(scene));
+        scene.is_none_or(|scene| scene.browser == entry.client)
     }
 
     /// Whether data may have been lost in this time. A loss may show until recovery, with the fail-over itself.

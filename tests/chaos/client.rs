@@ -110,8 +110,8 @@ fn outcome_of<T>(reply: &Whole, read: impl FnOnce(&Value) -> Option<T>) -> Outco
             None => Outcome::Refused(refusal(reply.status, &reply.headers, &Value::Null)),
         };
     }
-    // What the proxy says by itself is not the service's answer.
-    if json.is_object() {
+    // What the proxy says by itself is not the service's answer, which has a name of its own.
+    if reply.headers.contains_key("x-request-id") {
         Outcome::Refused(refusal(reply.status, &reply.headers, &json))
     } else {
         Outcome::Unknown

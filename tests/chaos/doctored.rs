@@ -7,8 +7,8 @@ use scanlogin::scene::StateName;
 use crate::checker::Invariant::{I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12};
 use crate::checker::{Canary, Invariant, Report, Run, Text, check};
 use crate::history::{
-    Api, ClientName, Entry, Fault, History, Identity, Lifetime, Loss, Opened, Outcome, Phase, Refusal, Usage, View,
-    What,
+    Api, ClientName, Entry, Fault, History, Identity, Lifetime, Loss, Opened, Outcome, Phase, Reach, Refusal, Usage,
+    View, What,
 };
 
 const LIFE_MS: u64 = 120_000;
@@ -38,6 +38,7 @@ fn view(state: StateName, version: u64, n: u32) -> View {
         code: confirmed.then(|| format!("code-{n}")),
         nickname: confirmed.then(|| format!("nickname-{n}")),
         reason: None,
+        ends: None,
     }
 }
 
@@ -123,6 +124,7 @@ fn refused<T>(status: u16, code: &str) -> Outcome<T> {
 fn fault(from_ms: u64, loses: Loss) -> Entry {
     let what = What::Fault(Fault {
         kind: "redis restarted".to_owned(),
+        reach: Reach::All,
         from_ms,
         to_ms: from_ms + 50,
         loses,
@@ -164,7 +166,7 @@ fn login(n: u32, at: u64) -> Vec<Entry> {
             at + 100,
             What::Picture {
                 scene: scene(n),
-                outcome: Outcome::Done(scene(n)),
+                outcome: Outcome::Done(Some(scene(n))),
             },
         ),
         entry(browser, at + 200, opened),
@@ -473,7 +475,7 @@ fn each_broken_promise_is_found_by_its_own_invariant() {
                 1_110,
                 What::Picture {
                     scene: scene(1),
-                    outcome: Outcome::Done(scene(2)),
+                    outcome: Outcome::Done(Some(scene(2))),
                 },
             )]),
         ),
@@ -602,6 +604,18 @@ fn a_secret_in_a_log_is_named_but_not_repeated() {
     assert_eq!(report.violations.len(), 1);
     assert_eq!(report.violations[0].invariant, I11);
     assert!(!report.violations[0].words.contains("canary-7"));
+}
+
+#[test]
+fn a_panic_that_no_request_told_of_is_found() {
+    let texts = vec![Text {
+        name: "the log".to_owned(),
+        bytes: b"thread 'tokio-runtime-worker' panicked at src/hub.rs:1:1".to_vec(),
+    }];
+    let run = Run { texts, ..run() };
+    let found = check(&History { entries: correct() }, &run).violations;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].invariant, I9);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumIter, IntoStaticStr};
 use tokio::time::sleep;
 
-use crate::history::{ClientName, Fault, Loss, What};
+use crate::history::{ClientName, Fault, Loss, Reach, What};
 use crate::recorder::Recorder;
 use crate::world::{Shape, World};
 
@@ -68,6 +68,7 @@ pub(crate) enum Kind {
     PrimaryKilledUnreplicated,
     PrimaryFrozen,
     PrimaryParted,
+    PrimaryPartedWithReplica,
     WechatSlow,
     WechatDown,
     WechatResets,
@@ -78,6 +79,7 @@ pub(crate) enum Kind {
     TokenDenied,
     TokenRefused,
     TokenRevoked,
+    LeaseHolderFrozen,
 }
 
 /// What a fault may cost. What is left out, it may not.
@@ -109,7 +111,7 @@ impl Kind {
     pub(crate) fn applies_to(self, shape: Shape) -> bool {
         match self {
             Self::RedisRestartedEmpty | Self::RedisReadOnly => shape == Shape::Standalone,
-            Self::SentinelFrozen | Self::SentinelKilled => shape == Shape::Sentinel,
+            Self::SentinelFrozen | Self::SentinelKilled | Self::PrimaryPartedWithReplica => shape == Shape::Sentinel,
             Self::SlotsMoved => shape == Shape::Cluster,
             Self::FailOverPlanned
             | Self::PrimaryKilled
@@ -133,6 +135,12 @@ impl Kind {
                 ..none
             },
             Self::ReplicaFrozen => Cost { pauses: true, ..none },
+            // The token that it was asked for instead of, and the one that the holder took to sleep.
+            Self::LeaseHolderFrozen => Cost {
+                pauses: true,
+                invalidations: 2,
+                ..none
+            },
             // Sentinels that reach a primary no more choose another. A planned fail-over waits until both have the same in a
             // Cluster, and does not with sentinels.
             Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed | Self::FailOverPlanned
@@ -165,7 +173,7 @@ impl Kind {
                 durable_bound_ms: none.bound_ms,
                 ..none
             },
-            Self::PrimaryKilled | Self::PrimaryKilledUnreplicated | Self::PrimaryFrozen | Self::PrimaryParted => Cost {
+            _ if self.takes_the_primary_away() => Cost {
                 loses: Loss::Unreplicated,
                 ..none
             },
@@ -182,21 +190,44 @@ impl Kind {
         }
     }
 
-    /// Whether it comes between the browsers and Redis, or stops what is there.
-    fn may_keep_news_back(self) -> bool {
-        !matches!(
+    /// Without a word to its replicas.
+    fn takes_the_primary_away(self) -> bool {
+        matches!(
             self,
-            Self::SlowReaders
-                | Self::ClockJumped
-                | Self::LogUnread
-                | Self::RedisReplicaFrozen
-                | Self::RedisReplicaKilled
-                | Self::SentinelFrozen
-                | Self::SentinelKilled
-                | Self::RedisFlushed
-                | Self::ScriptsFlushed
-                | Self::OutOfMemory
-                | Self::WechatSlow
+            Self::PrimaryKilled
+                | Self::PrimaryKilledUnreplicated
+                | Self::PrimaryFrozen
+                | Self::PrimaryParted
+                | Self::PrimaryPartedWithReplica
+        )
+    }
+
+    /// Which requests may fail because of it.
+    fn reach(self) -> Reach {
+        match self {
+            Self::ReplicaKilled | Self::ProxyRestarted | Self::StreamsCut | Self::DescriptorsUsedUp => {
+                Reach::Connections
+            }
+            Self::PubsubKilled | Self::OutputLimited => Reach::Watching,
+            // With all else it loses the access_token.
+            Self::RedisFlushed => Reach::Upstream,
+            _ if self.is_wechats() => Reach::Upstream,
+            Self::MemoryShort | Self::OutOfMemory => Reach::Beginnings,
+            Self::RedisReplicaFrozen | Self::RedisReplicaKilled | Self::SentinelFrozen | Self::SentinelKilled => {
+                Reach::Copies
+            }
+            Self::SlowReaders | Self::ClockJumped | Self::LogUnread | Self::ScriptsFlushed | Self::PublishRefused => {
+                Reach::Nothing
+            }
+            _ => Reach::All,
+        }
+    }
+
+    /// Whether it is WeChat alone that misbehaves.
+    fn is_wechats(self) -> bool {
+        matches!(
+            self,
+            Self::WechatSlow
                 | Self::WechatDown
                 | Self::WechatResets
                 | Self::WechatGarbage
@@ -209,19 +240,31 @@ impl Kind {
         )
     }
 
+    /// Whether it comes between the browsers and Redis, or stops what is there.
+    fn may_keep_news_back(self) -> bool {
+        let spares_redis = matches!(
+            self,
+            Self::SlowReaders
+                | Self::ClockJumped
+                | Self::LogUnread
+                | Self::RedisReplicaFrozen
+                | Self::RedisReplicaKilled
+                | Self::SentinelFrozen
+                | Self::SentinelKilled
+                | Self::RedisFlushed
+                | Self::ScriptsFlushed
+                | Self::OutOfMemory
+        );
+        !spares_redis && !self.is_wechats()
+    }
+
     /// There may be no replica for a while: who becomes primary has none yet.
     fn may_cost_a_copy(self, shape: Shape) -> bool {
-        let replaces = matches!(
+        let may_replace = matches!(
             self,
-            Self::FailOverPlanned
-                | Self::PrimaryKilled
-                | Self::PrimaryKilledUnreplicated
-                | Self::PrimaryFrozen
-                | Self::PrimaryParted
-                | Self::MaxClients
-                | Self::LinkStalled
-                | Self::LinkBlackholed
+            Self::FailOverPlanned | Self::MaxClients | Self::LinkStalled | Self::LinkBlackholed
         );
+        let replaces = self.takes_the_primary_away() || may_replace;
         self == Self::RedisReplicaKilled || replaces && shape != Shape::Standalone
     }
 
@@ -255,6 +298,7 @@ impl Kind {
             | Self::MemoryShort => 2,
             Self::ReplicaKilled
             | Self::ReplicaFrozen
+            | Self::LeaseHolderFrozen
             | Self::RedisRestartedEmpty
             | Self::RedisFlushed
             | Self::RedisFrozen
@@ -289,6 +333,9 @@ impl Kind {
             Self::TokenDenied => 8,
             // The probe that is under way hangs for its five seconds, and is followed by a rest.
             Self::WechatSlow => 10,
+            // For eight to ten seconds sentinels let servers that come back be. Till these follow the new primary, nobody does, so that
+            // it takes no writes.
+            Self::PrimaryPartedWithReplica => 13,
         }
     }
 }
@@ -308,6 +355,7 @@ impl Injector<'_> {
         }
         let fault = Fault {
             kind: kind.name().to_owned(),
+            reach: kind.reach(),
             from_ms,
             to_ms: healed_ms,
             loses: cost.loses,
@@ -322,6 +370,8 @@ impl Injector<'_> {
         };
         self.recorder.note(ClientName::Harness, What::Fault(fault));
         self.world.redis.settles().await;
+        let refusals = self.world.redis.refusals();
+        assert!(refusals.is_empty(), "{}: a right is missing: {refusals}", kind.name());
         healed_ms + cost.bound_ms.max(cost.durable_bound_ms)
     }
 
@@ -365,7 +415,8 @@ impl Injector<'_> {
             Kind::PrimaryKilled => return Some(self.kill_primary(false).await),
             Kind::PrimaryKilledUnreplicated => return Some(self.kill_primary(true).await),
             Kind::PrimaryFrozen => return Some(self.freeze_primary().await),
-            Kind::PrimaryParted => self.part_primary().await,
+            Kind::PrimaryParted => self.part_primary(false).await,
+            Kind::PrimaryPartedWithReplica => self.part_primary(true).await,
             Kind::WechatSlow => self.misbehave(upstream::slow()).await,
             Kind::WechatDown => self.misbehave(upstream::down()).await,
             Kind::WechatResets => self.misbehave(upstream::resets()).await,
@@ -376,6 +427,7 @@ impl Injector<'_> {
             Kind::TokenDenied => return Some(self.deny_token().await),
             Kind::TokenRefused => self.refuse_token().await,
             Kind::TokenRevoked => return Some(self.revoke_token().await),
+            Kind::LeaseHolderFrozen => self.freeze_lease_holder().await,
         }
         None
     }

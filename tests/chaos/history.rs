@@ -1,4 +1,4 @@
-//! What every client sent and got, with times: JSON lines, one file per client.
+//! What every client sent and got, with times: JSON lines, each with the client's name.
 
 use std::path::Path;
 use std::{fmt, fs, io};
@@ -156,6 +156,14 @@ pub(crate) struct View {
     pub(crate) nickname: Option<String>,
     /// With `expired`: `time` or `lost`.
     pub(crate) reason: Option<String>,
+    pub(crate) ends: Option<Ends>,
+}
+
+/// When a scene's time is up, as a replica tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ends {
+    pub(crate) in_seconds: u64,
+    pub(crate) at: String,
 }
 
 impl View {
@@ -191,6 +199,7 @@ pub(crate) struct Lifetime {
 pub(crate) struct Fault {
     /// Its name in the table of recoveries.
     pub(crate) kind: String,
+    pub(crate) reach: Reach,
     pub(crate) from_ms: u64,
     /// When it was healed.
     pub(crate) to_ms: u64,
@@ -218,13 +227,25 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// From when on it is no reason any more for such a request to fail.
-    pub(crate) fn over_for(&self, what: &What) -> u64 {
-        let bound = match what {
-            What::Confirm { .. } | What::Redeem { .. } => self.recovery_bound_ms.max(self.durable_bound_ms),
-            _ => self.recovery_bound_ms,
-        };
-        self.to_ms + bound
+    /// Whether such a request may fail because of it.
+    pub(crate) fn reaches(&self, what: &What) -> bool {
+        let needs_wechat = matches!(what, What::Picture { .. } | What::Scan { .. });
+        let watches = matches!(what, What::StreamOpened { .. } | What::Polled { .. });
+        match self.reach {
+            Reach::All => true,
+            Reach::Connections => needs_wechat || what.is_unanswered(),
+            Reach::Watching => watches,
+            Reach::Upstream => needs_wechat,
+            Reach::Beginnings => needs_wechat || watches || matches!(what, What::Started { .. }),
+            Reach::Copies => matches!(what, What::Confirm { .. } | What::Redeem { .. }),
+            Reach::Nothing => false,
+        }
+    }
+
+    /// From when on it is no reason any more for a request to fail; `is_durable` where what it does, or tells of, may not be lost.
+    pub(crate) fn over_for(&self, is_durable: bool) -> u64 {
+        let durable_ms = if is_durable { self.durable_bound_ms } else { 0 };
+        self.to_ms + self.recovery_bound_ms.max(durable_ms)
     }
 
     /// When nobody is told anything late any more because of it.
@@ -237,6 +258,23 @@ impl Fault {
     pub(crate) fn may_spoil_redemptions(&self) -> bool {
         self.hides_news_ms.is_some() || self.durable_bound_ms > 0 || self.loses != Loss::Nothing
     }
+}
+
+/// Which requests a fault may make fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reach {
+    All,
+    /// Those that are cut off before they are answered, and those that need connections to WeChat.
+    Connections,
+    Watching,
+    /// Those that need WeChat.
+    Upstream,
+    /// Those that begin a login, or watch one, not those that end it.
+    Beginnings,
+    /// Those that need a second copy of Redis's data.
+    Copies,
+    Nothing,
 }
 
 /// What a fault may cost Redis.
@@ -293,10 +331,10 @@ pub(crate) enum What {
         life_ms: u64,
         outcome: Outcome<String>,
     },
-    /// The code's picture, and the scene that is decoded out of it.
+    /// The code's picture, and the scene that was decoded out of it, if somebody did.
     Picture {
         scene: String,
-        outcome: Outcome<String>,
+        outcome: Outcome<Option<String>>,
     },
     /// `GET /events`; `stream` is the browser's own number for it.
     StreamOpened {
@@ -421,7 +459,8 @@ impl What {
     /// Whether the service did not answer a client who waited.
     pub(crate) fn is_unanswered(&self) -> bool {
         match self {
-            Self::Started { outcome, .. } | Self::Picture { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::Started { outcome, .. } => *outcome == Outcome::Unknown,
+            Self::Picture { outcome, .. } => *outcome == Outcome::Unknown,
             Self::StreamOpened { outcome, .. } => *outcome == Outcome::Unknown,
             Self::Polled { outcome, .. } => *outcome == Outcome::Unknown,
             Self::Scan { outcome, .. } | Self::Cancel { outcome, .. } => *outcome == Outcome::Unknown,
@@ -434,7 +473,8 @@ impl What {
     /// The service's refusal, if it was one.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Started { outcome, .. } | Self::Picture { outcome, .. } => outcome.refusal(),
+            Self::Started { outcome, .. } => outcome.refusal(),
+            Self::Picture { outcome, .. } => outcome.refusal(),
             Self::StreamOpened { outcome, .. } => outcome.refusal(),
             Self::Polled { outcome, .. } => outcome.refusal(),
             Self::Scan { outcome, .. } | Self::Cancel { outcome, .. } => outcome.refusal(),

@@ -23,20 +23,24 @@ use crate::world::{SCENE_LIFE, Shape, World};
 const WARM_UP: u32 = 20;
 /// How many fresh logins in a row must succeed in the end.
 const TAIL: u32 = 20;
-/// Between a fault that is over and the next.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Between a fault that is over and the next: longer than anybody may be told late of what happened, so that no fault is an excuse
+/// for what another began.
+const PAUSE: Duration = Duration::from_millis(2_200);
+/// Instead, where faults may overlap.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// Longer than the proxy keeps connections that nobody uses.
 const PROXY_KEEPS_IDLE: Duration = Duration::from_secs(3);
 /// Every login has ended by then, with its scene and all patience.
 const ENDS_WITHIN: Duration = Duration::from_mins(3);
 /// `stable_token` gives the same token until then (see the design of access_token).
 const TOKEN_MARGIN_MS: u64 = 300_000;
+/// About three times what forty logins a second take.
 const BOUNDS: Usage = Usage {
-    rss_kb: 200 * 1024,
-    fds: 4_096,
-    redis_bytes: 256 * 1024 * 1024,
-    redis_keys: 100_000,
-    held: 100_000,
+    rss_kb: 96 * 1024,
+    fds: 1_024,
+    redis_bytes: 192 * 1024 * 1024,
+    redis_keys: 30_000,
+    held: 3_000,
 };
 
 /// What is to be done.
@@ -48,6 +52,8 @@ pub(crate) struct LegPlan {
     /// A second.
     pub(crate) rate: u32,
     pub(crate) faults: Vec<Kind>,
+    /// Whether one may begin before the last must be over.
+    pub(crate) overlapping: bool,
     /// By how much the machine itself may delay what is timed.
     pub(crate) slack_ms: u64,
 }
@@ -155,7 +161,7 @@ impl LegPlan {
         let recovered_ms = self.inject_all(world, recorder).await;
         over.cancel();
         let logins = coming.join_all().await.remove(0);
-        sleep(Duration::from_millis(recovered_ms.saturating_sub(recorder.now()))).await;
+        sleep_until_ms(recorder, recovered_ms).await;
         plain_logins(stage, WARM_UP, TAIL).await;
         let end = timeout(ENDS_WITHIN, logins.join_all()).await;
         end.expect("every login ends");
@@ -186,7 +192,11 @@ impl LegPlan {
             };
             recovered_ms = recovered_ms.max(injector.inject(*kind, self.shape).await);
             sample(recorder, world, Phase::During).await;
-            sleep(PAUSE).await;
+            if !self.overlapping {
+                // What lasts longer than it may would else be blamed on the next.
+                sleep_until_ms(recorder, recovered_ms + self.slack_ms).await;
+            }
+            sleep(if self.overlapping { SHORT_PAUSE } else { PAUSE }).await;
         }
         recovered_ms
     }
@@ -218,8 +228,16 @@ async fn plain_logins(stage: &Stage, first: u32, count: u32) {
     logins.join_all().await;
 }
 
+async fn sleep_until_ms(recorder: &Recorder, at: u64) {
+    sleep(Duration::from_millis(at.saturating_sub(recorder.now()))).await;
+}
+
 async fn sample(recorder: &Recorder, world: &World, phase: Phase) -> Usage {
-    let usage = world.usage().await;
+    let mut usage = world.usage().await;
+    if phase == Phase::During {
+        // What was needed for a moment, and is not any more, counts too.
+        usage.rss_kb = world.peak_rss_kb();
+    }
     recorder.note(ClientName::Harness, What::Sample { phase, usage });
     usage
 }

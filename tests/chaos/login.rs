@@ -19,6 +19,9 @@ use crate::upstream::Wechat;
 /// When Redis may have another primary, that knows less.
 const LATER: Duration = Duration::from_secs(3);
 
+/// From there on they are numbered as browsers.
+const STRANGERS: u32 = 1_000_000_000;
+
 /// What a login needs of the run it is part of.
 #[derive(Debug, Clone)]
 pub(crate) struct Stage {
@@ -64,6 +67,8 @@ struct Login {
     redeems: u64,
     /// How often a connection of its clients goes away with an answer on it, 0 to 1.
     flakiness: f64,
+    /// Whether somebody photographs the picture, and tries to listen too.
+    is_photographed: bool,
     /// The person taps.
     tap: Notify,
 }
@@ -90,6 +95,7 @@ impl Stage {
         let login = Login {
             watch,
             play,
+            is_photographed: rng.random_bool(0.05),
             redeems: if rng.random_bool(0.2) { 4 } else { 1 },
             flakiness: 0.03,
             ..self.expected(number)
@@ -109,6 +115,7 @@ impl Stage {
             watch: Watch::Stream,
             play: Play::Answered(Answer::Yes),
             redeems: 1,
+            is_photographed: false,
             flakiness: 0.0,
             tap: Notify::new(),
         }
@@ -119,7 +126,12 @@ impl Login {
     async fn run(&self) {
         let life = self.stage.scene_life;
         if let Some(shown) = browser::start(&mut self.browser(0), site::CLIENT_ID, life).await {
-            tokio::join!(self.people(&shown), self.cancelling(&shown), self.watching(&shown));
+            tokio::join!(
+                self.people(&shown),
+                self.cancelling(&shown),
+                self.watching(&shown),
+                self.stranger(&shown)
+            );
         }
     }
 
@@ -140,6 +152,16 @@ impl Login {
 
     fn browser(&self, part: u64) -> Client {
         self.client(ClientName::Browser(self.number), part)
+    }
+
+    async fn stranger(&self, shown: &Shown) {
+        if self.is_photographed {
+            let mut client = self.client(ClientName::Browser(STRANGERS + self.number), 8);
+            client.flakiness = 0.0;
+            client.dawdle(500, 2_500).await;
+            let shown = shown.photographed(&mut client.rng);
+            browser::listen_once(&mut client, &shown).await;
+        }
     }
 
     async fn people(&self, shown: &Shown) {

@@ -51,6 +51,7 @@ async fn no_login_is_lost_doubled_or_given_to_another() {
         shapes: named(&setting::<String>("CHAOS_SHAPES")),
         kinds: named(&setting::<String>("CHAOS_KINDS")),
         slack_ms: setting("CHAOS_SLACK"),
+        overlapping: setting("CHAOS_OVERLAP"),
         directory: setting("CHAOS_DIRECTORY"),
     };
     none(&schedule.run().await);

@@ -26,6 +26,8 @@ pub(crate) struct Schedule {
     /// Of fault; all when there are none.
     pub(crate) kinds: Vec<Kind>,
     pub(crate) slack_ms: u64,
+    /// Whether a fault may begin before the last must be over.
+    pub(crate) overlapping: bool,
     /// Where each leg's report is kept; a leg that has one is not run again.
     pub(crate) directory: PathBuf,
 }
@@ -115,6 +117,7 @@ impl Schedule {
                     logins: part_of(self.logins, leg),
                     rate: self.rate,
                     faults,
+                    overlapping: self.overlapping,
                     slack_ms: self.slack_ms,
                 }
             })

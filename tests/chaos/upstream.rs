@@ -14,11 +14,13 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::history::{Api, ClientName, Lifetime, Outcome, Refusal, What};
 use crate::recorder::Recorder;
+use crate::world::REPLICAS;
 
 pub(crate) const APPID: &str = "wx0123456789abcdef";
 pub(crate) const APP_SECRET: &str = "the-secret-of-the-mini-program-0";
@@ -27,6 +29,9 @@ pub(crate) const APP_SECRET: &str = "the-secret-of-the-mini-program-0";
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) wechat: Wechat,
+    /// Where each replica of the service finds it: by where it is called it knows who calls.
+    pub(crate) bases: Vec<String>,
+    asking: watch::Receiver<Option<usize>>,
     _shutdown: DropGuard,
 }
 
@@ -39,9 +44,13 @@ pub(crate) struct Wechat {
 
 impl Upstream {
     pub(crate) async fn start(http: &reqwest::Client, recorder: &Recorder) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-        let base = format!("http://{}", listener.local_addr().expect("its address"));
-        let url: Url = base.parse().expect("a URL");
+        let mut listeners = Vec::new();
+        for _ in 0..REPLICAS {
+            listeners.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port"));
+        }
+        let base = |listener: &TcpListener| format!("http://{}", listener.local_addr().expect("its address"));
+        let bases: Vec<String> = listeners.iter().map(base).collect();
+        let url: Url = bases[0].parse().expect("a URL");
         let simulator = Simulator::new(SimulatorSettings {
             public_url: url.clone(),
             service_url: url,
@@ -51,23 +60,35 @@ impl Upstream {
             seed: 0,
         });
         let simulator = simulator.expect("a simulator");
-        let calls = simulator
-            .wechat_router()
-            .layer(from_fn_with_state(recorder.clone(), written_down));
         let shutdown = CancellationToken::new();
-        TaskTracker::new().spawn(serve(
-            listener,
-            calls.merge(simulator.control_router()),
-            shutdown.clone(),
-        ));
+        let (asked, asking) = watch::channel(None);
+        for (replica, listener) in listeners.into_iter().enumerate() {
+            let door = Door {
+                recorder: recorder.clone(),
+                replica,
+                asked: asked.clone(),
+            };
+            let calls = simulator.wechat_router().layer(from_fn_with_state(door, written_down));
+            let calls = calls.merge(simulator.control_router());
+            TaskTracker::new().spawn(serve(listener, calls, shutdown.clone()));
+        }
         recorder.secret("the AppSecret", APP_SECRET);
         Self {
             wechat: Wechat {
                 http: http.clone(),
-                base,
+                base: bases[0].clone(),
             },
+            bases,
+            asking,
             _shutdown: shutdown.drop_guard(),
         }
+    }
+
+    /// The replica whose call for an access_token is under way, once there is one.
+    pub(crate) async fn asked_for_token(&self) -> usize {
+        let mut asking = self.asking.clone();
+        let replica = *asking.wait_for(Option::is_some).await.expect("it runs");
+        replica.expect("somebody asks")
     }
 }
 
@@ -123,13 +144,22 @@ impl Wechat {
     }
 }
 
+/// Where one replica calls.
+#[derive(Debug, Clone)]
+struct Door {
+    recorder: Recorder,
+    replica: usize,
+    /// Who asks for an access_token just now.
+    asked: watch::Sender<Option<usize>>,
+}
+
 #[derive(Deserialize)]
 struct Params {
     js_code: Option<String>,
 }
 
 async fn written_down(
-    State(recorder): State<Recorder>,
+    State(door): State<Door>,
     Query(params): Query<Params>,
     request: Request,
     next: Next,
@@ -139,11 +169,13 @@ async fn written_down(
         "/sns/jscode2session" => Api::Jscode2session,
         _ => Api::Getwxacodeunlimit,
     };
+    let recorder = door.recorder;
     let sent = recorder.now();
     let (parts, body) = request.into_parts();
     let asked = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
     let force = api == Api::StableToken
         && serde_json::from_slice::<Value>(&asked).is_ok_and(|asked| asked["force_refresh"] == true);
+    let _asks = (api == Api::StableToken).then(|| Asks::begin(door.asked, door.replica));
     // A caller that hangs up drops this future: what it asked for may be done all the same.
     let mut call = Call {
         recorder: &recorder,
@@ -187,6 +219,22 @@ impl Drop for Call<'_> {
             outcome: self.outcome.clone(),
         };
         self.recorder.write(ClientName::Simulator, self.sent, what);
+    }
+}
+
+/// That a replica asks for an access_token, while this lives.
+struct Asks(watch::Sender<Option<usize>>);
+
+impl Asks {
+    fn begin(asked: watch::Sender<Option<usize>>, replica: usize) -> Self {
+        asked.send_replace(Some(replica));
+        Self(asked)
+    }
+}
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
     }
 }
 

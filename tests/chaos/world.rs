@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
@@ -17,21 +18,24 @@ use crate::checker::Text;
 use crate::history::Usage;
 use crate::recorder::Recorder;
 use crate::site;
-use crate::support::cli::{cli, cli_lines};
+use crate::support::cli::{cli, cli_lines, command};
 use crate::support::clock::WallClock;
 use crate::support::cluster::Cluster;
 use crate::support::control_group::ControlGroup;
+use crate::support::guard::{Guard, PASSWORDS};
 use crate::support::nginx::Nginx;
 use crate::support::node::{LINK, Node};
 use crate::support::process::{Log, scanlogin};
-use crate::support::proxy::Proxy;
-use crate::support::redis::{RedisServer, free_addr};
+use crate::support::proxy::{Caller, Proxy};
+use crate::support::redis::{RedisServer, arguments, free_addr};
 use crate::support::reply::Reply;
 use crate::support::sentinel::Sentinels;
 use crate::support::service::{Service, ServiceBuilder};
+use crate::support::shape::{Security, Topology};
 use crate::upstream::{APP_SECRET, APPID, Upstream};
 
-const REPLICAS: usize = 3;
+/// Each has a password of its own.
+pub(crate) const REPLICAS: usize = PASSWORDS.len();
 /// By how many seconds each replica's clock is wrong.
 const SKEWS: [&str; REPLICAS] = ["+0", "+300", "-300"];
 /// Of a scene: so short that what nobody scans ends within the run.
@@ -70,6 +74,8 @@ pub(crate) struct World {
     pub(crate) replicas: Vec<Replica>,
     pub(crate) redis: Redis,
     pub(crate) upstream: Upstream,
+    /// Streams that nobody reads, nor closes before the service has ended them all.
+    pub(crate) unread: Vec<TcpStream>,
     _files: TempDir,
 }
 
@@ -90,29 +96,26 @@ impl World {
     pub(crate) async fn start(shape: Shape, http: &reqwest::Client, recorder: &Recorder) -> Self {
         let upstream = Upstream::start(http, recorder).await;
         let files = tempfile::tempdir().expect("a temporary directory");
-        let keys = files.path().join("keys.json");
-        let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
-        assert!(made.expect("it runs").status.success(), "no signing keys");
-        let made: Value = serde_json::from_slice(&fs::read(&keys).expect("the keys")).expect("JSON");
-        recorder.secret(
-            "the signing key",
-            made["keys"][0]["d"].as_str().expect("its private part"),
-        );
-        let redis = Redis::start(shape).await;
+        let keys = signing_keys(files.path(), recorder);
+        // Without TLS, by which the links would not see what they lose.
+        let guard = Arc::new(Guard::new(shape.topology(), Security::Acl).expect("users"));
+        let redis = Redis::start(shape, &guard).await;
+        for password in PASSWORDS {
+            recorder.secret("a password at Redis", password);
+        }
         recorder.secret("the client's secret", site::CLIENT_SECRET);
         let addrs: Vec<_> = (0..REPLICAS).map(|_| free_addr()).collect();
         let nginx = Nginx::start(&addrs).await;
         let mut replicas = Vec::new();
         for (n, (addr, skew)) in addrs.into_iter().zip(SKEWS).enumerate() {
             let (clock, memory) = (WallClock::new(skew), ControlGroup::new());
-            let builder = memory
-                .of(clock.of(Service::builder()))
+            let builder = redis
+                .tell(n, &guard, memory.of(clock.of(Service::builder())))
                 .with("LISTEN", addr)
                 .with("PUBLIC_URL", nginx.base())
                 .with("TRUSTED_PROXIES", "127.0.0.0/8")
-                .with("REDIS_URL", redis.url(n))
                 .with("SIGNING_KEYS_FILE", keys.display())
-                .with("WECHAT_API_BASE", &upstream.wechat.base)
+                .with("WECHAT_API_BASE", &upstream.bases[n])
                 .with("SIMULATOR", true)
                 .with("WECHAT_APPID", APPID)
                 .with("WECHAT_SECRET", APP_SECRET)
@@ -141,6 +144,7 @@ impl World {
             replicas,
             redis,
             upstream,
+            unread: Vec::new(),
             _files: files,
         }
     }
@@ -150,12 +154,17 @@ impl World {
         let masters = self.redis.masters();
         let sum = |of: fn(SocketAddr) -> u64| masters.iter().map(|addr| of(*addr)).sum();
         Usage {
-            rss_kb: self.most(Replica::rss_kb),
+            rss_kb: self.most(|replica| replica.memory_kb("VmRSS:")),
             fds: self.most(Replica::fds),
             redis_bytes: sum(|addr| info_field(addr, "memory", "used_memory")),
             redis_keys: sum(|addr| ask(addr, &["DBSIZE"]).parse().unwrap_or(0)),
             held: self.held().await,
         }
+    }
+
+    /// The most resident memory that any of the replicas that run now has ever had.
+    pub(crate) fn peak_rss_kb(&self) -> u64 {
+        self.most(|replica| replica.memory_kb("VmHWM:"))
     }
 
     /// The most that one replica has.
@@ -185,10 +194,15 @@ impl World {
     }
 
     /// Waits until nobody holds more than at `base`, a minute at most: the checker looks at what is left then.
-    pub(crate) async fn comes_to_rest(&self, base: &Usage) {
+    pub(crate) async fn comes_to_rest(&mut self, base: &Usage) {
         let began = Instant::now();
-        let is_at_rest = async || self.held().await == 0 && base.has_so_few_fds(self.most(Replica::fds));
-        while !is_at_rest().await && began.elapsed() < RESTS_WITHIN {
+        while began.elapsed() < RESTS_WITHIN {
+            if self.held().await == 0 {
+                self.unread.clear();
+                if base.has_so_few_fds(self.most(Replica::fds)) {
+                    return;
+                }
+            }
             sleep(Duration::from_millis(500)).await;
         }
     }
@@ -252,10 +266,11 @@ impl Replica {
         self.service.log()
     }
 
-    fn rss_kb(&self) -> u64 {
+    /// A line of its status.
+    fn memory_kb(&self, name: &str) -> u64 {
         let status = fs::read_to_string(PathBuf::from(format!("/proc/{}/status", self.pid()))).unwrap_or_default();
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        rss.and_then(|rss| rss.trim().trim_end_matches(" kB").parse().ok())
+        let size = status.lines().find_map(|line| line.strip_prefix(name));
+        size.and_then(|size| size.trim().trim_end_matches(" kB").parse().ok())
             .unwrap_or(0)
     }
 
@@ -266,10 +281,12 @@ impl Replica {
 }
 
 impl Redis {
-    async fn start(shape: Shape) -> Self {
+    async fn start(shape: Shape, guard: &Arc<Guard>) -> Self {
         match shape {
             Shape::Standalone => {
-                let primary = RedisServer::start();
+                let args = arguments(&guard.server_lines(0));
+                let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                let primary = RedisServer::start_with(&args);
                 let replica = primary.replica().await;
                 let mut links = Vec::new();
                 for _ in 0..REPLICAS {
@@ -281,21 +298,26 @@ impl Redis {
                 }
             }
             Shape::Sentinel => {
-                let sentinels = Sentinels::start().await;
+                let sentinels = Sentinels::start_with(Some(guard)).await;
                 // Else the second fail-over within twenty seconds would wait for their end.
                 sentinels.set("failover-timeout", "2500");
                 Self::Sentinel(sentinels)
             }
-            Shape::Cluster => Self::Cluster(Cluster::start().await),
+            Shape::Cluster => Self::Cluster(Cluster::start_with(Some(guard)).await),
         }
     }
 
-    /// As replica `n` of the service is told.
-    fn url(&self, n: usize) -> String {
+    /// Replica `n` of the service is told of it.
+    fn tell(&self, n: usize, guard: &Guard, builder: ServiceBuilder) -> ServiceBuilder {
+        let (kind, hosts) = match self {
+            Self::Standalone { links, .. } => ("", links[n].addr().to_string()),
+            Self::Sentinel(sentinels) => ("-sentinel", sentinels.hosts()),
+            Self::Cluster(cluster) => ("-cluster", cluster.hosts()),
+        };
+        let builder = builder.with("REDIS_URL", guard.url(PASSWORDS[n], kind, &hosts));
         match self {
-            Self::Standalone { links, .. } => links[n].url(),
-            Self::Sentinel(sentinels) => sentinels.url(),
-            Self::Cluster(cluster) => cluster.url(),
+            Self::Sentinel(_) => builder.with("REDIS_SENTINEL_PASSWORD", PASSWORDS[n]),
+            Self::Standalone { .. } | Self::Cluster(_) => builder,
         }
     }
 
@@ -379,6 +401,22 @@ impl Redis {
         self.masters().into_iter().flat_map(on).collect()
     }
 
+    /// What anybody was refused for want of a right, as each server and sentinel that is still there says.
+    pub(crate) fn refusals(&self) -> String {
+        let mut asked = self.addrs();
+        if let Self::Sentinel(sentinels) = self {
+            asked.extend(sentinels.sentinel_addrs());
+        }
+        asked.into_iter().map(|addr| ask(addr, &["ACL", "LOG"])).collect()
+    }
+
+    /// Forgets what [`Self::refusals`] would tell.
+    pub(crate) fn forget_refusals(&self) {
+        for addr in self.addrs() {
+            ask(addr, &["ACL", "LOG", "RESET"]);
+        }
+    }
+
     /// Waits until everybody agrees who is who, and every replica is in step.
     pub(crate) async fn settles(&self) {
         let began = Instant::now();
@@ -419,6 +457,34 @@ impl Redis {
     }
 }
 
+impl Shape {
+    fn topology(self) -> Topology {
+        match self {
+            Self::Standalone => Topology::Standalone,
+            Self::Sentinel => Topology::Sentinel,
+            Self::Cluster => Topology::Cluster,
+        }
+    }
+}
+
+/// Where they are, in this directory.
+fn signing_keys(directory: &Path, recorder: &Recorder) -> PathBuf {
+    let keys = directory.join("keys.json");
+    let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
+    assert!(made.expect("it runs").status.success(), "no signing keys");
+    let made: Value = serde_json::from_slice(&fs::read(&keys).expect("the keys")).expect("JSON");
+    recorder.secret(
+        "the signing key",
+        made["keys"][0]["d"].as_str().expect("its private part"),
+    );
+    keys
+}
+
+/// As what links know replica `n` of the service.
+pub(crate) fn caller(n: usize) -> Caller {
+    Caller::Saying(PASSWORDS[n])
+}
+
 /// `redis-cli`, from a task.
 pub(crate) fn ask(addr: SocketAddr, words: &[&str]) -> String {
     block_in_place(|| cli(addr, words))
@@ -436,8 +502,7 @@ fn dump(addr: SocketAddr) -> Vec<u8> {
     let path = file.path().display().to_string();
     // Compressed text would hide what is searched for.
     ask(addr, &["CONFIG", "SET", "rdbcompression", "no"]);
-    let port = addr.port().to_string();
-    let saved = block_in_place(|| Command::new("redis-cli").args(["-p", &port, "--rdb", &path]).output());
+    let saved = block_in_place(|| command(addr).args(["--rdb", &path]).output());
     assert!(saved.expect("redis-cli").status.success(), "no dump of {addr}");
     fs::read(path).expect("the dump")
 }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use scanlogin::scene::StateName;
+
 use super::{Index, Invariant, SceneHistory, Violation, final_of, shown_until};
-use crate::history::{Entry, Opened, View, What};
+use crate::history::{Ends, Entry, Opened, View, What};
 
 /// A stream that stands for so long without its first event has missed it.
 const SNAPSHOT_MS: u64 = 2_000;
@@ -17,9 +19,18 @@ pub(super) fn right_browser(index: &Index<'_>) -> Vec<Violation> {
     for entry in index.entries {
         let Some(scene) = entry.what.scene() else { continue };
         if let What::Picture { outcome, .. } = &entry.what
-            && outcome.done().is_some_and(|shown| shown != scene)
+            && outcome
+                .done()
+                .is_some_and(|read| read.as_ref().is_some_and(|shown| shown != scene))
         {
             violations.push(found(scene, entry, "the picture shows another scene"));
+        }
+        // A stream may be there for nothing but the word that it can't be.
+        if let What::StreamOpened { outcome, .. } = &entry.what
+            && outcome.done() == Some(&Opened::Over)
+            && !index.is_own(entry)
+        {
+            violations.push(found(scene, entry, "a stranger was told that it is over"));
         }
         let Some(view) = entry.what.view() else { continue };
         match index.scenes.get(scene) {
@@ -83,7 +94,9 @@ pub(super) fn streams_go_forward(index: &Index<'_>) -> Vec<Violation> {
             }
         }
         let words = streams.values().flat_map(|stream| of_stream(index, stream));
-        let words = words.chain(fallen_versions(index, &streams));
+        let words = words
+            .chain(fallen_versions(index, &streams))
+            .chain(wrong_time(index, scene));
         violations.extend(words.map(|words| Violation::of_scene(Invariant::I5, scene.id, words).by(scene.browser)));
     }
     violations
@@ -165,6 +178,28 @@ fn fallen_versions(index: &Index<'_>, streams: &BTreeMap<u32, Vec<&Entry>>) -> V
         }
     }
     words
+}
+
+/// Replicas tell whole seconds.
+const TIME_TOLERANCE_MS: u64 = 2_000;
+
+/// All replicas tell the same end of a scene, however wrong their clocks are.
+fn wrong_time(index: &Index<'_>, scene: &SceneHistory<'_>) -> Option<&'static str> {
+    let open = scene.views().filter(|(_, view)| view.state != StateName::Expired);
+    let told: Vec<_> = open
+        .filter_map(|(entry, view)| Some((entry, view.ends.as_ref()?)))
+        .collect();
+    if told.windows(2).any(|pair| pair[0].1.at != pair[1].1.at) {
+        return Some("replicas tell different ends of it");
+    }
+    let is_wrong = |(entry, ends): &(&Entry, &Ends)| {
+        let told = entry.got() + ends.in_seconds * 1_000;
+        let (earliest, latest) = (scene.earliest_expiry(), scene.started.got() + scene.life_ms);
+        // It may have been on its way for long.
+        let may_be_late = index.has_fault(entry.sent_ms, entry.got(), |_| true);
+        told + TIME_TOLERANCE_MS < earliest || told > latest + TIME_TOLERANCE_MS && !may_be_late
+    };
+    told.iter().any(is_wrong).then_some("the time left is told wrong")
 }
 
 /// I6, *no resurrection*: after a browser or phone was told a final state, no other final state is told to anyone for that

@@ -206,25 +206,12 @@ fn is_vain_with_reason(index: &Index<'_>, scene: &SceneHistory<'_>) -> bool {
     let confirmed = scene.confirms().next().map_or(since, |(confirm, ..)| confirm.sent_ms);
     // It may be spent all the same.
     let is_ambiguous = redeems.iter().any(|(_, outcome)| outcome.is_ambiguous());
-    let is_lost = index.has_fault(since, last, |fault| match fault.loses {
-        Loss::Everything => fault.to_ms >= confirmed,
-        Loss::Unreplicated => !is_kept(scene),
-        Loss::Nothing => fault.durable_bound_ms > 0 && !is_kept(scene),
+    // Nobody is told of a confirm that a fail-over could still undo.
+    let is_lost = index.has_fault(since, last, |fault| {
+        fault.loses == Loss::Everything && fault.to_ms >= confirmed
     });
     // Each may be the second use that revokes the other.
     let is_rival = |(one, other): (&Entry, &Entry)| other.sent_ms <= one.got();
     let had_rivals = redeems.windows(2).any(|pair| is_rival((pair[0].0, pair[1].0)));
     is_ambiguous || is_lost || (had_rivals && index.has_fault(since, last, Fault::may_spoil_redemptions))
-}
-
-/// Whether the confirm that its code is of was answered, so that every later primary has it: the first that was sent, or one that
-/// was answered before the browser was told of any.
-fn is_kept(scene: &SceneHistory<'_>) -> bool {
-    let first = scene.confirms().next().map(|(entry, ..)| &entry.what);
-    let is_first = matches!(first, Some(What::Confirm { outcome, .. }) if outcome.done().is_some());
-    let mut codes: Vec<_> = scene.views().filter_map(|(_, view)| view.code.as_deref()).collect();
-    codes.dedup();
-    let answered_before =
-        |(told, _): (&Entry, _)| scene.confirmed_at().is_some_and(|confirmed| confirmed < told.sent_ms);
-    codes.len() == 1 && (is_first || scene.code().is_some_and(answered_before))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aho_corasick::AhoCorasick;
 
 use super::tally::troubles_after;
-use super::{Canary, Index, Invariant, QUIET_SLACK_MS, REQUEST_SLACK_MS, Text, Violation};
+use super::{Canary, Index, Invariant, QUIET_SLACK_MS, REQUEST_SLACK_MS, SceneHistory, Text, Violation};
 use crate::history::{Entry, Fault, Phase, Usage, What};
 
 /// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most so long
@@ -33,6 +33,7 @@ pub(super) fn truthful_errors(index: &Index<'_>, slack_ms: u64) -> Vec<Violation
         }
         if let (What::Started { .. } | What::StreamOpened { .. }, Some(refusal)) = (&entry.what, entry.what.refusal())
             && matches!(refusal.status, 401 | 403)
+            && index.is_own(entry)
         {
             found(format!("a {} to whom it was not meant", refusal.status));
         }
@@ -83,22 +84,24 @@ fn retried_ms(what: &What) -> u64 {
 /// many logins of the run succeed.
 pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> Vec<Violation> {
     let late = troubles_after(index).into_iter().filter_map(|(fault, troubles)| {
-        let late = |entry: &&Entry| entry.sent_ms > fault.over_for(&entry.what) + slack_ms;
+        let late = |entry: &&Entry| entry.sent_ms > fault.over_for(is_durable(index, entry)) + slack_ms;
         let last = troubles.into_iter().filter(late).max_by_key(|entry| entry.sent_ms)?;
         let (kind, from_ms, to_ms) = (&fault.kind, fault.from_ms, fault.to_ms);
-        let (trouble, bound) = (last.sent_ms - to_ms, fault.over_for(&last.what) - to_ms);
+        let (trouble, bound) = (last.sent_ms - to_ms, fault.over_for(is_durable(index, last)) - to_ms);
         let words = format!("{kind} at {from_ms} ms had effects for {trouble} ms after it was healed, not {bound}");
         Some(Violation::of_run(Invariant::I10, words))
     });
     let unexplained = index.entries.iter().filter(|entry| {
         let explains = |fault: &Fault| {
-            (fault.from_ms..=fault.over_for(&entry.what) + slack_ms).contains(&entry.sent_ms)
-                || (entry.sent_ms..=entry.got()).contains(&fault.from_ms)
+            let over = fault.over_for(is_durable(index, entry)) + slack_ms;
+            let is_by_then = (fault.from_ms..=over).contains(&entry.sent_ms)
+                || (entry.sent_ms..=entry.got()).contains(&fault.from_ms);
+            is_by_then && fault.reaches(&entry.what)
         };
         entry.got_ms.is_some() && entry.what.is_trouble() && !index.faults.iter().any(|fault| explains(fault))
     });
     let unexplained = unexplained.map(|entry| {
-        let words = format!("a request failed at {} ms, long after any fault", entry.sent_ms);
+        let words = format!("a request failed at {} ms, and no fault explains that", entry.sent_ms);
         Violation::of_run(Invariant::I10, words).by(entry.client)
     });
     let graceful = index.faults.iter().filter(|fault| fault.is_graceful);
@@ -141,6 +144,21 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
     late.chain(unexplained).chain(abrupt).chain(tail).collect()
 }
 
+/// Whether a request does what may not be lost, or asks for a state that may be a confirm which does not count yet.
+fn is_durable(index: &Index<'_>, entry: &Entry) -> bool {
+    match &entry.what {
+        What::Confirm { .. } | What::Redeem { .. } => true,
+        What::StreamOpened { scene, .. } | What::Polled { scene, .. } => {
+            let may_be_unsettled = |scene: &SceneHistory<'_>| {
+                let is_begun = scene.confirms().any(|(confirm, ..)| confirm.sent_ms <= entry.got());
+                is_begun && scene.confirmed_at().is_none_or(|confirmed| confirmed > entry.sent_ms)
+            };
+            index.scenes.get(scene.as_str()).is_some_and(may_be_unsettled)
+        }
+        _ => false,
+    }
+}
+
 /// I11, *no secret anywhere*: no canary stands in a log, a metric or a dump.
 pub(super) fn no_secret_anywhere(texts: &[Text], canaries: &[Canary]) -> Vec<Violation> {
     let secrets = canaries.iter().map(|canary| &canary.secret);
@@ -151,6 +169,15 @@ pub(super) fn no_secret_anywhere(texts: &[Text], canaries: &[Canary]) -> Vec<Vio
     let words = |text: &Text, at: usize| format!("{} holds {}", text.name, canaries[at].name);
     found
         .map(|(text, found)| Violation::of_run(Invariant::I11, words(text, found.pattern().as_usize())))
+        .collect()
+}
+
+/// I9 again: nothing breaks, also not where no request would tell of it.
+pub(super) fn no_panic(texts: &[Text]) -> Vec<Violation> {
+    let finder = AhoCorasick::new(["panicked at"]).expect("one word");
+    let broken = texts.iter().filter(|text| finder.is_match(&text.bytes));
+    broken
+        .map(|text| Violation::of_run(Invariant::I9, format!("{} tells of a panic", text.name)))
         .collect()
 }
 

@@ -164,7 +164,8 @@ pub(super) fn troubles_after<'a>(index: &Index<'a>) -> Vec<(&'a Fault, Vec<&'a E
     let its = |fault: &Fault, end: u64| {
         let its = troubles
             .iter()
-            .filter(|entry| entry.sent_ms >= fault.to_ms && (entry.got() < end || end == u64::MAX));
+            .filter(|entry| fault.reaches(&entry.what) && entry.sent_ms >= fault.to_ms)
+            .filter(|entry| entry.got() < end || end == u64::MAX);
         its.copied().collect()
     };
     index

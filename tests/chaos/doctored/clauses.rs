@@ -10,7 +10,9 @@ use super::{
     refused, scene, told, upstream, userinfo, view, with, without,
 };
 use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9, I10};
-use crate::history::{Api, ClientName, Entry, Fault, Lifetime, Loss, Opened, Outcome, Refusal, View, What};
+use crate::history::{
+    Api, ClientName, Ends, Entry, Fault, Lifetime, Loss, Opened, Outcome, Reach, Refusal, View, What,
+};
 
 /// What login 1 has from then on, the redemption included.
 fn is_later(at: u64) -> impl Fn(&Entry) -> bool {
@@ -104,6 +106,15 @@ fn each_further_clause_is_checked() {
                 .chain([told(1, 1_420, told_by("nickname-9"))])
                 .collect(),
         ),
+        ("a stranger who is told that it is over", vec![I1], {
+            let what = What::StreamOpened {
+                scene: scene(1),
+                stream: 1,
+                last_event_id: None,
+                outcome: Outcome::Done(Opened::Over),
+            };
+            with([entry(ClientName::Browser(7), 1_350, what)])
+        }),
         ("claims of somebody else", vec![I3], with([userinfo(1, 1_800, 2)])),
         (
             "a nickname that is not of the person",
@@ -292,6 +303,69 @@ fn what_a_fault_explains_passes() {
         )),
         []
     );
+}
+
+#[test]
+fn a_fault_explains_only_what_it_can_reach() {
+    let explained = |reach, more: Entry| {
+        let fault = harmless(|fault| fault.reach = reach);
+        flagged(with([fault, more])).is_empty()
+    };
+    let unavailable = || confirm(1, 1_395, refused(503, "store_unavailable"));
+    let cut_off = || confirm(1, 1_395, Outcome::Unknown);
+    let stream = || {
+        let what = What::StreamOpened {
+            scene: scene(1),
+            stream: 8,
+            last_event_id: None,
+            outcome: refused(503, "store_unavailable"),
+        };
+        entry(ClientName::Browser(1), 1_395, what)
+    };
+    let picture = || {
+        let (scene, outcome) = (scene(1), refused(503, "wechat_unavailable"));
+        entry(ClientName::Browser(1), 1_020, What::Picture { scene, outcome })
+    };
+    for (reach, reached) in [
+        (Reach::All, [true, true, true, true]),
+        (Reach::Connections, [false, true, false, true]),
+        (Reach::Watching, [false, false, true, false]),
+        (Reach::Upstream, [false, false, false, true]),
+        (Reach::Beginnings, [false, false, true, true]),
+        (Reach::Copies, [true, true, false, false]),
+        (Reach::Nothing, [false, false, false, false]),
+    ] {
+        let explains = [unavailable(), cut_off(), stream(), picture()].map(|more| explained(reach, more));
+        assert_eq!(explains, reached, "{reach:?}");
+    }
+}
+
+#[test]
+fn all_replicas_tell_the_same_end_of_a_scene() {
+    let ends = |in_seconds, at: &str| {
+        let at = at.to_owned();
+        Some(Ends { in_seconds, at })
+    };
+    let checked = |scanned: Option<Ends>, more: Option<Entry>| {
+        let mut entries = correct();
+        for entry in &mut entries {
+            if let What::Told { scene, view, .. } = &mut entry.what
+                && scene == "scene-1"
+            {
+                view.ends = match view.state {
+                    StateName::Scanned => scanned.clone(),
+                    _ => ends(120, "then"),
+                };
+            }
+        }
+        flagged(entries.into_iter().chain(more).collect())
+    };
+    assert_eq!(checked(ends(120, "then"), None), []);
+    assert_eq!(checked(ends(119, "then"), None), []);
+    assert_eq!(checked(ends(120, "later"), None), [I5]);
+    assert_eq!(checked(ends(116, "then"), None), [I5]);
+    assert_eq!(checked(ends(123, "then"), None), [I5]);
+    assert_eq!(checked(ends(123, "then"), Some(fault(1_320, Loss::Nothing))), []);
 }
 
 #[test]

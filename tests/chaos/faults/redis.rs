@@ -9,12 +9,13 @@ use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
 use super::Injector;
-use crate::support::cli::cli_lines;
+use crate::support::cli::{OPERATOR, cli_lines};
 use crate::support::eventually;
+use crate::support::guard::{REPLICA, SERVICE};
 use crate::support::node::LINK;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Frozen;
-use crate::world::{Redis, ask};
+use crate::world::{REPLICAS, Redis, ask, caller};
 
 /// As long as a fail-over takes: what sentinels and nodes wait before they believe a death, and a second.
 const FAIL_OVER: Duration = Duration::from_millis(3_500);
@@ -43,9 +44,10 @@ impl Injector<'_> {
 
     /// Transitions are written, and nobody is told of them.
     pub(super) async fn refuse_publishes(&mut self) {
-        self.tell_masters(&["ACL", "SETUSER", "default", "-spublish"]);
+        self.tell_masters(&["ACL", "SETUSER", SERVICE, "-spublish"]);
         self.hold(1_000, 4_000).await;
-        self.tell_masters(&["ACL", "SETUSER", "default", "+spublish"]);
+        self.tell_masters(&["ACL", "SETUSER", SERVICE, "+spublish"]);
+        self.world.redis.forget_refusals();
     }
 
     /// Who listens is cut off by a message that does not fit into what is sent at once.
@@ -155,6 +157,7 @@ impl Injector<'_> {
         let mut held = Vec::new();
         for addr in self.world.redis.masters() {
             let mut connection = TcpStream::connect(addr).await.expect("a connection");
+            say(&mut connection, &format!("AUTH {OPERATOR} {OPERATOR}")).await;
             say(&mut connection, "CONFIG SET maxclients 1").await;
             say(&mut connection, "CLIENT KILL TYPE normal SKIPME yes").await;
             say(&mut connection, "CLIENT KILL TYPE pubsub").await;
@@ -281,7 +284,7 @@ impl Injector<'_> {
         let addr = self.world.redis.server(n).addr();
         if unreplicated {
             // Long enough for whole logins that only this server knows.
-            ask(addr, &["ACL", "SETUSER", "default", "-psync", "-sync"]);
+            ask(addr, &["ACL", "SETUSER", REPLICA, "-psync"]);
             ask(addr, &["CLIENT", "KILL", "TYPE", "replica"]);
             self.hold(2_500, 3_500).await;
         }
@@ -302,19 +305,34 @@ impl Injector<'_> {
         since
     }
 
-    /// It takes what the service writes, and the others have another.
-    pub(super) async fn part_primary(&mut self) {
+    /// It takes what the service writes, and the others have another. Half of the times every replica of the service reaches
+    /// both sides; else one sees this one alone, and a sentinel that believes the same, and the others see the rest.
+    pub(super) async fn part_primary(&mut self, has_replica: bool) {
         let (n, _) = self.some_primary();
+        let lonely = self.rng.random_bool(0.5).then(|| self.rng.random_range(0..REPLICAS));
+        let sentinel = self.rng.random_range(0..3);
+        // A replica of Redis at its side acknowledges what those on the other side, who replace it, will never hear of.
+        let beside = (n + 1 + self.rng.random_range(0..2)) % 3;
+        let inside = if has_replica { vec![n, beside] } else { vec![n] };
+        if let Some(replica) = lonely {
+            println!("            with replica {replica} alone");
+        }
+        let (with, others): (Vec<usize>, Vec<usize>) = (0..REPLICAS).partition(|replica| lonely == Some(*replica));
+        let callers = |replicas: Vec<usize>| replicas.into_iter().map(caller).collect::<Vec<_>>();
+        let (with, others) = (callers(with), callers(others));
         match &self.world.redis {
             Redis::Standalone { .. } => {}
+            Redis::Sentinel(sentinels) if lonely.is_some() => sentinels.part_with(&inside, sentinel, &with, &others),
+            Redis::Sentinel(sentinels) if has_replica => sentinels.part_with(&inside, sentinel, &[], &[]),
             Redis::Sentinel(sentinels) => sentinels.part(n),
+            Redis::Cluster(cluster) if lonely.is_some() => cluster.part_with(n, &with, &others),
             Redis::Cluster(cluster) => cluster.part(n),
         }
         sleep(FAIL_OVER).await;
         self.hold(1_500, 3_500).await;
         match &self.world.redis {
             Redis::Standalone { .. } => {}
-            Redis::Sentinel(sentinels) => sentinels.rejoin(n),
+            Redis::Sentinel(sentinels) => sentinels.rejoin(),
             Redis::Cluster(cluster) => cluster.rejoin(),
         }
     }

@@ -2,14 +2,24 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::select_all;
 use rand::seq::IndexedRandom;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::Injector;
+use crate::support::proxy::Proxy;
+use crate::upstream::Wechat;
+use crate::world::caller;
 
 /// What a thrifty service waits at most, and a little.
 const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(45);
+/// After it was asked for, the delay and the machine's own included.
+const GIVEN_WITHIN: Duration = Duration::from_secs(6);
+/// In the request that puts a token, and in no other: behind the token's key stands that of the lease.
+const PUTS_TOKEN: &str = "}:access_token\r\n$39\r\nscanlogin:{wx:wx0123456789abcdef}:lease";
 const CALLS: [&str; 3] = ["stable_token", "jscode2session", "getwxacodeunlimit"];
 
 pub(super) fn slow() -> Value {
@@ -75,14 +85,7 @@ impl Injector<'_> {
         let wechat = self.world.upstream.wechat.clone();
         wechat.behave().await;
         let healed = self.recorder.now();
-        let drew_at = wechat.drew_at().await;
-        let until_drawn = async {
-            while wechat.drew_at().await == drew_at {
-                sleep(Duration::from_millis(200)).await;
-            }
-        };
-        // Without logins nobody asks for a token.
-        let _ = timeout(ASKED_AGAIN_WITHIN, until_drawn).await;
+        until_drawn(&wechat).await;
         healed
     }
 
@@ -120,4 +123,47 @@ impl Injector<'_> {
         self.hold(2_000, 3_000).await;
         self.behave_until_drawn().await
     }
+
+    /// A replica falls asleep with a token that it has just been given, until the others have had its lease and a newer one.
+    pub(super) async fn freeze_lease_holder(&mut self) {
+        let wechat = self.world.upstream.wechat.clone();
+        wechat.misbehave("stable_token", json!({ "delay_ms": 1_000 })).await;
+        wechat.revoke().await;
+        let Ok(holder) = timeout(ASKED_AGAIN_WITHIN, self.world.upstream.asked_for_token()).await else {
+            println!("            nobody asks for a token");
+            return wechat.behave().await;
+        };
+        let links = self.world.redis.links();
+        for link in &links {
+            link.detain(caller(holder), PUTS_TOKEN);
+        }
+        let detained = select_all(links.iter().map(|link| link.detained().boxed()));
+        if timeout(GIVEN_WITHIN, detained).await.is_err() {
+            // As one does that could not ask Redis for the lease.
+            println!("            replica {holder} keeps its token to itself");
+            links.into_iter().for_each(Proxy::release);
+            return wechat.behave().await;
+        }
+        self.world.replicas[holder].signal(Signal::STOP);
+        // Else the others would be given the same one.
+        wechat.revoke().await;
+        wechat.behave().await;
+        until_drawn(&wechat).await;
+        links.into_iter().for_each(Proxy::release);
+        // It is still asleep when the late token comes to Redis.
+        self.hold(500, 2_000).await;
+        self.world.replicas[holder].signal(Signal::CONT);
+    }
+}
+
+/// Waits for the next picture.
+async fn until_drawn(wechat: &Wechat) {
+    let drew_at = wechat.drew_at().await;
+    let until_drawn = async {
+        while wechat.drew_at().await == drew_at {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // Without logins nobody asks for a token.
+    let _ = timeout(ASKED_AGAIN_WITHIN, until_drawn).await;
 }

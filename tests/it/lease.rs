@@ -109,19 +109,21 @@ fn stored(redis: &RedisServer) -> String {
     cli(redis.addr(), &["HMGET", &key, "generation", "sealed"])
 }
 
-/// What is left of the lease.
+/// What is left of the lease: zero if it is over.
 fn lease_left(redis: &RedisServer) -> Duration {
     let left = cli(redis.addr(), &["PTTL", &format!("scanlogin:{{wx:{APPID}}}:lease")]);
-    Duration::from_millis(left.parse().expect("a lease"))
+    let left: i64 = left.parse().expect("milliseconds");
+    Duration::from_millis(left.max(0).unsigned_abs())
 }
 
-/// The lease that was left when the outage began, and the call of whoever takes over.
+/// The lease that was left when the outage began, and the call of whoever takes over: not once more as long, however busy the
+/// machine is.
 #[track_caller]
 fn took_no_longer_than(left: Duration, began: Instant, call: &str) {
     let outage = began.elapsed();
     assert!(left <= LEASE, "{call}: {left:?}");
     assert!(
-        outage < left + Duration::from_millis(800),
+        outage < left + LEASE / 2,
         "{call}: {outage:?}, the lease had {left:?} left"
     );
 }
@@ -187,7 +189,8 @@ async fn wakes_late(call: &'static str, offset: &str) {
     let redis = RedisServer::start();
     let link = Proxy::start(redis.addr(), Duration::ZERO).await;
     let stage = Stage::set(&redis.url(), call).await;
-    stage.slow_token(1_000).await;
+    // Long enough for the link to be told of it, on a busy machine too.
+    stage.slow_token(3_000).await;
     let clock = WallClock::new("+0");
     let sleeper = clock.of(stage.replica().redis_url(&link.url())).start().await;
     stage.until_token_calls(1).await;

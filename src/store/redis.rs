@@ -331,14 +331,18 @@ impl RedisStore {
         args: &[Bytes],
         copies: &Copies,
     ) -> Result<Replaced, StoreError> {
-        let (began, mut missed) = (Instant::now(), None);
+        let (began, mut copies, mut missed) = (Instant::now(), copies.clone(), None);
         let (replaced, kept) = loop {
-            let (replaced, kept) = self.replace_replicated(scene, keys, args, copies, missed).await?;
-            if kept != Some(Kept::Doubted) || began.elapsed() >= MISSED {
-                break (replaced, kept);
+            let (replaced, kept) = self.replace_replicated(scene, keys, args, &copies, missed).await?;
+            match kept {
+                _ if began.elapsed() >= MISSED => break (replaced, kept),
+                Some(Kept::Joined { count }) => copies.count = count,
+                Some(Kept::Doubted) => {
+                    missed.get_or_insert_with(Instant::now);
+                    sleep(PAUSE).await;
+                }
+                _ => break (replaced, kept),
             }
-            missed.get_or_insert_with(Instant::now);
-            sleep(PAUSE).await;
         };
         if let Some(kept) = kept {
             self.count_wait(kept.as_str());
@@ -380,7 +384,7 @@ impl RedisStore {
         let kept = self.replication.keeps(&reached, copies, missed).await;
         let replaced = match kept {
             Kept::Replicated | Kept::Vouched => replaced,
-            Kept::Doubted | Kept::Not => Replaced::Unreplicated,
+            Kept::Joined { .. } | Kept::Doubted | Kept::Not => Replaced::Unreplicated,
         };
         Ok((replaced, Some(kept)))
     }

@@ -193,7 +193,7 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
     while let (false, Ok(Some(event))) = (is_over, timeout_at(until, events.read()).await) {
         if event.event == "unavailable" {
             let outcome = Outcome::Refused(unavailable(&event.data, events.retry));
-            client.recorder.note(client.name, opened(&outcome));
+            client.recorder.write(client.name, sent, opened(&outcome));
             continue;
         }
         let view = view(&event.data);

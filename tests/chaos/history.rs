@@ -227,8 +227,8 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// Whether such a request may fail because of it.
-    pub(crate) fn reaches(&self, what: &What) -> bool {
+    /// Whether such a request may fail because of it; `is_durable` as in [`Self::over_for`].
+    pub(crate) fn reaches(&self, what: &What, is_durable: bool) -> bool {
         let needs_wechat = matches!(what, What::Picture { .. } | What::Scan { .. });
         let watches = matches!(what, What::StreamOpened { .. } | What::Polled { .. });
         match self.reach {
@@ -237,7 +237,7 @@ impl Fault {
             Reach::Watching => watches,
             Reach::Upstream => needs_wechat,
             Reach::Beginnings => needs_wechat || watches || matches!(what, What::Started { .. }),
-            Reach::Copies => matches!(what, What::Confirm { .. } | What::Redeem { .. }),
+            Reach::Copies => is_durable,
             Reach::Nothing => false,
         }
     }

@@ -12,6 +12,7 @@
 //! hears no majority, nothing is taken from it alone.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// and is silent meanwhile is heard of by the others within that time. And most must have heard from the primary since it is gone:
 /// the others are too few to promote it.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Replicas tell where they are each second.
-const LAG_MAX_SECONDS: u64 = 2;
+/// How many seconds ago one that keeps up was last heard. Replicas tell where they are each second; and a primary takes both moments
+/// from clocks that differ by some milliseconds, so that each time a second begins it has heard them a second from now.
+const LAG_SECONDS: RangeInclusive<i64> = -1..=2;
 
 /// Which replicas a durable write waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,11 @@ pub(super) struct Reached<'a> {
 pub(super) enum Kept {
     Replicated,
     Vouched,
+    /// As many have it as were to, and another one joined, which may be one of them instead of one that was known: all so many are to
+    /// have it now.
+    Joined {
+        count: i64,
+    },
     /// One replica has it, and of the one that is missing nobody knows yet.
     Doubted,
     Not,
@@ -153,13 +160,13 @@ impl Replication {
         let count = match (&self.tenure, &group) {
             (None, _) => 1,
             // One that is missing would only be waited for in vain.
-            (Some(_), Some(group)) => (group.members.len() - group.missing.len()).max(1),
+            (Some(_), Some(group)) => (count(&group.members) - count(&group.missing)).max(1),
             // Of a primary that was not looked at, so many that the sentinels are asked.
             (Some(_), None) => 2,
         };
         let fewer_since = group.as_ref().and_then(|group| group.fewer_since);
         Copies {
-            count: i64::try_from(count).unwrap_or(i64::MAX),
+            count,
             known: group.map(|group| group.members).unwrap_or_default(),
             fewer_since,
         }
@@ -170,6 +177,7 @@ impl Replication {
         match (&self.tenure, &reached.server) {
             (None, _) if reached.count >= wanted.count => Kept::Replicated,
             (Some(_), _) if reached.by_all(wanted) => Kept::Replicated,
+            (Some(_), _) if let Some(count) = reached.by_too_few(wanted) => Kept::Joined { count },
             (Some(tenure), Some(server)) if reached.count >= 1 => {
                 // One more than was known to be missing went away just now.
                 let known = wanted.fewer_since.filter(|_| reached.count >= wanted.count);
@@ -346,7 +354,7 @@ impl Kept {
         match self {
             Self::Replicated => "replicated",
             Self::Vouched => "vouched",
-            Self::Doubted | Self::Not => "unreplicated",
+            Self::Joined { .. } | Self::Doubted | Self::Not => "unreplicated",
         }
     }
 }
@@ -355,11 +363,25 @@ impl Reached<'_> {
     /// Whether every replica has it that is there or was known. A count alone does not say which: one that joined may stand in for
     /// one that left to be promoted. One that hangs is there no more, as if its connection had ended.
     fn by_all(&self, wanted: &Copies) -> bool {
-        let there = followers(self.info).filter(|(_, pace)| *pace != Pace::Lags);
-        let there: Members = there.map(|(name, _)| name).collect();
-        let all = i64::try_from(there.len()).unwrap_or(i64::MAX).max(wanted.count);
-        self.count >= all && wanted.known.is_subset(&there)
+        let there = self.there();
+        self.count >= count(&there).max(wanted.count) && wanted.known.is_subset(&there)
     }
+
+    /// How many are to have it, where nobody is missing, and no more were waited for because one was not known.
+    fn by_too_few(&self, wanted: &Copies) -> Option<i64> {
+        let there = self.there();
+        let is_more = count(&there) > wanted.count && self.count >= wanted.count;
+        (is_more && wanted.known.is_subset(&there)).then(|| count(&there))
+    }
+
+    fn there(&self) -> Members {
+        let there = followers(self.info).filter(|(_, pace)| *pace != Pace::Lags);
+        there.map(|(name, _)| name).collect()
+    }
+}
+
+fn count(members: &Members) -> i64 {
+    i64::try_from(members.len()).unwrap_or(i64::MAX)
 }
 
 /// How a replica that is online follows.
@@ -388,9 +410,9 @@ fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
             let mut fields = fields.trim_end().split(',');
             fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
         };
-        let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
+        let number = |name: &str| field(name).and_then(|number| number.parse::<i64>().ok());
         let pace = match (number("lag"), number("offset")) {
-            (Some(lag), Some(offset)) if lag <= LAG_MAX_SECONDS && offset > 0 => Pace::KeepsUp,
+            (Some(lag), Some(offset)) if LAG_SECONDS.contains(&lag) && offset > 0 => Pace::KeepsUp,
             (_, Some(0)) => Pace::Joins,
             _ => Pace::Lags,
         };
@@ -414,15 +436,17 @@ mod tests {
 
     const ONE: &str = "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0";
     const OTHER: &str = "slave12:ip=::1,port=1,state=online,offset=9,lag=2";
+    const HEARD_AS_A_SECOND_BEGAN: &str = "slave0:ip=127.0.0.1,port=2,state=online,offset=9,lag=-1";
     const JOINED: &str = "slave1:ip=127.0.0.1,port=3,state=online,offset=0,lag=0";
 
     #[test]
     fn a_replica_keeps_up_when_it_is_online_and_was_heard_of_just_now() {
         assert_eq!(members(&info(&[ONE])), named(&["127.0.0.1:1"]));
         assert_eq!(members(&info(&[ONE, OTHER])), named(&["127.0.0.1:1", "::1:1"]));
+        assert_eq!(members(&info(&[HEARD_AS_A_SECOND_BEGAN])), named(&["127.0.0.1:2"]));
         for not in [
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-1",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-2",
             "slave0:ip=127.0.0.1,port=1,state=wait_bgsave,offset=0,lag=0",
             "slave0:ip=127.0.0.1,port=1,state=online,offset=0,lag=1",
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
@@ -452,6 +476,34 @@ mod tests {
         assert!(by_all(2, &[ONE, OTHER], &both));
         assert!(!by_all(2, &[ONE, JOINED], &both));
         assert!(!by_all(1, &[ONE, OTHER], &both));
+    }
+
+    #[test]
+    fn a_replica_that_joins_is_waited_for_too() {
+        let by_too_few = |reached, there: &[&str], known: &[&str]| {
+            let (info, server) = (&*info(there), None);
+            let (known, fewer_since) = (named(known), None);
+            let wanted = Copies {
+                count: count(&known),
+                known,
+                fewer_since,
+            };
+            Reached {
+                count: reached,
+                server,
+                info,
+            }
+            .by_too_few(&wanted)
+        };
+        let one = ["127.0.0.1:1"];
+        assert_eq!(by_too_few(1, &[ONE, JOINED], &one), Some(2));
+        assert_eq!(
+            by_too_few(0, &[ONE, JOINED], &one),
+            None,
+            "the one that was known hangs"
+        );
+        assert_eq!(by_too_few(1, &[JOINED], &one), None, "the one that was known is gone");
+        assert_eq!(by_too_few(1, &[ONE], &one), None, "there is no other");
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,7 +96,7 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
             let over = fault.over_for(is_durable(index, entry)) + slack_ms;
             let is_by_then = (fault.from_ms..=over).contains(&entry.sent_ms)
                 || (entry.sent_ms..=entry.got()).contains(&fault.from_ms);
-            is_by_then && fault.reaches(&entry.what)
+            is_by_then && fault.reaches(&entry.what, is_durable(index, entry))
         };
         entry.got_ms.is_some() && entry.what.is_trouble() && !index.faults.iter().any(|fault| explains(fault))
     });
@@ -145,7 +145,7 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
 }
 
 /// Whether a request does what may not be lost, or asks for a state that may be a confirm which does not count yet.
-fn is_durable(index: &Index<'_>, entry: &Entry) -> bool {
+pub(super) fn is_durable(index: &Index<'_>, entry: &Entry) -> bool {
     match &entry.what {
         What::Confirm { .. } | What::Redeem { .. } => true,
         What::StreamOpened { scene, .. } | What::Polled { scene, .. } => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use scanlogin::scene::StateName;
 use serde::{Deserialize, Serialize};
 
+use super::service::is_durable;
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
 use crate::history::{Entry, Fault, Loss, Refusal, What};
 
@@ -164,7 +165,7 @@ pub(super) fn troubles_after<'a>(index: &Index<'a>) -> Vec<(&'a Fault, Vec<&'a E
     let its = |fault: &Fault, end: u64| {
         let its = troubles
             .iter()
-            .filter(|entry| fault.reaches(&entry.what) && entry.sent_ms >= fault.to_ms)
+            .filter(|entry| fault.reaches(&entry.what, is_durable(index, entry)) && entry.sent_ms >= fault.to_ms)
             .filter(|entry| entry.got() < end || end == u64::MAX);
         its.copied().collect()
     };

@@ -313,29 +313,32 @@ fn a_fault_explains_only_what_it_can_reach() {
     };
     let unavailable = || confirm(1, 1_395, refused(503, "store_unavailable"));
     let cut_off = || confirm(1, 1_395, Outcome::Unknown);
-    let stream = || {
+    let stream_at = |at| {
         let what = What::StreamOpened {
             scene: scene(1),
             stream: 8,
             last_event_id: None,
             outcome: refused(503, "store_unavailable"),
         };
-        entry(ClientName::Browser(1), 1_395, what)
+        entry(ClientName::Browser(1), at, what)
     };
+    // It would be told of a confirm, which may not count yet.
+    let (stream, late_stream) = (|| stream_at(1_330), || stream_at(1_402));
     let picture = || {
         let (scene, outcome) = (scene(1), refused(503, "wechat_unavailable"));
         entry(ClientName::Browser(1), 1_020, What::Picture { scene, outcome })
     };
     for (reach, reached) in [
-        (Reach::All, [true, true, true, true]),
-        (Reach::Connections, [false, true, false, true]),
-        (Reach::Watching, [false, false, true, false]),
-        (Reach::Upstream, [false, false, false, true]),
-        (Reach::Beginnings, [false, false, true, true]),
-        (Reach::Copies, [true, true, false, false]),
-        (Reach::Nothing, [false, false, false, false]),
+        (Reach::All, [true, true, true, true, true]),
+        (Reach::Connections, [false, true, false, false, true]),
+        (Reach::Watching, [false, false, true, true, false]),
+        (Reach::Upstream, [false, false, false, false, true]),
+        (Reach::Beginnings, [false, false, true, true, true]),
+        (Reach::Copies, [true, true, false, true, false]),
+        (Reach::Nothing, [false, false, false, false, false]),
     ] {
-        let explains = [unavailable(), cut_off(), stream(), picture()].map(|more| explained(reach, more));
+        let explains =
+            [unavailable(), cut_off(), stream(), late_stream(), picture()].map(|more| explained(reach, more));
         assert_eq!(explains, reached, "{reach:?}");
     }
 }

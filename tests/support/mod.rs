@@ -16,6 +16,7 @@ pub(crate) mod roles;
 pub mod sentinel;
 pub(crate) mod service;
 pub(crate) mod shape;
+pub(crate) mod stopwatch;
 
 use std::future::Future;
 use std::time::Duration;

@@ -282,7 +282,7 @@ impl Login {
     /// # Errors
     /// [`Error::UnknownScene`], [`Error::NotWaiting`], [`Error::Picture`], [`Error::Store`]
     pub async fn code_image(&self, id: &SceneId) -> Result<CodePicture, Error> {
-        let stored = self.find(id).await?;
+        let stored = self.find_settled(id).await?;
         let state = stored.scene.state_name(stored.life());
         if state != StateName::Waiting {
             return Err(Error::NotWaiting(state));
@@ -373,6 +373,13 @@ impl Login {
 
     async fn find(&self, id: &SceneId) -> Result<Stored, Error> {
         find_one(&*self.store, id).await?.ok_or(Error::UnknownScene)
+    }
+
+    /// As anybody may be told of it.
+    async fn find_settled(&self, id: &SceneId) -> Result<Stored, Error> {
+        settled(&*self.store, self.find(id).await?)
+            .await?
+            .ok_or(Error::UnknownScene)
     }
 
     fn step(&self, step: &str) {

@@ -52,6 +52,10 @@ impl Life {
     fn is_past_deadline(self) -> bool {
         self.until_deadline().is_zero()
     }
+
+    fn as_millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// One scene, as a store keeps it.
@@ -201,7 +205,8 @@ pub struct Confirmation {
     /// What they told of themselves.
     #[serde(default)]
     pub profile: Profile,
-    /// The record's life, in milliseconds, when they said it: the code's age is the difference to the life now.
+    /// The record's life, in milliseconds, when they said it, or when that came to count: the code's age is the difference to the life
+    /// now.
     pub life_ms: u64,
     /// Whether the code was redeemed.
     #[serde(default)]
@@ -487,12 +492,15 @@ impl Scene {
         matches!(&self.state, State::Confirmed(confirmation) if !confirmation.redeemed && !confirmation.settled)
     }
 
-    /// The same, with a confirm that counts.
+    /// The same, with a confirm that counts from now on: only now is anybody told, so its code's time begins.
     #[must_use]
-    pub fn settled(&self) -> Self {
+    pub fn settled(&self, life: Life) -> Self {
         let mut scene = self.clone();
-        if let State::Confirmed(confirmation) = &mut scene.state {
+        if let State::Confirmed(confirmation) = &mut scene.state
+            && !confirmation.settled
+        {
             confirmation.settled = true;
+            confirmation.life_ms = life.as_millis();
         }
         scene
     }
@@ -596,7 +604,7 @@ impl Scene {
                 let confirmation = Confirmation {
                     scan: scan.clone(),
                     profile,
-                    life_ms: u64::try_from(life.0.as_millis()).unwrap_or(u64::MAX),
+                    life_ms: life.as_millis(),
                     redeemed: false,
                     settled: false,
                 };

@@ -343,14 +343,15 @@ pub async fn apply<'a>(
         let (next, changed) = match seen.scene.apply(action(), seen.life(), rng) {
             Err(refused) => {
                 let write_id = seen.scene.write_id;
-                seen = store.refresh(seen).await?.ok_or(ApplyError::NotFound)?;
+                seen = Box::pin(certain(store, seen)).await?.ok_or(ApplyError::NotFound)?;
                 if seen.scene.write_id == write_id {
                     return Err(refused.into());
                 }
                 continue;
             }
             Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => (next, true),
-            Ok(Outcome::Repeated) if durable => (seen.scene.clone(), false),
+            // Its reply may have been lost before it counted.
+            Ok(Outcome::Repeated) if durable && seen.scene.is_unsettled() => (seen.scene.clone(), false),
             Ok(Outcome::Repeated) => {
                 let scene = seen.scene.clone();
                 return Ok(Applied {
@@ -392,7 +393,7 @@ pub async fn apply<'a>(
     Err(StoreError::Unavailable("the scene is being written by too many at once".to_owned()).into())
 }
 
-/// What a page may be told of what was found: a confirm only once it counts.
+/// What anybody may be told of what was found: a confirm only once it counts.
 ///
 /// # Errors
 /// As [`SceneStore::settle`]; also while it does not count.
@@ -405,6 +406,14 @@ pub async fn settled(store: &dyn SceneStore, found: Stored) -> Found {
         Replaced::Unreplicated => Err(not_settled()),
         // Redeemed meanwhile, or gone.
         Replaced::Stale | Replaced::Late | Replaced::Absent => find_one(store, &found.scene.id).await,
+    }
+}
+
+/// What somebody may be refused for: no state that a server tells which is not primary any more, and no confirm that may be lost.
+async fn certain(store: &dyn SceneStore, seen: Stored) -> Found {
+    match store.refresh(seen).await? {
+        Some(fresh) => settled(store, fresh).await,
+        None => Ok(None),
     }
 }
 

@@ -45,7 +45,7 @@ impl Login {
     /// [`Error`]; of [`Error::InvalidWxCode`] a fresh `wx.login` code helps.
     pub async fn scan(&self, id: &SceneId, wx_code: &str) -> Result<Scanned<'_>, Error> {
         // What can't succeed costs WeChat nothing.
-        let seen = self.find(id).await?;
+        let seen = self.find_settled(id).await?;
         match seen.scene.state_name(seen.life()) {
             StateName::Waiting | StateName::Scanned => {}
             StateName::Expired => return Err(Error::Expired),

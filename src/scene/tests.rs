@@ -234,6 +234,18 @@ fn a_confirm_in_the_last_moment_leaves_the_code_its_full_life() {
 }
 
 #[test]
+fn a_confirm_that_counts_later_leaves_the_code_its_full_life_too() {
+    let mut login = Login::in_state("confirmed");
+    let later = LATE.after(Duration::from_secs(20));
+    login.scene = login.scene.settled(later);
+    let just_in_time = later.after(CODE_LIFE.checked_sub(Duration::from_millis(1)).unwrap());
+    assert_eq!(login.scene.settled(just_in_time), login.scene, "it begins once");
+    assert_eq!(told(&login.tries(Try::Redeem, just_in_time)), "hidden");
+    let too_late = login.tries(Try::Redeem, later.after(CODE_LIFE));
+    assert_eq!(too_late, Err(GrantFault::TooOld.into()));
+}
+
+#[test]
 fn a_redemption_needs_everything_right() {
     let mut login = Login::in_state("confirmed");
     let scene = login.scene.clone();

@@ -187,18 +187,18 @@ impl SceneStore for RedisStore {
             Grant::Keep => &[&scene],
             Grant::Put(..) | Grant::Delete => &[&scene, &grant],
         };
-        let announcement = announcement(seen, &write)?;
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
             let args = &replace_args(seen, &write, None)?;
             let replaced = self.replace_kept(&scene, keys, args, &copies).await?;
-            if let (Replaced::Written, Some(announcement)) = (replaced, announcement) {
-                self.announce(&scene, seen, &write, announcement).await?;
+            if replaced == Replaced::Written && is_news(seen, &write) {
+                self.announce(&scene, seen, &write).await?;
             }
             return Ok(replaced);
         }
-        let args = &replace_args(seen, &write, announcement)?;
+        let announcement = is_news(seen, &write).then(|| record::announcement(write.next, seen.life()));
+        let args = &replace_args(seen, &write, announcement.transpose()?)?;
         let replaced = self
             .commands
             .run("replace", |route| async move {
@@ -333,14 +333,14 @@ impl RedisStore {
     ) -> Result<Replaced, StoreError> {
         let (began, mut copies, mut missed) = (Instant::now(), copies.clone(), None);
         let (replaced, kept) = loop {
-            let (replaced, kept) = self.replace_replicated(scene, keys, args, &copies, missed).await?;
+            let (replaced, kept) = self.replace_replicated(scene, keys, args, &copies, &mut missed).await?;
             match kept {
                 _ if began.elapsed() >= MISSED => break (replaced, kept),
-                Some(Kept::Joined { count }) => copies.count = count,
-                Some(Kept::Doubted) => {
-                    missed.get_or_insert_with(Instant::now);
-                    sleep(PAUSE).await;
+                Some(Kept::Joined { count }) => {
+                    copies.count = count;
+                    missed = None;
                 }
+                Some(Kept::Doubted) => sleep(PAUSE).await,
                 _ => break (replaced, kept),
             }
         };
@@ -357,7 +357,7 @@ impl RedisStore {
         keys: &[&str],
         args: &[Bytes],
         copies: &Copies,
-        missed: Option<Instant>,
+        missed: &mut Option<Instant>,
     ) -> Result<(Replaced, Option<Kept>), StoreError> {
         let (replaced, count, info, server) = self
             .commands
@@ -381,6 +381,7 @@ impl RedisStore {
         // The connection is somebody else's by now.
         let info = &*info;
         let reached = Reached { count, server, info };
+        let missed = *missed.get_or_insert_with(Instant::now);
         let kept = self.replication.keeps(&reached, copies, missed).await;
         let replaced = match kept {
             Kept::Replicated | Kept::Vouched => replaced,
@@ -392,21 +393,16 @@ impl RedisStore {
     /// What could be lost is announced only once it can't: a page that heard of it would be at its end with what counts for nothing.
     /// The record says so too from then on, for those who read. Fails where nobody may have heard, so that whoever wrote it writes it
     /// again.
-    async fn announce(
-        &self,
-        scene: &str,
-        seen: &Stored,
-        write: &Write<'_>,
-        announcement: String,
-    ) -> Result<(), StoreError> {
-        let written = Stored::now(write.next.clone(), seen.life());
-        let settled = write.next.settled();
+    async fn announce(&self, scene: &str, seen: &Stored, write: &Write<'_>) -> Result<(), StoreError> {
+        let life = seen.life();
+        let written = Stored::now(write.next.clone(), life);
+        let settled = write.next.settled(life);
         let again = Write {
             next: &settled,
             durable: false,
             grant: Grant::Keep,
         };
-        let args = &replace_args(&written, &again, Some(announcement))?;
+        let args = &replace_args(&written, &again, Some(record::announcement(&settled, life)?))?;
         self.commands
             .run("announce", |route| async move {
                 // Who wrote since has been told.
@@ -421,12 +417,10 @@ impl RedisStore {
     }
 }
 
-/// What to tell those who watch, if there is something to tell. A confirm that is written once more may not have been announced yet.
-fn announcement(seen: &Stored, write: &Write<'_>) -> Result<Option<String>, StoreError> {
+/// Whether those who watch are to be told. A confirm that is written once more may not have been announced yet.
+fn is_news(seen: &Stored, write: &Write<'_>) -> bool {
     let is_repeated = write.durable && write.next.write_id == seen.scene.write_id;
-    (write.next.version > seen.scene.version || is_repeated)
-        .then(|| record::announcement(write.next, seen.life()))
-        .transpose()
+    write.next.version > seen.scene.version || is_repeated
 }
 
 /// The arguments of `lua/replace.lua`.

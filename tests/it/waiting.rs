@@ -156,7 +156,7 @@ async fn a_page_is_not_told_of_a_confirm_that_may_still_be_lost() {
     Site::demo().redeem(&service, code).await.ok();
 }
 
-/// A page that is loaded just then, one that polls, and one whose stream broke.
+/// A page that is loaded just then, one that polls, one whose stream broke, one that gives up; and another phone.
 #[tokio::test]
 async fn nobody_who_asks_is_told_of_a_confirm_that_may_still_be_lost() {
     let redis = RedisServer::start();
@@ -170,6 +170,10 @@ async fn nobody_who_asks_is_told_of_a_confirm_that_may_still_be_lost() {
     let polled = Reply::to(browser.status_request("")).await;
     polled.problem(503, "store_unavailable");
     browser.events().await.next_is("unavailable").await;
+    browser.cancel().await.problem(503, "store_unavailable");
+    browser.code_image().await.problem(503, "store_unavailable");
+    let scanned = Phone::of("carol").scan(&service, &browser.scene).await;
+    scanned.problem(503, "store_unavailable");
     drop(frozen);
     // Whoever asks first makes it count, though the phone never tries again.
     let status = eventually("it is told", || async {
@@ -182,6 +186,20 @@ async fn nobody_who_asks_is_told_of_a_confirm_that_may_still_be_lost() {
         .redeem(&service, status["code"].as_str().expect("a code"))
         .await
         .ok();
+}
+
+#[tokio::test]
+async fn a_retry_of_a_confirm_that_counts_succeeds_while_copies_are_missing() {
+    let redis = RedisServer::start();
+    let replica = redis.replica().await;
+    let service = Service::builder().redis(&redis).start().await;
+    it_waits(&service).await;
+    let (browser, mut events, bob) = scanned_by_bob(&service).await;
+    bob.confirm(&service, &browser.scene).await.ok();
+    events.next_is("confirmed").await;
+    let _frozen = Frozen::new(replica.pid());
+    bob.confirm(&service, &browser.scene).await.ok();
+    assert_eq!(browser.status().await["state"], "confirmed");
 }
 
 /// What its first try could not tell the page, the one that counts does.

@@ -28,6 +28,8 @@ use crate::telemetry::Metrics;
 const DEADLINE: Duration = Duration::from_millis(2_500);
 /// After how long an outage requests are no longer tried again, so that they don't pile up.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long after a refusal the next one is taken for the same trouble.
+const FRESH: Duration = Duration::from_secs(10);
 /// How long a refusal is told that nobody has met again.
 const TOLD: Duration = Duration::from_mins(1);
 /// How many requests may be under way.
@@ -200,9 +202,9 @@ impl Commands {
             Fault::Doubted | Fault::Corrupt(_) => return,
             fault => StoreError::from(fault.clone()).to_string(),
         };
-        let is_new = self.refusals.begin(op, since, &why);
         // Of a server that can't be reached, it is said once for all that is asked of it.
-        if is_new && self.nodes.borrow().outage().is_zero() {
+        let is_reached = self.nodes.borrow().outage().is_zero();
+        if self.refusals.begin(op, since, &why, is_reached) {
             tracing::warn!(op, why, "redis does not do this");
         }
     }
@@ -259,22 +261,39 @@ struct Refusal {
     since: Instant,
     last: Instant,
     why: String,
+    is_told: bool,
+}
+
+impl Refusal {
+    /// What was refused long ago, and not asked for since, may be done by now.
+    fn is_fresh(&self) -> bool {
+        self.last.elapsed() < FRESH
+    }
 }
 
 impl Refusals {
     fn lasted(&self, op: &'static str) -> Duration {
         let refusals = self.lock();
-        refusals
-            .get(op)
-            .map_or(Duration::ZERO, |refusal| refusal.since.elapsed())
+        let refusal = refusals.get(op).filter(|refusal| refusal.is_fresh());
+        refusal.map_or(Duration::ZERO, |refusal| refusal.since.elapsed())
     }
 
-    /// Whether the one before had not come to nothing.
-    fn begin(&self, op: &'static str, since: Instant, why: &str) -> bool {
-        let (last, why) = (Instant::now(), why.to_owned());
+    /// Whether it is to be told, which is done once.
+    fn begin(&self, op: &'static str, since: Instant, why: &str, may_tell: bool) -> bool {
         let mut refusals = self.lock();
-        let since = refusals.get(op).map_or(since, |refusal| refusal.since);
-        refusals.insert(op, Refusal { since, last, why }).is_none()
+        let before = refusals.get(op);
+        let was_told = before.is_some_and(|refusal| refusal.is_told);
+        let since = before
+            .filter(|refusal| refusal.is_fresh())
+            .map_or(since, |refusal| refusal.since);
+        let refusal = Refusal {
+            since,
+            last: Instant::now(),
+            why: why.to_owned(),
+            is_told: was_told || may_tell,
+        };
+        refusals.insert(op, refusal);
+        may_tell && !was_told
     }
 
     /// How long it lasted, if it had begun.
@@ -305,6 +324,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::future::pending;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::advance;
 
     use super::super::topology::Owners;
     use super::*;
@@ -339,5 +360,29 @@ mod tests {
         assert_eq!(commands.trouble(), Some(format!("create: {refused}")));
         commands.run("create", async |_| Ok(())).await.unwrap();
         assert_eq!(commands.trouble(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_long_ago_is_tried_again_like_anything_else() {
+        let refusals = Refusals::default();
+        refusals.begin("grant", Instant::now(), "READONLY", true);
+        advance(Duration::from_secs(3)).await;
+        refusals.begin("grant", Instant::now(), "READONLY", true);
+        assert_eq!(refusals.lasted("grant"), Duration::from_secs(3));
+        advance(FRESH).await;
+        assert_eq!(refusals.lasted("grant"), Duration::ZERO, "by now it may be done");
+        refusals.begin("grant", Instant::now(), "READONLY", true);
+        assert_eq!(refusals.lasted("grant"), Duration::ZERO, "it begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_first_refused_in_an_outage_is_told_once_when_that_is_over() {
+        let refusals = Refusals::default();
+        let now = Instant::now();
+        assert!(!refusals.begin("replace", now, "no answer", false));
+        assert!(refusals.begin("replace", now, "NOREPLICAS", true));
+        assert!(!refusals.begin("replace", now, "NOREPLICAS", true));
+        refusals.end("replace").unwrap();
+        assert!(refusals.begin("replace", now, "READONLY", true));
     }
 }

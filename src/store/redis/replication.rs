@@ -152,11 +152,14 @@ impl Replication {
                 sights.get(&slot).copied().is_none_or(Sight::asks)
             }
         };
-        waits.then(|| self.wanted())
+        waits.then(|| self.wanted(slot))
     }
 
-    fn wanted(&self) -> Copies {
-        let group = self.group();
+    fn wanted(&self, slot: u16) -> Copies {
+        // What is known of the last primary's replicas says nothing of this one's.
+        let nodes = self.commands.nodes();
+        let primary = nodes.owners().of(slot);
+        let group = self.group().filter(|group| Some(&group.primary) == primary);
         let count = match (&self.tenure, &group) {
             (None, _) => 1,
             // One that is missing would only be waited for in vain.
@@ -173,7 +176,7 @@ impl Replication {
     }
 
     /// Whether a write stays, whoever is primary next. `missed` is when a replica was first missed that is not known to be missing.
-    pub(super) async fn keeps(&self, reached: &Reached<'_>, wanted: &Copies, missed: Option<Instant>) -> Kept {
+    pub(super) async fn keeps(&self, reached: &Reached<'_>, wanted: &Copies, missed: Instant) -> Kept {
         match (&self.tenure, &reached.server) {
             (None, _) if reached.count >= wanted.count => Kept::Replicated,
             (Some(_), _) if reached.by_all(wanted) => Kept::Replicated,
@@ -181,8 +184,7 @@ impl Replication {
             (Some(tenure), Some(server)) if reached.count >= 1 => {
                 // One more than was known to be missing went away just now.
                 let known = wanted.fewer_since.filter(|_| reached.count >= wanted.count);
-                let since = known.or(missed).unwrap_or_else(Instant::now);
-                if tenure.is_vouched_for(server, since).await {
+                if tenure.is_vouched_for(server, known.unwrap_or(missed)).await {
                     Kept::Vouched
                 } else {
                     Kept::Doubted
@@ -192,9 +194,9 @@ impl Replication {
         }
     }
 
-    /// Looks each second until `shutdown`, where that decides anything.
+    /// Looks each second until `shutdown`, where that decides or tells anything.
     pub(super) async fn watch(&self, shutdown: CancellationToken) {
-        if self.wait == Wait::Never || self.wait == Wait::Always && self.tenure.is_none() {
+        if self.wait == Wait::Never {
             return;
         }
         let mut ticks = interval(Duration::from_secs(1));
@@ -270,7 +272,8 @@ impl Replication {
                 .as_ref()
                 .is_some_and(|round| round.consent(&group.primary).is_some());
             let is_heard = round.is_some_and(|round| round.consent_since(&group.primary, fewer_since).is_some());
-            group.undisputed_since = is_undisputed.then(|| before.undisputed_since.unwrap_or(now));
+            let undisputed_since = before.undisputed_since.filter(|_| !is_more).unwrap_or(now);
+            group.undisputed_since = is_undisputed.then_some(undisputed_since);
             if is_heard && group.undisputed_since.is_some_and(|since| since.elapsed() >= SETTLED) {
                 group.members = seen;
                 group.missing = Members::new();
@@ -329,12 +332,20 @@ impl Replication {
 
     /// What keeps durable writes from being kept, if anything does.
     pub(super) fn trouble(&self) -> Option<String> {
-        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        let refuses = |sight: &Sight| !sight.keeps_up && sight.asks();
-        sights
-            .values()
-            .any(refuses)
-            .then(|| "no replica keeps up: confirms and redemptions are refused for now".to_owned())
+        let is_alone = {
+            let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+            let refuses = |sight: &Sight| !sight.keeps_up && (self.wait == Wait::Always || sight.asks());
+            sights.values().any(refuses)
+        };
+        let is_disputed = |group: &Group| !group.missing.is_empty() && group.undisputed_since.is_none();
+        if is_alone {
+            Some("no replica keeps up: confirms and redemptions are refused for now".to_owned())
+        } else if self.group().as_ref().is_some_and(is_disputed) {
+            let words = "a replica is missing, and too few sentinels say that it was not promoted: confirms and redemptions are refused";
+            Some(words.to_owned())
+        } else {
+            None
+        }
     }
 
     fn group(&self) -> Option<Group> {
@@ -388,8 +399,9 @@ fn count(members: &Members) -> i64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
     KeepsUp,
-    /// It has said nothing yet, which takes up to a second.
+    /// It has said nothing yet, which takes up to a second, or longer while it loads what it was sent.
     Joins,
+    /// It hangs, or loads: what it said last was long ago.
     Lags,
 }
 
@@ -413,7 +425,7 @@ fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
         let number = |name: &str| field(name).and_then(|number| number.parse::<i64>().ok());
         let pace = match (number("lag"), number("offset")) {
             (Some(lag), Some(offset)) if LAG_SECONDS.contains(&lag) && offset > 0 => Pace::KeepsUp,
-            (_, Some(0)) => Pace::Joins,
+            (Some(lag), Some(0)) if LAG_SECONDS.contains(&lag) => Pace::Joins,
             _ => Pace::Lags,
         };
         let name = format!("{}:{}", field("ip")?, field("port")?);
@@ -437,6 +449,7 @@ mod tests {
     const ONE: &str = "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0";
     const OTHER: &str = "slave12:ip=::1,port=1,state=online,offset=9,lag=2";
     const HEARD_AS_A_SECOND_BEGAN: &str = "slave0:ip=127.0.0.1,port=2,state=online,offset=9,lag=-1";
+    const LOADS: &str = "slave1:ip=127.0.0.1,port=4,state=online,offset=0,lag=9";
     const JOINED: &str = "slave1:ip=127.0.0.1,port=3,state=online,offset=0,lag=0";
 
     #[test]
@@ -472,6 +485,7 @@ mod tests {
         assert!(!by_all(1, &[JOINED], &one), "the one that was known is gone");
         assert!(!by_all(1, &[ONE, JOINED], &one), "nobody says which of them has it");
         assert!(by_all(2, &[ONE, JOINED], &one));
+        assert!(by_all(1, &[ONE, LOADS], &one), "it has acknowledged nothing");
         let both = known(&["127.0.0.1:1", "::1:1"]);
         assert!(by_all(2, &[ONE, OTHER], &both));
         assert!(!by_all(2, &[ONE, JOINED], &both));
@@ -504,6 +518,7 @@ mod tests {
         );
         assert_eq!(by_too_few(1, &[JOINED], &one), None, "the one that was known is gone");
         assert_eq!(by_too_few(1, &[ONE], &one), None, "there is no other");
+        assert_eq!(by_too_few(1, &[ONE, LOADS], &one), None, "that takes long");
     }
 
     #[tokio::test(start_paused = true)]

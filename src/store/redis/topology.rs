@@ -317,8 +317,8 @@ async fn ask_one(
             };
             let told = |name| reply.as_ref().and_then(|reply| field(reply, name));
             // In milliseconds; what is not known counts as never.
-            let silence = told("last-ok-ping-reply").and_then(|ago| ago.parse().ok());
-            let heard = silence.and_then(|ago| asked.checked_sub(Duration::from_millis(ago)));
+            let ago = |name| told(name).and_then(|ago| ago.parse().ok()).map(Duration::from_millis);
+            let heard = heard(ago("last-ok-ping-reply"), ago("last-ping-sent")).and_then(|ago| asked.checked_sub(ago));
             let others = told("num-other-sentinels").and_then(|count| count.parse::<usize>().ok());
             Answer::Master(Verdict {
                 primary,
@@ -330,6 +330,17 @@ async fn ask_one(
         }
     };
     Ok((wire, answer))
+}
+
+/// How long ago a sentinel heard from the primary, of what it says of its last answered ping and of the one that is not answered.
+///
+/// One that has just begun with this primary, or was reset, says of both that they were then, as if it had been answered. To one that
+/// was, nothing is unanswered, which is told as zero, or what was sent later.
+fn heard(answered: Option<Duration>, unanswered: Option<Duration>) -> Option<Duration> {
+    // It reads the clock for each of them.
+    const BETWEEN: Duration = Duration::from_millis(10);
+    let unanswered = unanswered?;
+    answered.filter(|answered| unanswered.is_zero() || unanswered + BETWEEN < *answered)
 }
 
 fn master(reply: &BytesFrame) -> Option<Address> {
@@ -352,4 +363,20 @@ fn field<'a>(reply: &'a BytesFrame, name: &str) -> Option<&'a str> {
     };
     let (_, value) = data.iter().find(|(key, _)| key.as_str() == Some(name))?;
     value.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentinel_that_was_never_answered_has_not_heard_from_the_primary() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(heard(ms(890), ms(0)), ms(890), "nothing is unanswered");
+        assert_eq!(heard(ms(1_894), ms(847)), ms(1_894), "what was sent later is");
+        assert_eq!(heard(ms(311), ms(311)), None, "it has just begun");
+        assert_eq!(heard(ms(312), ms(311)), None, "as its clock went on meanwhile");
+        assert_eq!(heard(None, ms(0)), None);
+        assert_eq!(heard(ms(1), None), None);
+    }
 }

@@ -7,8 +7,14 @@ local stored = redis.call('GETRANGE', KEYS[1], 0, 21)
 if stored == '' then
   return 'absent'
 end
--- This very write may have happened with its reply lost: then it is written once more, so that a WAIT behind it counts.
-if stored ~= ARGV[2] then
+local record = ARGV[3]
+if stored == ARGV[2] then
+  -- This very write may have happened with its reply lost: then it is written once more, so that a WAIT behind it counts; as it is, for
+  -- it may be announced by now, and say so.
+  if ARGV[5] == '' then
+    record = redis.call('GET', KEYS[1])
+  end
+else
   if stored ~= ARGV[1] then
     return 'stale'
   end
@@ -16,7 +22,7 @@ if stored ~= ARGV[2] then
     return 'late'
   end
 end
-redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL')
+redis.call('SET', KEYS[1], record, 'KEEPTTL')
 if ARGV[6] == 'put' then
   redis.call('SET', KEYS[2], ARGV[7], 'PX', ARGV[8])
 elseif ARGV[6] == 'delete' then

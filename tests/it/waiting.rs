@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::select;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
@@ -355,6 +356,45 @@ async fn no_code_is_redeemed_on_both_sides_of_a_parted_network() {
         sleep(Duration::from_millis(300)).await;
     }
     assert!(redeemed.contains(&503), "nothing was refused: {redeemed:?}");
+    each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
+}
+
+/// One that never saw the replica on the other side, and knows no better than the sentinels there, who have not noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_by_a_replica_of_the_service_that_starts_on_the_side_that_loses() {
+    let sentinels = Sentinels::start().await;
+    sentinels.set("down-after-milliseconds", "12000");
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let mut codes = Vec::new();
+    for _ in 0..20 {
+        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
+    }
+    let before = sentinels.masters();
+    sentinels.part_with(&[2, 0], 0, &[], &[]);
+    // Until the primary itself takes the other one for gone.
+    sleep(Duration::from_secs(4)).await;
+    let late = service.replica().start().await;
+    let redeemed = join_all(codes.iter().map(|code| async {
+        let redeemed = Site::demo().redeem(&late, code).await;
+        redeemed.status
+    }));
+    let redeemed = redeemed.await;
+    assert_eq!(
+        block_in_place(|| sentinels.masters()),
+        before,
+        "nobody has noticed so far"
+    );
+    each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
+}
+
+/// After the fail-over, those too that were presented before it.
+async fn each_is_redeemed_once(
+    sentinels: &Sentinels,
+    before: &[String],
+    service: &Service,
+    codes: &[String],
+    redeemed: &[u16],
+) {
     eventually("the other side has a primary of its own", || async {
         let named = block_in_place(|| sentinels.masters());
         let others = named.iter().filter(|master| !before.contains(master));
@@ -362,10 +402,10 @@ async fn no_code_is_redeemed_on_both_sides_of_a_parted_network() {
     })
     .await;
     sentinels.rejoin();
-    sentinels.until_replaced(&before).await;
-    for (code, first) in codes.iter().zip(redeemed.into_iter().chain([503; 20])) {
+    sentinels.until_replaced(before).await;
+    for (code, first) in codes.iter().zip(redeemed.iter().copied().chain([503; 20])) {
         let again = eventually("the code is redeemed or refused", || async {
-            let status = Site::demo().redeem(&service, code).await.status;
+            let status = Site::demo().redeem(service, code).await.status;
             (status == 200 || status == 400).then_some(status)
         })
         .await;

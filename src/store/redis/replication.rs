@@ -20,7 +20,7 @@ use fred::interfaces::ClientLike;
 use fred::types::InfoKind;
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::commands::{Commands, info_field};
@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// and is silent meanwhile is heard of by the others within that time. And most must have heard from the primary since it is gone:
 /// the others are too few to promote it.
 const SETTLED: Duration = Duration::from_secs(3);
+/// Between two looks while it is not known who they are.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How many seconds ago one that keeps up was last heard. Replicas tell where they are each second; and a primary takes both moments
 /// from clocks that differ by some milliseconds, so that each time a second begins it has heard them a second from now.
 const LAG_SECONDS: RangeInclusive<i64> = -1..=2;
@@ -46,8 +48,8 @@ const LAG_SECONDS: RangeInclusive<i64> = -1..=2;
 pub(super) struct Copies {
     /// One, or as many as are there of those that are known.
     pub(super) count: i64,
-    /// By name where each may be promoted.
-    known: Members,
+    /// By name where each may be promoted, if it is known who they are.
+    known: Option<Members>,
     /// Since when the same of them are missing, if any is.
     fewer_since: Option<Instant>,
 }
@@ -92,6 +94,8 @@ pub(super) struct Replication {
     cut_off: watch::Receiver<BTreeSet<Address>>,
     /// Under Sentinel.
     group: Mutex<Option<Group>>,
+    /// A primary whose replicas are not known yet, and since when it was looked at.
+    stranger: Mutex<Option<(Address, Instant)>>,
 }
 
 /// What becomes of a primary's replicas.
@@ -138,6 +142,7 @@ impl Replication {
             tenure: topology.tenure.clone(),
             cut_off: topology.cut_off.clone(),
             group: Mutex::default(),
+            stranger: Mutex::default(),
         }
     }
 
@@ -160,17 +165,14 @@ impl Replication {
         let nodes = self.commands.nodes();
         let primary = nodes.owners().of(slot);
         let group = self.group().filter(|group| Some(&group.primary) == primary);
-        let count = match (&self.tenure, &group) {
-            (None, _) => 1,
-            // One that is missing would only be waited for in vain.
-            (Some(_), Some(group)) => (count(&group.members) - count(&group.missing)).max(1),
-            // Of a primary that was not looked at, so many that the sentinels are asked.
-            (Some(_), None) => 2,
-        };
+        // One that is missing would only be waited for in vain.
+        let there = group
+            .as_ref()
+            .map(|group| count(&group.members) - count(&group.missing));
         let fewer_since = group.as_ref().and_then(|group| group.fewer_since);
         Copies {
-            count,
-            known: group.map(|group| group.members).unwrap_or_default(),
+            count: there.unwrap_or_default().max(1),
+            known: group.map(|group| group.members),
             fewer_since,
         }
     }
@@ -209,6 +211,15 @@ impl Replication {
         }
     }
 
+    /// Looks until it is known whom a durable write must wait for, where that has to be found out.
+    pub(super) async fn find_out(&self) {
+        self.look().await;
+        while self.tenure.is_some() && self.wait != Wait::Never && self.group().is_none() {
+            sleep(AGAIN).await;
+            self.look().await;
+        }
+    }
+
     /// Looks once, at all at the same time. A server that can't be asked changes nothing: what was seen of its slots stays.
     pub(super) async fn look(&self) {
         let nodes = self.commands.nodes();
@@ -221,13 +232,14 @@ impl Replication {
         // While nobody asks anything else, this is what notices that a server is frozen.
         match node.heard(info.map_err(Fault::from)) {
             Ok(info) if info_field(&info, "role") == Some("master") => {
-                let members = match &self.tenure {
-                    Some(tenure) => self.follow(tenure, server.clone(), members(&info)).await,
-                    None => members(&info),
+                let seen = members(&info);
+                let known = match &self.tenure {
+                    Some(tenure) => self.follow(tenure, server.clone(), &seen).await,
+                    None => Some(seen.clone()),
                 };
-                let outlook = if !members.is_empty() {
+                let outlook = if known.as_ref().is_some_and(|known| !known.is_empty()) || !seen.is_empty() {
                     Outlook::KeepsUp
-                } else if self.cut_off.borrow().contains(server) {
+                } else if known.is_none() || self.cut_off.borrow().contains(server) {
                     Outlook::TakesOver
                 } else if followers(&info).next().is_some() {
                     Outlook::Lags
@@ -241,26 +253,30 @@ impl Replication {
         }
     }
 
-    /// Which replicas this primary has. One that is gone counts on while it may be promoted.
-    async fn follow(&self, tenure: &Tenure, primary: Address, seen: Members) -> Members {
+    /// Which replicas this primary has, once that is known. One that is gone counts on while it may be promoted.
+    async fn follow(&self, tenure: &Tenure, primary: Address, seen: &Members) -> Option<Members> {
         let now = Instant::now();
         let before = self.group().filter(|group| group.primary == primary);
-        // Who sees it for the first time may see what is left of it on the wrong side of a network.
-        if before.is_none() && !tenure.is_held_by(&primary).await {
-            return seen;
-        }
-        let before = before.unwrap_or_else(|| Group {
-            primary,
-            members: seen.clone(),
-            missing: Members::new(),
-            fewer_since: None,
-            undisputed_since: None,
-        });
-        let missing: Members = before.members.difference(&seen).cloned().collect();
+        let before = if let Some(before) = before {
+            before
+        } else {
+            // Who sees it for the first time may see what is left of it on the wrong side of a network, and most sentinels be on the
+            // other, without having noticed yet.
+            let since = self.strange_since(&primary, now);
+            tenure.now().await?.consent_since(&primary, since)?;
+            Group {
+                primary,
+                members: seen.clone(),
+                missing: Members::new(),
+                fewer_since: None,
+                undisputed_since: None,
+            }
+        };
+        let missing: Members = before.members.difference(seen).cloned().collect();
         let is_more = !missing.is_subset(&before.missing);
         let fewer_since = if is_more { Some(now) } else { before.fewer_since };
         let mut group = Group {
-            members: before.members.union(&seen).cloned().collect(),
+            members: before.members.union(seen).cloned().collect(),
             fewer_since: fewer_since.filter(|_| !missing.is_empty()),
             undisputed_since: None,
             missing,
@@ -275,7 +291,7 @@ impl Replication {
             let undisputed_since = before.undisputed_since.filter(|_| !is_more).unwrap_or(now);
             group.undisputed_since = is_undisputed.then_some(undisputed_since);
             if is_heard && group.undisputed_since.is_some_and(|since| since.elapsed() >= SETTLED) {
-                group.members = seen;
+                group.members.clone_from(seen);
                 group.missing = Members::new();
                 group.fewer_since = None;
             }
@@ -288,7 +304,14 @@ impl Replication {
             tracing::warn!(%primary, missing, "a replica is missing: durable writes fail unless every sentinel vouches for the primary");
         }
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
-        members
+        Some(members)
+    }
+
+    /// Since when this primary is looked at without it being known who its replicas are.
+    fn strange_since(&self, primary: &Address, now: Instant) -> Instant {
+        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = stranger.take().filter(|(address, _)| address == primary);
+        stranger.insert(before.unwrap_or_else(|| (primary.clone(), now))).1
     }
 
     fn see(&self, owners: &Owners, server: &Address, outlook: Outlook) {
@@ -338,14 +361,17 @@ impl Replication {
             sights.values().any(refuses)
         };
         let is_disputed = |group: &Group| !group.missing.is_empty() && group.undisputed_since.is_none();
-        if is_alone {
-            Some("no replica keeps up: confirms and redemptions are refused for now".to_owned())
-        } else if self.group().as_ref().is_some_and(is_disputed) {
-            let words = "a replica is missing, and too few sentinels say that it was not promoted: confirms and redemptions are refused";
-            Some(words.to_owned())
-        } else {
-            None
-        }
+        let words = match self.group() {
+            _ if is_alone => "no replica keeps up: confirms and redemptions are refused for now",
+            Some(group) if is_disputed(&group) => {
+                "a replica is missing, and too few sentinels say that it was not promoted: confirms and redemptions are refused"
+            }
+            None if self.tenure.is_some() && self.wait != Wait::Never => {
+                "too few sentinels agree on the primary and hear from it: confirms and redemptions are refused"
+            }
+            _ => return None,
+        };
+        Some(words.to_owned())
     }
 
     fn group(&self) -> Option<Group> {
@@ -356,6 +382,12 @@ impl Replication {
 impl Sight {
     fn asks(self) -> bool {
         self.keeps_up || self.last_kept_up.is_some_and(|at| at.elapsed() < PATIENCE)
+    }
+}
+
+impl Copies {
+    fn are_among(&self, there: &Members) -> bool {
+        self.known.as_ref().is_some_and(|known| known.is_subset(there))
     }
 }
 
@@ -375,14 +407,14 @@ impl Reached<'_> {
     /// one that left to be promoted. One that hangs is there no more, as if its connection had ended.
     fn by_all(&self, wanted: &Copies) -> bool {
         let there = self.there();
-        self.count >= count(&there).max(wanted.count) && wanted.known.is_subset(&there)
+        self.count >= count(&there).max(wanted.count) && wanted.are_among(&there)
     }
 
     /// How many are to have it, where nobody is missing, and no more were waited for because one was not known.
     fn by_too_few(&self, wanted: &Copies) -> Option<i64> {
         let there = self.there();
         let is_more = count(&there) > wanted.count && self.count >= wanted.count;
-        (is_more && wanted.known.is_subset(&there)).then(|| count(&there))
+        (is_more && wanted.are_among(&there)).then(|| count(&there))
     }
 
     fn there(&self) -> Members {
@@ -473,7 +505,7 @@ mod tests {
     fn a_replica_that_joins_never_stands_in_for_one_that_left() {
         let known = |names: &[&str]| Copies {
             count: i64::try_from(names.len()).unwrap(),
-            known: named(names),
+            known: Some(named(names)),
             fewer_since: None,
         };
         let by_all = |count, there: &[&str], wanted: &Copies| {
@@ -490,17 +522,19 @@ mod tests {
         assert!(by_all(2, &[ONE, OTHER], &both));
         assert!(!by_all(2, &[ONE, JOINED], &both));
         assert!(!by_all(1, &[ONE, OTHER], &both));
+        let unknown = Copies { known: None, ..one };
+        assert!(!by_all(2, &[ONE, OTHER], &unknown), "there may be a third");
     }
 
     #[test]
     fn a_replica_that_joins_is_waited_for_too() {
         let by_too_few = |reached, there: &[&str], known: &[&str]| {
             let (info, server) = (&*info(there), None);
-            let (known, fewer_since) = (named(known), None);
+            let known = named(known);
             let wanted = Copies {
                 count: count(&known),
-                known,
-                fewer_since,
+                known: Some(known),
+                fewer_since: None,
             };
             Reached {
                 count: reached,

@@ -15,6 +15,8 @@ use super::settings::FatalError;
 
 /// For how long a server that can't be used yet is nothing to tell: connecting takes a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long a start waits until it is known whom durable writes must wait for: sentinels ask the primary once a second.
+const FIND_OUT: Duration = Duration::from_millis(2_500);
 
 /// How far it has come.
 #[derive(Debug, Clone)]
@@ -64,7 +66,11 @@ impl Trial {
         let () = route.one(self.scripts.trial.whole(keys, &[])).await?;
         let () = self.scripts.trial.run(&route, keys, &[]).await?;
         // Before the first durable write, which would otherwise wait for a replica that never was.
-        self.replication.look().await;
+        if timeout(FIND_OUT, self.replication.find_out()).await.is_err() {
+            tracing::warn!(
+                "too few sentinels agree on the primary and hear from it: confirms and redemptions are refused until they do"
+            );
+        }
         Ok(())
     }
 }

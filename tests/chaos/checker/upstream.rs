@@ -59,8 +59,8 @@ fn is_token_call(what: &What) -> bool {
     )
 }
 
-/// Fetches that neither a token's end nor a fault explains; each fault explains one,
-/// while it has effects or soon after.
+/// Fetches that neither a token's end nor a fault explains; each fault explains one, while it has effects or soon after. What lost
+/// everything explains the next one whenever it is: who has a token goes on with it, and who starts finds none.
 fn needless<'w>(index: &Index<'_>, calls: &[&Entry], margin_ms: u64) -> Vec<&'w str> {
     let count =
         |fault: &Fault| fault.invalidations + usize::from(fault.kills_lease_holder || fault.loses != Loss::Nothing);
@@ -77,8 +77,12 @@ fn needless<'w>(index: &Index<'_>, calls: &[&Entry], margin_ms: u64) -> Vec<&'w 
         };
         let Some(Some(token)) = outcome.done() else { continue };
         if call.sent_ms < due {
-            let explains = |fault: &&Fault| (fault.from_ms..=shown_until(fault) + NOTICED_MS).contains(&call.sent_ms);
+            let is_lost = |fault: &Fault| fault.loses == Loss::Everything && fault.from_ms <= call.sent_ms;
+            let explains = |fault: &&Fault| {
+                is_lost(fault) || (fault.from_ms..=shown_until(fault) + NOTICED_MS).contains(&call.sent_ms)
+            };
             match excuses.iter().position(explains) {
+                Some(excuse) if is_lost(excuses[excuse]) => excuses.retain(|fault| !is_lost(fault)),
                 Some(excuse) => drop(excuses.remove(excuse)),
                 None => words.push("a token was fetched while the last one was good"),
             }

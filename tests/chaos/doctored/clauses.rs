@@ -283,6 +283,11 @@ fn what_wechat_refuses_leaves_the_scene_as_it_was() {
 fn what_a_fault_explains_passes() {
     let killed = harmless(|fault| fault.kills_lease_holder = true);
     assert_eq!(flagged(with([killed, upstream(1_800, Api::StableToken, None)])), []);
+    let emptied = [fault(2_000, Loss::Everything), fault(3_000, Loss::Everything)];
+    let fetched = with(emptied.into_iter().chain([upstream(70_000, Api::StableToken, None)]));
+    assert_eq!(flagged(fetched.clone()), []);
+    let again = upstream(71_000, Api::StableToken, None);
+    assert_eq!(flagged(fetched.into_iter().chain([again]).collect()), [I7]);
     let mut slow = cancel(1_010, refused(503, "store_unavailable"));
     slow.got_ms = Some(9_000);
     let paused = harmless(|fault| (fault.pauses, fault.to_ms) = (true, 8_000));

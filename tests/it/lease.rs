@@ -117,16 +117,11 @@ fn lease_left(redis: &RedisServer) -> Duration {
     Duration::from_millis(left.max(0).unsigned_abs())
 }
 
-/// The lease that was left when the outage began, and the call of whoever takes over: not once more as long, however busy the
-/// machine is.
+/// The lease that was left when the outage began, and the call of whoever takes over.
 #[track_caller]
-fn took_no_longer_than(left: Duration, began: Instant, call: &str) {
-    let outage = began.elapsed();
+fn took_no_longer_than(left: Duration, began: Stopwatch, call: &str) {
     assert!(left <= LEASE, "{call}: {left:?}");
-    assert!(
-        outage < left + LEASE / 2,
-        "{call}: {outage:?}, the lease had {left:?} left"
-    );
+    began.took_less_than(left + Duration::from_millis(800));
 }
 
 #[tokio::test]
@@ -145,7 +140,7 @@ async fn killed_in_its_call(call: &'static str) {
     // Before the lease is looked at, so that what their start takes does not count.
     let (one, two) = tokio::join!(stage.replica().start(), stage.replica().start());
     holder.process.signal(Signal::KILL);
-    let (killed, left) = (Instant::now(), lease_left(&redis));
+    let (killed, left) = (Stopwatch::start(), lease_left(&redis));
     tokio::join!(until_a_picture(&one), until_a_picture(&two));
     took_no_longer_than(left, killed, call);
     assert_eq!(stage.token_calls().await, 2, "{call}");
@@ -207,7 +202,7 @@ async fn wakes_late(call: &'static str, offset: &str) {
     }
     // Before the lease is looked at, so that what its start takes does not count.
     let awake = stage.replica().start().await;
-    let (began, left) = (Instant::now(), lease_left(&redis));
+    let (began, left) = (Stopwatch::start(), lease_left(&redis));
     until_a_picture(&awake).await;
     took_no_longer_than(left, began, call);
     let (newer, used) = (stored(&redis), stage.used().await);

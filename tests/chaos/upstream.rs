@@ -1,6 +1,8 @@
 //! WeChat: the simulator in this very process, with each call that reaches it written down.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
@@ -32,6 +34,7 @@ pub(crate) struct Upstream {
     /// Where each replica of the service finds it: by where it is called it knows who calls.
     pub(crate) bases: Vec<String>,
     asking: watch::Receiver<Option<usize>>,
+    token_calls: Arc<AtomicUsize>,
     _shutdown: DropGuard,
 }
 
@@ -62,11 +65,13 @@ impl Upstream {
         let simulator = simulator.expect("a simulator");
         let shutdown = CancellationToken::new();
         let (asked, asking) = watch::channel(None);
+        let token_calls = Arc::new(AtomicUsize::new(0));
         for (replica, listener) in listeners.into_iter().enumerate() {
             let door = Door {
                 recorder: recorder.clone(),
                 replica,
                 asked: asked.clone(),
+                token_calls: Arc::clone(&token_calls),
             };
             let calls = simulator.wechat_router().layer(from_fn_with_state(door, written_down));
             let calls = calls.merge(simulator.control_router());
@@ -80,8 +85,14 @@ impl Upstream {
             },
             bases,
             asking,
+            token_calls,
             _shutdown: shutdown.drop_guard(),
         }
+    }
+
+    /// How often anybody asked for an access_token. The simulator itself remembers the newest calls only.
+    pub(crate) fn token_calls(&self) -> usize {
+        self.token_calls.load(Ordering::Relaxed)
     }
 
     /// The replica whose call for an access_token is under way, once there is one.
@@ -121,12 +132,6 @@ impl Wechat {
         Some(last["at"].as_str().expect("a time").to_owned())
     }
 
-    /// How often it was asked for an access_token.
-    pub(crate) async fn token_calls(&self) -> usize {
-        let calls = self.calls().await;
-        calls.iter().filter(|call| call["call"] == "stable_token").count()
-    }
-
     async fn calls(&self) -> Vec<Value> {
         let request = self.http.get(format!("{}/simulator/calls", self.base));
         request.send().await.expect("an answer").json().await.expect("a list")
@@ -151,6 +156,7 @@ struct Door {
     replica: usize,
     /// Who asks for an access_token just now.
     asked: watch::Sender<Option<usize>>,
+    token_calls: Arc<AtomicUsize>,
 }
 
 #[derive(Deserialize)]
@@ -165,7 +171,10 @@ async fn written_down(
     next: Next,
 ) -> Response {
     let api = match request.uri().path() {
-        "/cgi-bin/stable_token" => Api::StableToken,
+        "/cgi-bin/stable_token" => {
+            door.token_calls.fetch_add(1, Ordering::Relaxed);
+            Api::StableToken
+        }
         "/sns/jscode2session" => Api::Jscode2session,
         _ => Api::Getwxacodeunlimit,
     };

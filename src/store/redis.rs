@@ -331,14 +331,17 @@ impl RedisStore {
         args: &[Bytes],
         copies: &Copies,
     ) -> Result<Replaced, StoreError> {
-        let (began, mut copies, mut missed) = (Instant::now(), copies.clone(), None);
+        let (mut copies, deadline) = (copies.clone(), Instant::now() + MISSED);
+        let mut since = None;
         let (replaced, kept) = loop {
-            let (replaced, kept) = self.replace_replicated(scene, keys, args, &copies, &mut missed).await?;
+            let (replaced, kept) = self
+                .replace_replicated(scene, keys, args, &copies, &mut since, deadline)
+                .await?;
             match kept {
-                _ if began.elapsed() >= MISSED => break (replaced, kept),
+                _ if Instant::now() >= deadline => break (replaced, kept),
                 Some(Kept::Joined { count }) => {
                     copies.count = count;
-                    missed = None;
+                    since = None;
                 }
                 Some(Kept::Doubted) => sleep(PAUSE).await,
                 _ => break (replaced, kept),
@@ -357,7 +360,8 @@ impl RedisStore {
         keys: &[&str],
         args: &[Bytes],
         copies: &Copies,
-        missed: &mut Option<Instant>,
+        since: &mut Option<Instant>,
+        deadline: Instant,
     ) -> Result<(Replaced, Option<Kept>), StoreError> {
         let (replaced, count, info, server) = self
             .commands
@@ -381,8 +385,8 @@ impl RedisStore {
         // The connection is somebody else's by now.
         let info = &*info;
         let reached = Reached { count, server, info };
-        let missed = *missed.get_or_insert_with(Instant::now);
-        let kept = self.replication.keeps(&reached, copies, missed).await;
+        let since = *since.get_or_insert_with(Instant::now);
+        let kept = self.replication.keeps(&reached, copies, since, deadline).await;
         let replaced = match kept {
             Kept::Replicated | Kept::Vouched => replaced,
             Kept::Joined { .. } | Kept::Doubted | Kept::Not => Replaced::Unreplicated,

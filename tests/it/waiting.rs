@@ -387,6 +387,46 @@ async fn nor_by_a_replica_of_the_service_that_starts_on_the_side_that_loses() {
     each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
 }
 
+/// The replica on the other side has not been waited for since it died. It is back, and is still sent what it must have first; and is
+/// promoted all the same, as there is no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_while_the_replica_on_the_other_side_is_still_copying() {
+    let mut sentinels = Sentinels::start().await;
+    sentinels.set("down-after-milliseconds", "7000");
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let mut codes = Vec::new();
+    for _ in 0..40 {
+        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
+    }
+    let before = sentinels.masters();
+    sentinels.nodes_mut()[1].server.kill_saved().await;
+    let primary = sentinels.primary();
+    primary.cli_ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "600"]);
+    primary.cli_ok(&["CONFIG", "SET", "repl-backlog-size", "16384"]);
+    for _ in 0..10 {
+        primary.cli_ok(&["SET", "more than that", &"x".repeat(100_000)]);
+    }
+    service
+        .log()
+        .line_with(&["durable writes wait for other replicas", "replicas=1"])
+        .await;
+    sentinels.nodes_mut()[1].server.come_back();
+    eventually("the replica waits to be sent everything", || async {
+        let seen = sentinels.primary().cli(&["INFO", "replication"]);
+        seen.contains("state=wait_bgsave").then_some(())
+    })
+    .await;
+    a_login_succeeds(&service, |_| true).await;
+    sentinels.part_with(&[2, 0], 0, &[], &[]);
+    let mut redeemed = Vec::new();
+    for code in &codes[..20] {
+        redeemed.push(Site::demo().redeem(&service, code).await.status);
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert!(redeemed.contains(&503), "nothing was refused: {redeemed:?}");
+    each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
+}
+
 /// After the fail-over, those too that were presented before it.
 async fn each_is_redeemed_once(
     sentinels: &Sentinels,

@@ -5,8 +5,8 @@
 //!
 //! One replica is enough where no other than an up-to-date one can take over. Sentinels may promote a replica while another one
 //! still follows the old primary, and acknowledges what will be lost. So under Sentinel every replica that keeps up is waited for,
-//! and if one is missing, the sentinels are asked whether it was promoted, or will be ([`Tenure`]): those that are on its side of a
-//! parted network have not heard from the primary since it was missed, and may not have noticed yet.
+//! and while one is missing, or is behind, the sentinels are asked of each write whether it was promoted, or will be ([`Tenure`]):
+//! those that are on its side of a parted network have not heard from the primary since the write, and may not have noticed yet.
 //!
 //! A primary of a Cluster that is cut off from its replica and most others takes writes until it notices, and loses them: while it
 //! hears no majority, nothing is taken from it alone.
@@ -29,7 +29,7 @@ use super::keys::tags;
 use super::nodes::Node;
 use super::servers::Address;
 use super::settings::Wait;
-use super::topology::{Owners, Tenure, Topology};
+use super::topology::{Consent, Owners, Tenure, Topology};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,8 +50,6 @@ pub(super) struct Copies {
     pub(super) count: i64,
     /// By name where each may be promoted, if it is known who they are.
     known: Option<Members>,
-    /// Since when the same of them are missing, if any is.
-    fewer_since: Option<Instant>,
 }
 
 /// What became of the wait for them.
@@ -75,9 +73,26 @@ pub(super) enum Kept {
     Joined {
         count: i64,
     },
-    /// One replica has it, and of the one that is missing nobody knows yet.
+    /// One replica has it, and of the one that has not nobody knows yet.
     Doubted,
     Not,
+}
+
+/// Who has a write, of those that sentinels may promote.
+#[derive(Debug, PartialEq, Eq)]
+enum Whom {
+    /// All that are there or were known.
+    Enough,
+    /// As many as were to, which are not all that can: one joined.
+    TooFew {
+        count: i64,
+    },
+    /// All that can, which leaves those that hang, or are still sent what was before. One of these is promoted only by sentinels that
+    /// can't reach the primary any more.
+    AllButThoseBehind,
+    /// At least one. Another one left, perhaps because a sentinel promotes it.
+    Some,
+    None,
 }
 
 /// Replicas, by the addresses that they announce.
@@ -123,11 +138,13 @@ struct Sight {
 #[derive(Debug, Clone)]
 struct Group {
     primary: Address,
-    /// The replicas that keep up, or may be promoted all the same.
+    /// The replicas that it lists, and those that are gone and may be promoted all the same.
     members: Members,
-    /// Those of them that don't.
+    /// Those of them that don't keep up.
     missing: Members,
-    /// Since when the last of these is missing.
+    /// Those of these that it lists no more.
+    gone: Members,
+    /// Since when the last of these is missing, or gone.
     fewer_since: Option<Instant>,
     /// Since when nobody says that one of them was promoted.
     undisputed_since: Option<Instant>,
@@ -169,30 +186,34 @@ impl Replication {
         let there = group
             .as_ref()
             .map(|group| count(&group.members) - count(&group.missing));
-        let fewer_since = group.as_ref().and_then(|group| group.fewer_since);
         Copies {
             count: there.unwrap_or_default().max(1),
             known: group.map(|group| group.members),
-            fewer_since,
         }
     }
 
-    /// Whether a write stays, whoever is primary next. `missed` is when a replica was first missed that is not known to be missing.
-    pub(super) async fn keeps(&self, reached: &Reached<'_>, wanted: &Copies, missed: Instant) -> Kept {
-        match (&self.tenure, &reached.server) {
-            (None, _) if reached.count >= wanted.count => Kept::Replicated,
-            (Some(_), _) if reached.by_all(wanted) => Kept::Replicated,
-            (Some(_), _) if let Some(count) = reached.by_too_few(wanted) => Kept::Joined { count },
-            (Some(tenure), Some(server)) if reached.count >= 1 => {
-                // One more than was known to be missing went away just now.
-                let known = wanted.fewer_since.filter(|_| reached.count >= wanted.count);
-                if tenure.is_vouched_for(server, known.unwrap_or(missed)).await {
-                    Kept::Vouched
-                } else {
-                    Kept::Doubted
-                }
-            }
-            _ => Kept::Not,
+    /// Whether a write stays, whoever is primary next: one that reached so far at `since`, and is asked about until `deadline`.
+    pub(super) async fn keeps(
+        &self,
+        reached: &Reached<'_>,
+        wanted: &Copies,
+        since: Instant,
+        deadline: Instant,
+    ) -> Kept {
+        let Some(tenure) = &self.tenure else {
+            let is_enough = reached.count >= wanted.count;
+            return if is_enough { Kept::Replicated } else { Kept::Not };
+        };
+        let who = match reached.whom(wanted) {
+            Whom::Enough => return Kept::Replicated,
+            Whom::TooFew { count } => return Kept::Joined { count },
+            Whom::None => return Kept::Not,
+            Whom::AllButThoseBehind => Consent::Majority,
+            Whom::Some => Consent::Unanimous,
+        };
+        match &reached.server {
+            Some(server) if tenure.is_vouched_for(server, who, since, deadline).await => Kept::Vouched,
+            _ => Kept::Doubted,
         }
     }
 
@@ -232,16 +253,16 @@ impl Replication {
         // While nobody asks anything else, this is what notices that a server is frozen.
         match node.heard(info.map_err(Fault::from)) {
             Ok(info) if info_field(&info, "role") == Some("master") => {
-                let seen = members(&info);
-                let known = match &self.tenure {
-                    Some(tenure) => self.follow(tenure, server.clone(), &seen).await,
-                    None => Some(seen.clone()),
+                let keeps_up = followers(&info).any(|(_, pace)| pace == Pace::KeepsUp);
+                let gone = match &self.tenure {
+                    Some(tenure) => self.follow(tenure, server.clone(), &info).await,
+                    None => Some(Members::new()),
                 };
-                let outlook = if known.as_ref().is_some_and(|known| !known.is_empty()) || !seen.is_empty() {
+                let outlook = if keeps_up || gone.as_ref().is_some_and(|gone| !gone.is_empty()) {
                     Outlook::KeepsUp
-                } else if known.is_none() || self.cut_off.borrow().contains(server) {
+                } else if gone.is_none() || self.cut_off.borrow().contains(server) {
                     Outlook::TakesOver
-                } else if followers(&info).next().is_some() {
+                } else if followers(&info).any(|(_, pace)| pace != Pace::Copies) {
                     Outlook::Lags
                 } else {
                     Outlook::Gone
@@ -253,8 +274,10 @@ impl Replication {
         }
     }
 
-    /// Which replicas this primary has, once that is known. One that is gone counts on while it may be promoted.
-    async fn follow(&self, tenure: &Tenure, primary: Address, seen: &Members) -> Option<Members> {
+    /// Keeps account of this primary's replicas, once they are known, and says which are gone and may be promoted.
+    async fn follow(&self, tenure: &Tenure, primary: Address, info: &str) -> Option<Members> {
+        let seen = members(info, |pace| pace == Pace::KeepsUp);
+        let listed = members(info, |_| true);
         let now = Instant::now();
         let before = self.group().filter(|group| group.primary == primary);
         let before = if let Some(before) = before {
@@ -266,20 +289,24 @@ impl Replication {
             tenure.now().await?.consent_since(&primary, since)?;
             Group {
                 primary,
-                members: seen.clone(),
+                members: listed.clone(),
                 missing: Members::new(),
+                gone: Members::new(),
                 fewer_since: None,
                 undisputed_since: None,
             }
         };
-        let missing: Members = before.members.difference(seen).cloned().collect();
-        let is_more = !missing.is_subset(&before.missing);
+        let members: Members = before.members.union(&listed).cloned().collect();
+        let missing: Members = members.difference(&seen).cloned().collect();
+        let gone: Members = members.difference(&listed).cloned().collect();
+        let is_more = !(missing.is_subset(&before.missing) && gone.is_subset(&before.gone));
         let fewer_since = if is_more { Some(now) } else { before.fewer_since };
         let mut group = Group {
-            members: before.members.union(seen).cloned().collect(),
+            members,
             fewer_since: fewer_since.filter(|_| !missing.is_empty()),
             undisputed_since: None,
             missing,
+            gone,
             ..before.clone()
         };
         if let Some(fewer_since) = group.fewer_since {
@@ -291,20 +318,21 @@ impl Replication {
             let undisputed_since = before.undisputed_since.filter(|_| !is_more).unwrap_or(now);
             group.undisputed_since = is_undisputed.then_some(undisputed_since);
             if is_heard && group.undisputed_since.is_some_and(|since| since.elapsed() >= SETTLED) {
-                group.members.clone_from(seen);
-                group.missing = Members::new();
-                group.fewer_since = None;
+                group.missing = listed.difference(&seen).cloned().collect();
+                group.members = listed;
+                group.gone = Members::new();
             }
         }
-        let (primary, missing, members) = (&group.primary, group.missing.len(), group.members.clone());
-        if members != before.members {
-            let replicas = members.len();
-            tracing::info!(%primary, replicas, "durable writes wait for other replicas");
-        } else if missing != before.missing.len() && missing > 0 {
-            tracing::warn!(%primary, missing, "a replica is missing: durable writes fail unless every sentinel vouches for the primary");
+        let (primary, missing) = (&group.primary, group.missing.len());
+        if is_more {
+            tracing::warn!(%primary, missing, "a replica is missing or behind: durable writes wait until the sentinels vouch for the primary");
+        } else if (&group.members, &group.missing) != (&before.members, &before.missing) {
+            let replicas = group.members.len() - missing;
+            tracing::info!(%primary, replicas, missing, "durable writes wait for other replicas");
         }
+        let gone = group.gone.clone();
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
-        Some(members)
+        Some(gone)
     }
 
     /// Since when this primary is looked at without it being known who its replicas are.
@@ -360,7 +388,7 @@ impl Replication {
             let refuses = |sight: &Sight| !sight.keeps_up && (self.wait == Wait::Always || sight.asks());
             sights.values().any(refuses)
         };
-        let is_disputed = |group: &Group| !group.missing.is_empty() && group.undisputed_since.is_none();
+        let is_disputed = |group: &Group| group.fewer_since.is_some() && group.undisputed_since.is_none();
         let words = match self.group() {
             _ if is_alone => "no replica keeps up: confirms and redemptions are refused for now",
             Some(group) if is_disputed(&group) => {
@@ -385,12 +413,6 @@ impl Sight {
     }
 }
 
-impl Copies {
-    fn are_among(&self, there: &Members) -> bool {
-        self.known.as_ref().is_some_and(|known| known.is_subset(there))
-    }
-}
-
 impl Kept {
     /// In the metrics.
     pub(super) fn as_str(self) -> &'static str {
@@ -403,23 +425,25 @@ impl Kept {
 }
 
 impl Reached<'_> {
-    /// Whether every replica has it that is there or was known. A count alone does not say which: one that joined may stand in for
-    /// one that left to be promoted. One that hangs is there no more, as if its connection had ended.
-    fn by_all(&self, wanted: &Copies) -> bool {
-        let there = self.there();
-        self.count >= count(&there).max(wanted.count) && wanted.are_among(&there)
-    }
-
-    /// How many are to have it, where nobody is missing, and no more were waited for because one was not known.
-    fn by_too_few(&self, wanted: &Copies) -> Option<i64> {
-        let there = self.there();
-        let is_more = count(&there) > wanted.count && self.count >= wanted.count;
-        (is_more && wanted.are_among(&there)).then(|| count(&there))
-    }
-
-    fn there(&self) -> Members {
-        let there = followers(self.info).filter(|(_, pace)| *pace != Pace::Lags);
-        there.map(|(name, _)| name).collect()
+    /// Which replicas have it. A count alone does not say: one that joined may stand in for one that left to be promoted.
+    fn whom(&self, wanted: &Copies) -> Whom {
+        let listed = members(self.info, |_| true);
+        let able = members(self.info, |pace| matches!(pace, Pace::KeepsUp | Pace::Joins));
+        let is_gone = !wanted.known.as_ref().is_some_and(|known| known.is_subset(&listed));
+        let has_reached = |there: &Members| self.count >= count(there);
+        if self.count < 1 {
+            Whom::None
+        } else if is_gone {
+            Whom::Some
+        } else if has_reached(&listed) {
+            Whom::Enough
+        } else if has_reached(&able) {
+            Whom::AllButThoseBehind
+        } else if self.count >= wanted.count {
+            Whom::TooFew { count: count(&able) }
+        } else {
+            Whom::Some
+        }
     }
 }
 
@@ -427,7 +451,7 @@ fn count(members: &Members) -> i64 {
     i64::try_from(members.len()).unwrap_or(i64::MAX)
 }
 
-/// How a replica that is online follows.
+/// How a replica follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
     KeepsUp,
@@ -435,17 +459,17 @@ enum Pace {
     Joins,
     /// It hangs, or loads: what it said last was long ago.
     Lags,
+    /// It is sent everything anew, or waits for that.
+    Copies,
 }
 
-/// Those that keep up.
-fn members(info: &str) -> Members {
-    followers(info)
-        .filter(|(_, pace)| *pace == Pace::KeepsUp)
-        .map(|(name, _)| name)
-        .collect()
+/// Those that follow so.
+fn members(info: &str, which: impl Fn(Pace) -> bool) -> Members {
+    let members = followers(info).filter(|(_, pace)| which(*pace));
+    members.map(|(name, _)| name).collect()
 }
 
-/// Every replica that is online: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
+/// Every replica, whether it is online or not: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
 fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
     info.lines().filter_map(|line| {
         let (name, fields) = line.split_once(':')?;
@@ -456,12 +480,12 @@ fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
         };
         let number = |name: &str| field(name).and_then(|number| number.parse::<i64>().ok());
         let pace = match (number("lag"), number("offset")) {
+            _ if field("state") != Some("online") => Pace::Copies,
             (Some(lag), Some(offset)) if LAG_SECONDS.contains(&lag) && offset > 0 => Pace::KeepsUp,
             (Some(lag), Some(0)) if LAG_SECONDS.contains(&lag) => Pace::Joins,
             _ => Pace::Lags,
         };
-        let name = format!("{}:{}", field("ip")?, field("port")?);
-        (field("state") == Some("online")).then_some((name, pace))
+        Some((format!("{}:{}", field("ip")?, field("port")?), pace))
     })
 }
 
@@ -482,13 +506,14 @@ mod tests {
     const OTHER: &str = "slave12:ip=::1,port=1,state=online,offset=9,lag=2";
     const HEARD_AS_A_SECOND_BEGAN: &str = "slave0:ip=127.0.0.1,port=2,state=online,offset=9,lag=-1";
     const LOADS: &str = "slave1:ip=127.0.0.1,port=4,state=online,offset=0,lag=9";
+    const COPIES: &str = "slave1:ip=127.0.0.1,port=5,state=send_bulk,offset=0,lag=0";
     const JOINED: &str = "slave1:ip=127.0.0.1,port=3,state=online,offset=0,lag=0";
 
     #[test]
     fn a_replica_keeps_up_when_it_is_online_and_was_heard_of_just_now() {
-        assert_eq!(members(&info(&[ONE])), named(&["127.0.0.1:1"]));
-        assert_eq!(members(&info(&[ONE, OTHER])), named(&["127.0.0.1:1", "::1:1"]));
-        assert_eq!(members(&info(&[HEARD_AS_A_SECOND_BEGAN])), named(&["127.0.0.1:2"]));
+        assert_eq!(keeping_up(&[ONE]), named(&["127.0.0.1:1"]));
+        assert_eq!(keeping_up(&[ONE, OTHER]), named(&["127.0.0.1:1", "::1:1"]));
+        assert_eq!(keeping_up(&[HEARD_AS_A_SECOND_BEGAN]), named(&["127.0.0.1:2"]));
         for not in [
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-2",
@@ -497,62 +522,66 @@ mod tests {
             "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
             "",
         ] {
-            assert_eq!(members(&info(&[not])), named(&[]), "{not}");
+            assert_eq!(keeping_up(&[not]), named(&[]), "{not}");
         }
+    }
+
+    fn keeping_up(there: &[&str]) -> Members {
+        members(&info(there), |pace| pace == Pace::KeepsUp)
+    }
+
+    fn reached(count: i64, there: &[&str], known: &[&str]) -> Whom {
+        let (info, server, known) = (&*info(there), None, named(known));
+        let wanted = Copies {
+            count: super::count(&known),
+            known: Some(known),
+        };
+        Reached { count, server, info }.whom(&wanted)
     }
 
     #[test]
     fn a_replica_that_joins_never_stands_in_for_one_that_left() {
-        let known = |names: &[&str]| Copies {
-            count: i64::try_from(names.len()).unwrap(),
-            known: Some(named(names)),
-            fewer_since: None,
-        };
-        let by_all = |count, there: &[&str], wanted: &Copies| {
-            let (info, server) = (&*info(there), None);
-            Reached { count, server, info }.by_all(wanted)
-        };
-        let one = known(&["127.0.0.1:1"]);
-        assert!(by_all(1, &[ONE], &one));
-        assert!(!by_all(1, &[JOINED], &one), "the one that was known is gone");
-        assert!(!by_all(1, &[ONE, JOINED], &one), "nobody says which of them has it");
-        assert!(by_all(2, &[ONE, JOINED], &one));
-        assert!(by_all(1, &[ONE, LOADS], &one), "it has acknowledged nothing");
-        let both = known(&["127.0.0.1:1", "::1:1"]);
-        assert!(by_all(2, &[ONE, OTHER], &both));
-        assert!(!by_all(2, &[ONE, JOINED], &both));
-        assert!(!by_all(1, &[ONE, OTHER], &both));
-        let unknown = Copies { known: None, ..one };
-        assert!(!by_all(2, &[ONE, OTHER], &unknown), "there may be a third");
+        let one = ["127.0.0.1:1"];
+        assert_eq!(reached(1, &[ONE], &one), Whom::Enough);
+        assert_eq!(
+            reached(1, &[JOINED], &one),
+            Whom::Some,
+            "the one that was known is gone"
+        );
+        assert_eq!(reached(2, &[ONE, JOINED], &one), Whom::Enough);
+        let both = ["127.0.0.1:1", "::1:1"];
+        assert_eq!(reached(2, &[ONE, OTHER], &both), Whom::Enough);
+        assert_eq!(reached(2, &[ONE, JOINED], &both), Whom::Some);
+        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::Some);
+        let (count, server, info) = (2, None, &*info(&[ONE, OTHER]));
+        let unknown = Copies { count: 1, known: None };
+        let whom = Reached { count, server, info }.whom(&unknown);
+        assert_eq!(whom, Whom::Some, "there may be a third");
     }
 
     #[test]
     fn a_replica_that_joins_is_waited_for_too() {
-        let by_too_few = |reached, there: &[&str], known: &[&str]| {
-            let (info, server) = (&*info(there), None);
-            let known = named(known);
-            let wanted = Copies {
-                count: count(&known),
-                known: Some(known),
-                fewer_since: None,
-            };
-            Reached {
-                count: reached,
-                server,
-                info,
-            }
-            .by_too_few(&wanted)
-        };
         let one = ["127.0.0.1:1"];
-        assert_eq!(by_too_few(1, &[ONE, JOINED], &one), Some(2));
+        assert_eq!(reached(1, &[ONE, JOINED], &one), Whom::TooFew { count: 2 });
         assert_eq!(
-            by_too_few(0, &[ONE, JOINED], &one),
-            None,
+            reached(0, &[ONE, JOINED], &one),
+            Whom::None,
             "the one that was known hangs"
         );
-        assert_eq!(by_too_few(1, &[JOINED], &one), None, "the one that was known is gone");
-        assert_eq!(by_too_few(1, &[ONE], &one), None, "there is no other");
-        assert_eq!(by_too_few(1, &[ONE, LOADS], &one), None, "that takes long");
+        assert_eq!(reached(1, &[ONE], &one), Whom::Enough, "there is no other");
+    }
+
+    #[test]
+    fn a_replica_that_is_behind_is_not_waited_for_and_may_be_promoted() {
+        let one = ["127.0.0.1:1"];
+        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::AllButThoseBehind);
+        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::AllButThoseBehind);
+        assert_eq!(reached(2, &[ONE, LOADS], &one), Whom::Enough, "it has it by now");
+        assert_eq!(
+            reached(1, &[ONE], &["127.0.0.1:1", "127.0.0.1:4"]),
+            Whom::Some,
+            "it was, and may be promoted still"
+        );
     }
 
     #[tokio::test(start_paused = true)]

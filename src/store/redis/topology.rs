@@ -22,7 +22,7 @@ use self::contacts::Contacts;
 pub(super) use self::owners::Owners;
 use self::owners::{View, majority};
 use self::tenure::Verdict;
-pub(super) use self::tenure::{Round, Tenure};
+pub(super) use self::tenure::{Consent, Round, Tenure};
 use super::servers::{Access, Address, Servers};
 use super::wire::{Dialer, Wire, WireError};
 

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::redis::servers::Address;
 
 /// How long the sentinels have to say so: a round that had just begun, and one more.
 const LIMIT: Duration = Duration::from_millis(900);
+/// Between two questions to those who have not heard from it yet.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What one sentinel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,11 +121,25 @@ impl Tenure {
         round.is_some_and(|round| round.consent(server).is_some())
     }
 
-    /// Whether every sentinel has heard from this server after `since`, and agrees that it is the primary. One that does not answer
-    /// may be the one that promotes.
-    pub(in crate::store::redis) async fn is_vouched_for(&self, server: &Address, since: Instant) -> bool {
-        let round = self.now().await;
-        round.is_some_and(|round| round.consent_since(server, since) == Some(Consent::Unanimous))
+    /// Whether so many sentinels hear from this server after `since`, until `deadline`, and agree that it is the primary. Of all of
+    /// them, one that does not answer may be the one that promotes.
+    pub(in crate::store::redis) async fn is_vouched_for(
+        &self,
+        server: &Address,
+        who: Consent,
+        since: Instant,
+        deadline: Instant,
+    ) -> bool {
+        while let Some(round) = self.now().await {
+            if round.consent_since(server, since) >= Some(who) {
+                return true;
+            }
+            if round.consent(server) < Some(who) || Instant::now() + PAUSE >= deadline {
+                return false;
+            }
+            sleep(PAUSE).await;
+        }
+        false
     }
 }
 

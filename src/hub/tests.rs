@@ -11,7 +11,7 @@ use futures_util::future::{join_all, join3};
 use tokio::time::{Instant, advance, sleep};
 
 use super::*;
-use crate::scene::{State, StateName};
+use crate::scene::{Life, State, StateName};
 use crate::store::{News, Stored};
 use place::{Login, Place, ROOMY, SLOW_REREAD, TTL, as_told, as_written, hint, next, silence};
 
@@ -533,4 +533,26 @@ async fn a_read_is_not_believed_against_one_that_was_issued_later() {
     assert_eq!(topic.believe(&after, later), Believed::Known);
     assert_eq!(topic.believe(&before, late), Believed::Known);
     assert_eq!(topic.told().unwrap().state(), StateName::Scanned);
+}
+
+/// The moment it is due is also when the phone's last step is heard of: whichever comes first, the end is told in time.
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_when_the_time_is_up_does_not_put_off_the_look() {
+    let mut place = Place::new();
+    let login = place.start().await;
+    let read = place.store.find(&[login.scene.id]).await.remove(0).unwrap().unwrap();
+    let scan = place.scanned();
+    let scanned = place.changed(&login.scene, State::Scanned(scan));
+    let mut topic = Topic::new();
+    let issued = topic.issue();
+    topic.believe(&read, issued);
+    let next_due = |topic: &mut Topic| topic.next_due(Instant::now(), LINGER, NEVER);
+    let due = next_due(&mut topic).unwrap();
+    topic.set_due(Some(due));
+    sleep(due - Instant::now()).await;
+    topic.hint(scanned.public_state(Life::of_new(TTL)));
+    assert_eq!(next_due(&mut topic), Some(due));
+    // Once it was looked at, it is not looked at again for long.
+    topic.set_due(None);
+    assert!(next_due(&mut topic).unwrap() > due + TTL);
 }

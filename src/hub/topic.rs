@@ -404,6 +404,10 @@ impl Topic {
         if told.state().is_final() {
             return None;
         }
+        // Nobody has looked yet, so what came first puts it off no further.
+        if let Some(due) = self.due.filter(|due| *due <= now) {
+            return Some(due);
+        }
         let slow_due = match self.slow_due {
             Some(due) if due > now => due,
             Some(_) | None => now + entropy::between(slow.mul_f64(0.8), slow.mul_f64(1.2)),

@@ -354,10 +354,10 @@ struct Held {
 }
 
 impl AccessToken {
-    /// A token that lives until `expires_at`, and is to be refreshed `window` before that, or soon if that is past.
-    fn new(text: SecretString, generation: Option<Generation>, expires_at: Instant, window: Duration) -> Self {
+    /// A token that lives until `expires_at`, and is to be refreshed `window` before that, or soon if that is past or there is none.
+    fn new(text: SecretString, generation: Option<Generation>, expires_at: Instant, window: Option<Duration>) -> Self {
         let soon = Instant::now() + between(REFRESHES_APART, REFRESHES_APART * 4 / 3);
-        let in_window = expires_at.checked_sub(between(window * 4 / 5, window));
+        let in_window = window.and_then(|window| expires_at.checked_sub(between(window * 4 / 5, window)));
         Self(Arc::new(Held {
             text,
             generation,

@@ -386,7 +386,12 @@ impl Fetcher {
     }
 
     fn adopt(&self, text: SecretString, generation: Option<Generation>, expires_at: Instant) -> AccessToken {
-        AccessToken::new(text, generation, expires_at, self.mode.window())
+        let window = match (self.mode, generation) {
+            // Whoever else asked has another one, and only the newest lives on: soon all are to have one together.
+            (TokenMode::Classic, None) => None,
+            (TokenMode::Stable, _) | (TokenMode::Classic, Some(_)) => Some(self.mode.window()),
+        };
+        AccessToken::new(text, generation, expires_at, window)
     }
 
     /// Without the store there is no lease, so each replica keeps to what it has, and else asks seldom and never by force.

@@ -322,8 +322,8 @@ impl RedisStore {
         Ok(read)
     }
 
-    /// Under Sentinel again and again for a while: the replica that is missed may come back at once, or each sentinel, which asks the
-    /// primary once a second, hear from it.
+    /// Under Sentinel again and again for a while: a replica that joined is waited for too, one that is missed may come back at once,
+    /// and another primary be named.
     async fn replace_kept(
         &self,
         scene: &str,
@@ -332,16 +332,16 @@ impl RedisStore {
         copies: &Copies,
     ) -> Result<Replaced, StoreError> {
         let (mut copies, deadline) = (copies.clone(), Instant::now() + MISSED);
-        let mut since = None;
+        let mut written = None;
         let (replaced, kept) = loop {
             let (replaced, kept) = self
-                .replace_replicated(scene, keys, args, &copies, &mut since, deadline)
+                .replace_replicated(scene, keys, args, &copies, &mut written, deadline)
                 .await?;
             match kept {
                 _ if Instant::now() >= deadline => break (replaced, kept),
                 Some(Kept::Joined { count }) => {
                     copies.count = count;
-                    since = None;
+                    written = None;
                 }
                 Some(Kept::Doubted) => sleep(PAUSE).await,
                 _ => break (replaced, kept),
@@ -360,7 +360,7 @@ impl RedisStore {
         keys: &[&str],
         args: &[Bytes],
         copies: &Copies,
-        since: &mut Option<Instant>,
+        written: &mut Option<(Option<Address>, Instant)>,
         deadline: Instant,
     ) -> Result<(Replaced, Option<Kept>), StoreError> {
         let (replaced, count, info, server) = self
@@ -384,8 +384,9 @@ impl RedisStore {
         }
         // The connection is somebody else's by now.
         let info = &*info;
+        let before = written.take().filter(|(before, _)| *before == server);
+        let (_, since) = *written.insert(before.unwrap_or_else(|| (server.clone(), Instant::now())));
         let reached = Reached { count, server, info };
-        let since = *since.get_or_insert_with(Instant::now);
         let kept = self.replication.keeps(&reached, copies, since, deadline).await;
         let replaced = match kept {
             Kept::Replicated | Kept::Vouched => replaced,

@@ -94,6 +94,24 @@ async fn a_shard_left_alone_goes_on(service: &Service, replicas: &mut [Node], wa
     Site::demo().redeem(service, &code).await.ok();
 }
 
+async fn codes(service: &Service, count: usize) -> Vec<String> {
+    let mut codes = Vec::new();
+    for _ in 0..count {
+        codes.push(Browser::start(service).await.code_of("alice", service).await);
+    }
+    codes
+}
+
+/// What became of each.
+async fn redeemed_in_turn(service: &Service, codes: &[String], pause: Duration) -> Vec<u16> {
+    let mut redeemed = Vec::new();
+    for code in codes {
+        redeemed.push(Site::demo().redeem(service, code).await.status);
+        sleep(pause).await;
+    }
+    redeemed
+}
+
 async fn a_login_succeeds(service: &Service, wanted: Wanted) {
     let code = browser_where(service, wanted).await.code_of("dora", service).await;
     Site::demo().redeem(service, &code).await.ok();
@@ -304,22 +322,30 @@ async fn under_sentinel_one_replica_of_two_is_enough_and_without_any_it_goes_on_
     a_shard_left_alone_goes_on(&service, &mut shape.nodes_mut()[..2], |_| true).await;
 }
 
+/// Alone it replaces nobody, so nobody is refused for its sake, not even where it is not known yet whom a confirm waits for.
+#[tokio::test]
+async fn a_sentinel_that_hears_from_no_server_stands_in_nobodys_way() {
+    let sentinels = Sentinels::start().await;
+    sentinels.blind(0).await;
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    a_login_succeeds(&service, |_| true).await;
+    let unknown = Site::demo()
+        .redeem(&service, &Browser::start(&service).await.scene)
+        .await;
+    unknown.oauth_error(400, "invalid_grant");
+    let ready = Reply::to(service.http.get(format!("{}/readyz", service.ops))).await;
+    assert_eq!(ready.json()["checks"]["store"]["status"], "ok", "{}", ready.text());
+}
+
 /// The replica that takes over has left the primary, which goes on for a moment with the other replica at its side.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_code_is_redeemed_at_the_old_primary_and_at_the_new_one_too() {
     let sentinels = Sentinels::start().await;
     let service = Service::builder().redis_url(&sentinels.url()).start().await;
-    let mut codes = Vec::new();
-    for _ in 0..60 {
-        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
-    }
+    let codes = codes(&service, 60).await;
     let before = sentinels.masters();
     sentinels.fail_over().await;
-    let mut redeemed = Vec::new();
-    for code in &codes {
-        redeemed.push(Site::demo().redeem(&service, code).await.status);
-        sleep(Duration::from_millis(25)).await;
-    }
+    let redeemed = redeemed_in_turn(&service, &codes, Duration::from_millis(25)).await;
     sentinels.until_replaced(&before).await;
     assert!(
         redeemed.contains(&200),
@@ -344,17 +370,10 @@ async fn no_code_is_redeemed_on_both_sides_of_a_parted_network() {
     // Longer than any replica that is gone is waited for.
     sentinels.set("down-after-milliseconds", "7000");
     let service = Service::builder().redis_url(&sentinels.url()).start().await;
-    let mut codes = Vec::new();
-    for _ in 0..40 {
-        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
-    }
+    let codes = codes(&service, 40).await;
     let before = sentinels.masters();
     sentinels.part_with(&[2, 0], 0, &[], &[]);
-    let mut redeemed = Vec::new();
-    for code in &codes[..20] {
-        redeemed.push(Site::demo().redeem(&service, code).await.status);
-        sleep(Duration::from_millis(300)).await;
-    }
+    let redeemed = redeemed_in_turn(&service, &codes[..20], Duration::from_millis(300)).await;
     assert!(redeemed.contains(&503), "nothing was refused: {redeemed:?}");
     each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
 }
@@ -365,10 +384,7 @@ async fn nor_by_a_replica_of_the_service_that_starts_on_the_side_that_loses() {
     let sentinels = Sentinels::start().await;
     sentinels.set("down-after-milliseconds", "12000");
     let service = Service::builder().redis_url(&sentinels.url()).start().await;
-    let mut codes = Vec::new();
-    for _ in 0..20 {
-        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
-    }
+    let codes = codes(&service, 20).await;
     let before = sentinels.masters();
     sentinels.part_with(&[2, 0], 0, &[], &[]);
     // Until the primary itself takes the other one for gone.
@@ -394,10 +410,7 @@ async fn nor_while_the_replica_on_the_other_side_is_still_copying() {
     let mut sentinels = Sentinels::start().await;
     sentinels.set("down-after-milliseconds", "7000");
     let service = Service::builder().redis_url(&sentinels.url()).start().await;
-    let mut codes = Vec::new();
-    for _ in 0..40 {
-        codes.push(Browser::start(&service).await.code_of("alice", &service).await);
-    }
+    let codes = codes(&service, 40).await;
     let before = sentinels.masters();
     sentinels.nodes_mut()[1].server.kill_saved().await;
     let primary = sentinels.primary();
@@ -418,11 +431,7 @@ async fn nor_while_the_replica_on_the_other_side_is_still_copying() {
     .await;
     a_login_succeeds(&service, |_| true).await;
     sentinels.part_with(&[2, 0], 0, &[], &[]);
-    let mut redeemed = Vec::new();
-    for code in &codes[..20] {
-        redeemed.push(Site::demo().redeem(&service, code).await.status);
-        sleep(Duration::from_millis(300)).await;
-    }
+    let redeemed = redeemed_in_turn(&service, &codes[..20], Duration::from_millis(300)).await;
     assert!(redeemed.contains(&503), "nothing was refused: {redeemed:?}");
     each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
 }

@@ -184,6 +184,19 @@ impl Sentinels {
         }
     }
 
+    /// One of the sentinels hears from the servers no more, and finds them down.
+    pub(crate) async fn blind(&self, index: usize) {
+        let sentinel = &self.sentinels[index];
+        for node in &self.nodes {
+            node.link.part_from(vec![Caller::From(sentinel.source())]);
+        }
+        eventually("it finds the primary down", || async {
+            let said = sentinel.cli(&["SENTINEL", "MASTER", SERVICE]);
+            said.contains("s_down").then_some(())
+        })
+        .await;
+    }
+
     /// Ends what [`Self::part`] or [`Self::part_with`] began.
     pub(crate) fn rejoin(&self) {
         let sentinels = self.sentinels.iter().map(|sentinel| &sentinel.link);

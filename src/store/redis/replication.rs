@@ -11,8 +11,9 @@
 //! A primary of a Cluster that is cut off from its replica and most others takes writes until it notices, and loses them: while it
 //! hears no majority, nothing is taken from it alone.
 
+mod group;
+
 use std::collections::{BTreeSet, HashMap};
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,18 +31,14 @@ use super::nodes::Node;
 use super::servers::Address;
 use super::settings::Wait;
 use super::topology::{Consent, Owners, Tenure, Topology};
+use group::{Group, Members, Pace, count, followers, members};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long most sentinels must say that a replica which is gone was not promoted, before it counts no more. One that promotes it
-/// and is silent meanwhile is heard of by the others within that time. And most must have heard from the primary since it is gone:
-/// the others are too few to promote it.
-const SETTLED: Duration = Duration::from_secs(3);
+/// Sentinels choose one primary for all.
+const ANY_SLOT: u16 = 0;
 /// Between two looks while it is not known who they are.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How many seconds ago one that keeps up was last heard. Replicas tell where they are each second; and a primary takes both moments
-/// from clocks that differ by some milliseconds, so that each time a second begins it has heard them a second from now.
-const LAG_SECONDS: RangeInclusive<i64> = -1..=2;
 
 /// Which replicas a durable write waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,22 +78,17 @@ pub(super) enum Kept {
 /// Who has a write, of those that sentinels may promote.
 #[derive(Debug, PartialEq, Eq)]
 enum Whom {
-    /// All that are there or were known.
-    Enough,
-    /// As many as were to, which are not all that can: one joined.
-    TooFew {
+    All,
+    /// As many as were to. Another one joined, which may be one of them.
+    NotAllWhoJoined {
         count: i64,
     },
-    /// All that can, which leaves those that hang, or are still sent what was before. One of these is promoted only by sentinels that
-    /// can't reach the primary any more.
-    AllButThoseBehind,
-    /// At least one. Another one left, perhaps because a sentinel promotes it.
-    Some,
-    None,
+    /// One is slow, hangs, or is still sent what was before. It is promoted only by sentinels that can't reach the primary any more.
+    NotAllListed,
+    /// One left, perhaps because a sentinel promotes it; or nobody knows who there is.
+    NotAllKnown,
+    Nobody,
 }
-
-/// Replicas, by the addresses that they announce.
-type Members = BTreeSet<String>;
 
 /// What is known of each slot's replicas.
 #[derive(Debug)]
@@ -109,8 +101,6 @@ pub(super) struct Replication {
     cut_off: watch::Receiver<BTreeSet<Address>>,
     /// Under Sentinel.
     group: Mutex<Option<Group>>,
-    /// A primary whose replicas are not known yet, and since when it was looked at.
-    stranger: Mutex<Option<(Address, Instant)>>,
 }
 
 /// What becomes of a primary's replicas.
@@ -134,22 +124,6 @@ struct Sight {
     told_alone: bool,
 }
 
-/// A primary and those that follow it, any of which sentinels may promote.
-#[derive(Debug, Clone)]
-struct Group {
-    primary: Address,
-    /// The replicas that it lists, and those that are gone and may be promoted all the same.
-    members: Members,
-    /// Those of them that don't keep up.
-    missing: Members,
-    /// Those of these that it lists no more.
-    gone: Members,
-    /// Since when the last of these is missing, or gone.
-    fewer_since: Option<Instant>,
-    /// Since when nobody says that one of them was promoted.
-    undisputed_since: Option<Instant>,
-}
-
 impl Replication {
     pub(super) fn new(wait: Wait, commands: Arc<Commands>, topology: &Topology) -> Self {
         Self {
@@ -159,7 +133,6 @@ impl Replication {
             tenure: topology.tenure.clone(),
             cut_off: topology.cut_off.clone(),
             group: Mutex::default(),
-            stranger: Mutex::default(),
         }
     }
 
@@ -178,18 +151,19 @@ impl Replication {
     }
 
     fn wanted(&self, slot: u16) -> Copies {
-        // What is known of the last primary's replicas says nothing of this one's.
-        let nodes = self.commands.nodes();
-        let primary = nodes.owners().of(slot);
-        let group = self.group().filter(|group| Some(&group.primary) == primary);
-        // One that is missing would only be waited for in vain.
-        let there = group
-            .as_ref()
-            .map(|group| count(&group.members) - count(&group.missing));
+        let group = self.group(slot).filter(|group| group.is_known);
         Copies {
-            count: there.unwrap_or_default().max(1),
+            // One that is missing would only be waited for in vain.
+            count: group.as_ref().map_or(1, |group| count(&group.keeping_up()).max(1)),
             known: group.map(|group| group.members),
         }
+    }
+
+    /// What is known of this slot's primary, where sentinels choose it. Of the last one's replicas it says nothing.
+    fn group(&self, slot: u16) -> Option<Group> {
+        let nodes = self.commands.nodes();
+        let group = self.group.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        group.filter(|group| nodes.owners().of(slot) == Some(&group.primary))
     }
 
     /// Whether a write stays, whoever is primary next: one that reached so far at `since`, and is asked about until `deadline`.
@@ -204,15 +178,15 @@ impl Replication {
             let is_enough = reached.count >= wanted.count;
             return if is_enough { Kept::Replicated } else { Kept::Not };
         };
-        let who = match reached.whom(wanted) {
-            Whom::Enough => return Kept::Replicated,
-            Whom::TooFew { count } => return Kept::Joined { count },
-            Whom::None => return Kept::Not,
-            Whom::AllButThoseBehind => Consent::Majority,
-            Whom::Some => Consent::Unanimous,
+        let needed = match reached.whom(wanted) {
+            Whom::All => return Kept::Replicated,
+            Whom::NotAllWhoJoined { count } => return Kept::Joined { count },
+            Whom::Nobody => return Kept::Not,
+            Whom::NotAllListed => Consent::Majority,
+            Whom::NotAllKnown => Consent::Unanimous,
         };
         match &reached.server {
-            Some(server) if tenure.is_vouched_for(server, who, since, deadline).await => Kept::Vouched,
+            Some(server) if tenure.is_vouched_for(server, needed, since, deadline).await => Kept::Vouched,
             _ => Kept::Doubted,
         }
     }
@@ -235,7 +209,8 @@ impl Replication {
     /// Looks until it is known whom a durable write must wait for, where that has to be found out.
     pub(super) async fn find_out(&self) {
         self.look().await;
-        while self.tenure.is_some() && self.wait != Wait::Never && self.group().is_none() {
+        let is_known = || self.group(ANY_SLOT).is_some_and(|group| group.is_known);
+        while self.tenure.is_some() && self.wait != Wait::Never && !is_known() {
             sleep(AGAIN).await;
             self.look().await;
         }
@@ -253,16 +228,16 @@ impl Replication {
         // While nobody asks anything else, this is what notices that a server is frozen.
         match node.heard(info.map_err(Fault::from)) {
             Ok(info) if info_field(&info, "role") == Some("master") => {
-                let keeps_up = followers(&info).any(|(_, pace)| pace == Pace::KeepsUp);
-                let gone = match &self.tenure {
-                    Some(tenure) => self.follow(tenure, server.clone(), &info).await,
-                    None => Some(Members::new()),
+                let may_lose_one = match &self.tenure {
+                    Some(tenure) => self.follow(tenure, server, &info).await,
+                    None => self.cut_off.borrow().contains(server),
                 };
-                let outlook = if keeps_up || gone.as_ref().is_some_and(|gone| !gone.is_empty()) {
+                let is_there = |such: fn(Pace) -> bool| followers(&info).any(|(_, pace)| such(pace));
+                let outlook = if is_there(|pace| pace == Pace::KeepsUp) {
                     Outlook::KeepsUp
-                } else if gone.is_none() || self.cut_off.borrow().contains(server) {
+                } else if may_lose_one {
                     Outlook::TakesOver
-                } else if followers(&info).any(|(_, pace)| pace != Pace::Copies) {
+                } else if is_there(|pace| pace != Pace::Copies) {
                     Outlook::Lags
                 } else {
                     Outlook::Gone
@@ -274,72 +249,19 @@ impl Replication {
         }
     }
 
-    /// Keeps account of this primary's replicas, once they are known, and says which are gone and may be promoted.
-    async fn follow(&self, tenure: &Tenure, primary: Address, info: &str) -> Option<Members> {
-        let seen = members(info, |pace| pace == Pace::KeepsUp);
-        let listed = members(info, |_| true);
-        let now = Instant::now();
-        let before = self.group().filter(|group| group.primary == primary);
-        let before = if let Some(before) = before {
-            before
-        } else {
-            // Who sees it for the first time may see what is left of it on the wrong side of a network, and most sentinels be on the
-            // other, without having noticed yet.
-            let since = self.strange_since(&primary, now);
-            tenure.now().await?.consent_since(&primary, since)?;
-            Group {
-                primary,
-                members: listed.clone(),
-                missing: Members::new(),
-                gone: Members::new(),
-                fewer_since: None,
-                undisputed_since: None,
-            }
-        };
-        let members: Members = before.members.union(&listed).cloned().collect();
-        let missing: Members = members.difference(&seen).cloned().collect();
-        let gone: Members = members.difference(&listed).cloned().collect();
-        let is_more = !(missing.is_subset(&before.missing) && gone.is_subset(&before.gone));
-        let fewer_since = if is_more { Some(now) } else { before.fewer_since };
-        let mut group = Group {
-            members,
-            fewer_since: fewer_since.filter(|_| !missing.is_empty()),
-            undisputed_since: None,
-            missing,
-            gone,
-            ..before.clone()
-        };
-        if let Some(fewer_since) = group.fewer_since {
-            let round = tenure.now().await;
-            let is_undisputed = round
-                .as_ref()
-                .is_some_and(|round| round.consent(&group.primary).is_some());
-            let is_heard = round.is_some_and(|round| round.consent_since(&group.primary, fewer_since).is_some());
-            let undisputed_since = before.undisputed_since.filter(|_| !is_more).unwrap_or(now);
-            group.undisputed_since = is_undisputed.then_some(undisputed_since);
-            if is_heard && group.undisputed_since.is_some_and(|since| since.elapsed() >= SETTLED) {
-                group.missing = listed.difference(&seen).cloned().collect();
-                group.members = listed;
-                group.gone = Members::new();
-            }
+    /// Keeps account of this primary's replicas. Whether one may be promoted that follows no more.
+    async fn follow(&self, tenure: &Tenure, primary: &Address, info: &str) -> bool {
+        let before = self.group.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let before = before.filter(|group| group.primary == *primary);
+        let before = before.unwrap_or_else(|| Group::new(primary.clone(), Instant::now()));
+        let mut group = before.seen(info, Instant::now());
+        if group.is_in_doubt() {
+            group.judge(tenure.now().await.as_ref(), Instant::now());
         }
-        let (primary, missing) = (&group.primary, group.missing.len());
-        if is_more {
-            tracing::warn!(%primary, missing, "a replica is missing or behind: durable writes wait until the sentinels vouch for the primary");
-        } else if (&group.members, &group.missing) != (&before.members, &before.missing) {
-            let replicas = group.members.len() - missing;
-            tracing::info!(%primary, replicas, missing, "durable writes wait for other replicas");
-        }
-        let gone = group.gone.clone();
+        group.tell(&before);
+        let may_lose_one = !group.is_known || !group.gone.is_empty();
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
-        Some(gone)
-    }
-
-    /// Since when this primary is looked at without it being known who its replicas are.
-    fn strange_since(&self, primary: &Address, now: Instant) -> Instant {
-        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = stranger.take().filter(|(address, _)| address == primary);
-        stranger.insert(before.unwrap_or_else(|| (primary.clone(), now))).1
+        may_lose_one
     }
 
     fn see(&self, owners: &Owners, server: &Address, outlook: Outlook) {
@@ -388,22 +310,18 @@ impl Replication {
             let refuses = |sight: &Sight| !sight.keeps_up && (self.wait == Wait::Always || sight.asks());
             sights.values().any(refuses)
         };
-        let is_disputed = |group: &Group| group.fewer_since.is_some() && group.undisputed_since.is_none();
-        let words = match self.group() {
+        let decides = self.tenure.is_some() && self.wait != Wait::Never;
+        let words = match self.group(ANY_SLOT) {
             _ if is_alone => "no replica keeps up: confirms and redemptions are refused for now",
-            Some(group) if is_disputed(&group) => {
-                "a replica is missing, and too few sentinels say that it was not promoted: confirms and redemptions are refused"
+            Some(group) if group.is_known && group.is_disputed() => {
+                "a replica is missing, and too few sentinels vouch for the primary: confirms and redemptions are refused"
             }
-            None if self.tenure.is_some() && self.wait != Wait::Never => {
+            group if decides && group.as_ref().is_none_or(|group| !group.is_known) => {
                 "too few sentinels agree on the primary and hear from it: confirms and redemptions are refused"
             }
             _ => return None,
         };
         Some(words.to_owned())
-    }
-
-    fn group(&self) -> Option<Group> {
-        self.group.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -429,64 +347,18 @@ impl Reached<'_> {
     fn whom(&self, wanted: &Copies) -> Whom {
         let listed = members(self.info, |_| true);
         let able = members(self.info, |pace| matches!(pace, Pace::KeepsUp | Pace::Joins));
-        let is_gone = !wanted.known.as_ref().is_some_and(|known| known.is_subset(&listed));
-        let has_reached = |there: &Members| self.count >= count(there);
         if self.count < 1 {
-            Whom::None
-        } else if is_gone {
-            Whom::Some
-        } else if has_reached(&listed) {
-            Whom::Enough
-        } else if has_reached(&able) {
-            Whom::AllButThoseBehind
-        } else if self.count >= wanted.count {
-            Whom::TooFew { count: count(&able) }
+            Whom::Nobody
+        } else if !wanted.known.as_ref().is_some_and(|known| known.is_subset(&listed)) {
+            Whom::NotAllKnown
+        } else if self.count >= count(&listed) {
+            Whom::All
+        } else if (wanted.count..count(&able)).contains(&self.count) {
+            Whom::NotAllWhoJoined { count: count(&able) }
         } else {
-            Whom::Some
+            Whom::NotAllListed
         }
     }
-}
-
-fn count(members: &Members) -> i64 {
-    i64::try_from(members.len()).unwrap_or(i64::MAX)
-}
-
-/// How a replica follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    KeepsUp,
-    /// It has said nothing yet, which takes up to a second, or longer while it loads what it was sent.
-    Joins,
-    /// It hangs, or loads: what it said last was long ago.
-    Lags,
-    /// It is sent everything anew, or waits for that.
-    Copies,
-}
-
-/// Those that follow so.
-fn members(info: &str, which: impl Fn(Pace) -> bool) -> Members {
-    let members = followers(info).filter(|(_, pace)| which(*pace));
-    members.map(|(name, _)| name).collect()
-}
-
-/// Every replica, whether it is online or not: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
-fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
-    info.lines().filter_map(|line| {
-        let (name, fields) = line.split_once(':')?;
-        let _: u32 = name.strip_prefix("slave")?.parse().ok()?;
-        let field = |name: &str| {
-            let mut fields = fields.trim_end().split(',');
-            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-        };
-        let number = |name: &str| field(name).and_then(|number| number.parse::<i64>().ok());
-        let pace = match (number("lag"), number("offset")) {
-            _ if field("state") != Some("online") => Pace::Copies,
-            (Some(lag), Some(offset)) if LAG_SECONDS.contains(&lag) && offset > 0 => Pace::KeepsUp,
-            (Some(lag), Some(0)) if LAG_SECONDS.contains(&lag) => Pace::Joins,
-            _ => Pace::Lags,
-        };
-        Some((format!("{}:{}", field("ip")?, field("port")?), pace))
-    })
 }
 
 #[cfg(test)]
@@ -504,31 +376,9 @@ mod tests {
 
     const ONE: &str = "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0";
     const OTHER: &str = "slave12:ip=::1,port=1,state=online,offset=9,lag=2";
-    const HEARD_AS_A_SECOND_BEGAN: &str = "slave0:ip=127.0.0.1,port=2,state=online,offset=9,lag=-1";
     const LOADS: &str = "slave1:ip=127.0.0.1,port=4,state=online,offset=0,lag=9";
     const COPIES: &str = "slave1:ip=127.0.0.1,port=5,state=send_bulk,offset=0,lag=0";
     const JOINED: &str = "slave1:ip=127.0.0.1,port=3,state=online,offset=0,lag=0";
-
-    #[test]
-    fn a_replica_keeps_up_when_it_is_online_and_was_heard_of_just_now() {
-        assert_eq!(keeping_up(&[ONE]), named(&["127.0.0.1:1"]));
-        assert_eq!(keeping_up(&[ONE, OTHER]), named(&["127.0.0.1:1", "::1:1"]));
-        assert_eq!(keeping_up(&[HEARD_AS_A_SECOND_BEGAN]), named(&["127.0.0.1:2"]));
-        for not in [
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-2",
-            "slave0:ip=127.0.0.1,port=1,state=wait_bgsave,offset=0,lag=0",
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=0,lag=1",
-            "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
-            "",
-        ] {
-            assert_eq!(keeping_up(&[not]), named(&[]), "{not}");
-        }
-    }
-
-    fn keeping_up(there: &[&str]) -> Members {
-        members(&info(there), |pace| pace == Pace::KeepsUp)
-    }
 
     fn reached(count: i64, there: &[&str], known: &[&str]) -> Whom {
         let (info, server, known) = (&*info(there), None, named(known));
@@ -542,44 +392,44 @@ mod tests {
     #[test]
     fn a_replica_that_joins_never_stands_in_for_one_that_left() {
         let one = ["127.0.0.1:1"];
-        assert_eq!(reached(1, &[ONE], &one), Whom::Enough);
+        assert_eq!(reached(1, &[ONE], &one), Whom::All);
         assert_eq!(
             reached(1, &[JOINED], &one),
-            Whom::Some,
+            Whom::NotAllKnown,
             "the one that was known is gone"
         );
-        assert_eq!(reached(2, &[ONE, JOINED], &one), Whom::Enough);
+        assert_eq!(reached(2, &[ONE, JOINED], &one), Whom::All);
         let both = ["127.0.0.1:1", "::1:1"];
-        assert_eq!(reached(2, &[ONE, OTHER], &both), Whom::Enough);
-        assert_eq!(reached(2, &[ONE, JOINED], &both), Whom::Some);
-        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::Some);
+        assert_eq!(reached(2, &[ONE, OTHER], &both), Whom::All);
+        assert_eq!(reached(2, &[ONE, JOINED], &both), Whom::NotAllKnown);
+        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::NotAllListed);
         let (count, server, info) = (2, None, &*info(&[ONE, OTHER]));
         let unknown = Copies { count: 1, known: None };
         let whom = Reached { count, server, info }.whom(&unknown);
-        assert_eq!(whom, Whom::Some, "there may be a third");
+        assert_eq!(whom, Whom::NotAllKnown, "there may be a third");
     }
 
     #[test]
     fn a_replica_that_joins_is_waited_for_too() {
         let one = ["127.0.0.1:1"];
-        assert_eq!(reached(1, &[ONE, JOINED], &one), Whom::TooFew { count: 2 });
+        assert_eq!(reached(1, &[ONE, JOINED], &one), Whom::NotAllWhoJoined { count: 2 });
         assert_eq!(
             reached(0, &[ONE, JOINED], &one),
-            Whom::None,
+            Whom::Nobody,
             "the one that was known hangs"
         );
-        assert_eq!(reached(1, &[ONE], &one), Whom::Enough, "there is no other");
+        assert_eq!(reached(1, &[ONE], &one), Whom::All, "there is no other");
     }
 
     #[test]
     fn a_replica_that_is_behind_is_not_waited_for_and_may_be_promoted() {
         let one = ["127.0.0.1:1"];
-        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::AllButThoseBehind);
-        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::AllButThoseBehind);
-        assert_eq!(reached(2, &[ONE, LOADS], &one), Whom::Enough, "it has it by now");
+        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::NotAllListed);
+        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::NotAllListed);
+        assert_eq!(reached(2, &[ONE, LOADS], &one), Whom::All, "it has it by now");
         assert_eq!(
             reached(1, &[ONE], &["127.0.0.1:1", "127.0.0.1:4"]),
-            Whom::Some,
+            Whom::NotAllKnown,
             "it was, and may be promoted still"
         );
     }

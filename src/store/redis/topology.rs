@@ -21,8 +21,8 @@ use tracing::{info, warn};
 use self::contacts::Contacts;
 pub(super) use self::owners::Owners;
 use self::owners::{View, majority};
-use self::tenure::Verdict;
 pub(super) use self::tenure::{Consent, Round, Tenure};
+use self::tenure::{Opinion, Verdict};
 use super::servers::{Access, Address, Servers};
 use super::wire::{Dialer, Wire, WireError};
 
@@ -322,14 +322,28 @@ async fn ask_one(
             let others = told("num-other-sentinels").and_then(|count| count.parse::<usize>().ok());
             Answer::Master(Verdict {
                 primary,
-                // Whatever else is flagged, down or a fail-over, speaks against it.
-                is_content: told("flags") == Some("master"),
+                epoch: told("config-epoch")
+                    .and_then(|epoch| epoch.parse().ok())
+                    .unwrap_or_default(),
+                opinion: opinion(told("flags").unwrap_or_default()),
                 heard,
                 sentinels: others.unwrap_or_default() + 1,
             })
         }
     };
     Ok((wire, answer))
+}
+
+/// What the flags of a primary say, which is `master` where nothing is wrong. Whatever is not known speaks against it.
+fn opinion(flags: &str) -> Opinion {
+    let mut flags_but_that = flags.split(',').filter(|flag| *flag != "master").peekable();
+    if flags_but_that.peek().is_none() {
+        Opinion::Content
+    } else if flags_but_that.all(|flag| matches!(flag, "s_down" | "disconnected")) {
+        Opinion::Uneasy
+    } else {
+        Opinion::Replaces
+    }
 }
 
 /// How long ago a sentinel heard from the primary, of what it says of its last answered ping and of the one that is not answered.
@@ -368,6 +382,21 @@ fn field<'a>(reply: &'a BytesFrame, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentinel_replaces_a_primary_only_once_others_find_it_down_too() {
+        assert_eq!(opinion("master"), Opinion::Content);
+        assert_eq!(opinion("s_down,master"), Opinion::Uneasy);
+        assert_eq!(opinion("s_down,master,disconnected"), Opinion::Uneasy);
+        for flags in [
+            "s_down,o_down,master",
+            "master,failover_in_progress",
+            "master,force_failover",
+            "",
+        ] {
+            assert_eq!(opinion(flags), Opinion::Replaces, "{flags}");
+        }
+    }
 
     #[test]
     fn a_sentinel_that_was_never_answered_has_not_heard_from_the_primary() {

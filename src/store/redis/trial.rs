@@ -66,10 +66,10 @@ impl Trial {
         let () = route.one(self.scripts.trial.whole(keys, &[])).await?;
         let () = self.scripts.trial.run(&route, keys, &[]).await?;
         // Before the first durable write, which would otherwise wait for a replica that never was.
-        if timeout(FIND_OUT, self.replication.find_out()).await.is_err() {
-            tracing::warn!(
-                "too few sentinels agree on the primary and hear from it: confirms and redemptions are refused until they do"
-            );
+        if timeout(FIND_OUT, self.replication.find_out()).await.is_err()
+            && let Some(why) = self.replication.trouble()
+        {
+            tracing::warn!(why, "it is not known whom a confirm and a redemption wait for");
         }
         Ok(())
     }

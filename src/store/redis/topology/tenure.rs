@@ -23,12 +23,24 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Verdict {
     /// Whom it calls the primary.
     pub(super) primary: Address,
-    /// Whether it finds nothing wrong with that one, and replaces it by nobody.
-    pub(super) is_content: bool,
+    /// How often it was replaced before, as far as it knows. Who knows less is out of date.
+    pub(super) epoch: u64,
+    pub(super) opinion: Opinion,
     /// When that one last answered it, if it ever did.
     pub(super) heard: Option<Instant>,
     /// How many sentinels there are, as far as it knows.
     pub(super) sentinels: usize,
+}
+
+/// What a sentinel thinks of the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opinion {
+    /// Nothing is wrong with it.
+    Content,
+    /// It does not hear from it, and has found nobody who says the same: alone it replaces nobody.
+    Uneasy,
+    /// It replaces it, or may, or does not say.
+    Replaces,
 }
 
 /// How sure one can be that nobody else is made the primary.
@@ -44,9 +56,9 @@ pub(in crate::store::redis) enum Consent {
 #[derive(Debug, Clone)]
 pub(in crate::store::redis) struct Round {
     began: Instant,
-    /// Whom all who answered call the primary, if none of them finds anything wrong with it.
+    /// Whom all who answered, and are not out of date, call the primary, if none of them replaces it.
     undisputed: Option<Address>,
-    /// When each of them last heard it.
+    /// When each of those last heard it who find nothing wrong with it.
     heard: Vec<Option<Instant>>,
     /// How many sentinels there are.
     all: usize,
@@ -68,15 +80,31 @@ impl Round {
     /// What those said who answered, of so many that were asked from `began` on.
     pub(super) fn of(began: Instant, asked: usize, verdicts: &[Verdict]) -> Self {
         let known = verdicts.iter().map(|verdict| verdict.sentinels);
-        let named = verdicts.first().map(|first| &first.primary).filter(|primary| {
-            let mut verdicts = verdicts.iter();
-            verdicts.all(|verdict| verdict.is_content && verdict.primary == **primary)
-        });
+        let newest = verdicts.iter().max_by_key(|verdict| verdict.epoch);
+        let agrees = |newest: &Verdict, verdict: &Verdict| {
+            let is_out_of_date = verdict.epoch < newest.epoch;
+            verdict.opinion != Opinion::Replaces && (is_out_of_date || verdict.primary == newest.primary)
+        };
+        let newest = newest.filter(|newest| verdicts.iter().all(|verdict| agrees(newest, verdict)));
+        let vouches = |verdict: &&Verdict| {
+            verdict.opinion == Opinion::Content && newest.is_some_and(|newest| newest.primary == verdict.primary)
+        };
         Self {
             began,
-            undisputed: named.cloned(),
-            heard: verdicts.iter().map(|verdict| verdict.heard).collect(),
+            undisputed: newest.map(|newest| newest.primary.clone()),
+            heard: verdicts.iter().filter(vouches).map(|verdict| verdict.heard).collect(),
             all: known.max().unwrap_or_default().max(asked),
+        }
+    }
+
+    /// All so many agree on this server, and heard it last at these moments.
+    #[cfg(test)]
+    pub(in crate::store::redis) fn agreed(server: &Address, all: usize, heard: &[Instant]) -> Self {
+        Self {
+            undisputed: Some(server.clone()),
+            heard: heard.iter().copied().map(Some).collect(),
+            all,
+            ..Self::none()
         }
     }
 
@@ -126,15 +154,16 @@ impl Tenure {
     pub(in crate::store::redis) async fn is_vouched_for(
         &self,
         server: &Address,
-        who: Consent,
+        needed: Consent,
         since: Instant,
         deadline: Instant,
     ) -> bool {
         while let Some(round) = self.now().await {
-            if round.consent_since(server, since) >= Some(who) {
+            // No consent is less than any.
+            if round.consent_since(server, since) >= Some(needed) {
                 return true;
             }
-            if round.consent(server) < Some(who) || Instant::now() + PAUSE >= deadline {
+            if round.consent(server) < Some(needed) || Instant::now() + PAUSE >= deadline {
                 return false;
             }
             sleep(PAUSE).await;
@@ -151,10 +180,11 @@ mod tests {
         Address::parse(text).unwrap()
     }
 
-    fn says(primary: &str, is_content: bool) -> Verdict {
+    fn says(primary: &str, opinion: Opinion) -> Verdict {
         Verdict {
             primary: address(primary),
-            is_content,
+            epoch: 1,
+            opinion,
             heard: Some(Instant::now()),
             sentinels: 3,
         }
@@ -166,30 +196,53 @@ mod tests {
 
     #[test]
     fn a_primary_is_undisputed_while_most_sentinels_name_it_and_none_says_otherwise() {
-        let yes = || says("one:1", true);
+        let yes = || says("one:1", Opinion::Content);
         let consent = |verdicts: &[Verdict]| round(verdicts).consent(&address("one:1"));
         assert_eq!(consent(&[yes(), yes(), yes()]), Some(Consent::Unanimous));
         assert_eq!(consent(&[yes(), yes()]), Some(Consent::Majority));
         assert_eq!(consent(&[yes()]), None, "two may have agreed on another");
-        assert_eq!(consent(&[yes(), yes(), says("one:1", false)]), None);
-        assert_eq!(consent(&[yes(), yes(), says("two:2", true)]), None);
+        assert_eq!(consent(&[yes(), yes(), says("one:1", Opinion::Replaces)]), None);
+        assert_eq!(consent(&[yes(), yes(), says("two:2", Opinion::Content)]), None);
+        let uneasy = || says("one:1", Opinion::Uneasy);
+        assert_eq!(consent(&[yes(), yes(), uneasy()]), Some(Consent::Majority));
+        assert_eq!(consent(&[yes(), uneasy(), uneasy()]), None, "two may replace it");
         assert_eq!(consent(&[]), None);
         assert_eq!(round(&[yes(), yes(), yes()]).consent(&address("two:2")), None);
+    }
+
+    #[test]
+    fn who_is_out_of_date_speaks_for_nobody() {
+        let now = |primary| Verdict {
+            epoch: 2,
+            ..says(primary, Opinion::Content)
+        };
+        let before = |primary| says(primary, Opinion::Uneasy);
+        let consent = |server: &str, verdicts: &[Verdict]| round(verdicts).consent(&address(server));
+        let replaced = [now("two:2"), now("two:2"), before("one:1")];
+        assert_eq!(consent("two:2", &replaced), Some(Consent::Majority));
+        assert_eq!(consent("one:1", &replaced), None);
+        let just_replaced = [now("two:2"), before("one:1"), before("one:1")];
+        assert_eq!(
+            consent("two:2", &just_replaced),
+            None,
+            "the others have not heard of it"
+        );
+        assert_eq!(consent("one:1", &just_replaced), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_not_heard_from_it_since_does_not_know() {
         let server = address("one:1");
-        let before = says("one:1", true);
+        let before = says("one:1", Opinion::Content);
         let since = Instant::now();
         tokio::time::advance(Duration::from_millis(1)).await;
-        let after = || says("one:1", true);
+        let after = || says("one:1", Opinion::Content);
         let never = Verdict { heard: None, ..after() };
         let consent = |verdicts: &[Verdict]| round(verdicts).consent_since(&server, since);
         assert_eq!(consent(&[after(), after(), after()]), Some(Consent::Unanimous));
         assert_eq!(consent(&[after(), after(), before.clone()]), Some(Consent::Majority));
         assert_eq!(consent(&[after(), before.clone(), never]), None);
-        assert_eq!(consent(&[after(), after(), says("one:1", false)]), None);
+        assert_eq!(consent(&[after(), after(), says("one:1", Opinion::Replaces)]), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -197,7 +250,7 @@ mod tests {
         let (asked, rounds) = watch::channel(Round::none());
         let tenure = Tenure::new(rounds, Arc::default());
         let server = address("one:1");
-        let yes = [says("one:1", true), says("one:1", true)];
+        let yes = [says("one:1", Opinion::Content), says("one:1", Opinion::Content)];
         asked.send_replace(Round::of(Instant::now(), 3, &yes));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!tenure.is_held_by(&server).await);

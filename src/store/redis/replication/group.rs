@@ -1,0 +1,292 @@
+//! A primary and those that follow it, any of which sentinels may promote.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::redis::servers::Address;
+use crate::store::redis::topology::{Consent, Round};
+
+/// How long most sentinels must say that a replica which is gone was not promoted, before it counts no more. One that promoted it,
+/// and is silent, is heard of by the others within that time, as long as they hear from that replica. And most must have heard from
+/// the primary since it is gone: the others are too few to promote it.
+const SETTLED: Duration = Duration::from_secs(3);
+/// How many seconds ago one that keeps up was last heard. Replicas tell where they are each second; and a primary takes both moments
+/// from clocks that differ by some milliseconds, so that each time a second begins it has heard them a second from now.
+const LAG_SECONDS: RangeInclusive<i64> = -1..=2;
+
+/// Replicas, by the addresses that they announce.
+pub(super) type Members = BTreeSet<String>;
+
+/// What is known of a primary's replicas, from one look to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) primary: Address,
+    /// When it was first looked at.
+    since: Instant,
+    /// Whether most sentinels have heard from it after that. Who sees it for the first time may see what is left of it on the wrong
+    /// side of a network, and most sentinels be on the other, without having noticed yet.
+    pub(super) is_known: bool,
+    /// The replicas that it lists, and those that are gone and may be promoted all the same.
+    pub(super) members: Members,
+    /// Those of them that don't keep up.
+    missing: Members,
+    /// Those of these that it lists no more.
+    pub(super) gone: Members,
+    /// Since when the last of these is missing, or gone.
+    fewer_since: Option<Instant>,
+    /// Since when nobody says that one of them was promoted.
+    undisputed_since: Option<Instant>,
+    /// What the sentinels said last, if they were asked.
+    consent: Option<Consent>,
+}
+
+impl Group {
+    pub(super) fn new(primary: Address, now: Instant) -> Self {
+        Self {
+            primary,
+            since: now,
+            is_known: false,
+            members: Members::new(),
+            missing: Members::new(),
+            gone: Members::new(),
+            fewer_since: None,
+            undisputed_since: None,
+            consent: None,
+        }
+    }
+
+    /// After a look at the primary, which says this of its replicas.
+    pub(super) fn seen(&self, info: &str, now: Instant) -> Self {
+        let listed = members(info, |_| true);
+        let keeping_up = members(info, |pace| pace == Pace::KeepsUp);
+        let members: Members = self.members.union(&listed).cloned().collect();
+        let missing: Members = members.difference(&keeping_up).cloned().collect();
+        let gone: Members = members.difference(&listed).cloned().collect();
+        let is_more = !(missing.is_subset(&self.missing) && gone.is_subset(&self.gone));
+        let of_before = |since: Option<Instant>| since.filter(|_| !is_more && !missing.is_empty());
+        Self {
+            fewer_since: of_before(self.fewer_since).or(is_more.then_some(now)),
+            undisputed_since: of_before(self.undisputed_since),
+            members,
+            missing,
+            gone,
+            ..self.clone()
+        }
+    }
+
+    /// Whether the sentinels have to be asked.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        !self.is_known || !self.missing.is_empty()
+    }
+
+    /// After they were.
+    pub(super) fn judge(&mut self, round: Option<&Round>, now: Instant) {
+        let has_heard = |since| round.is_some_and(|round| round.consent_since(&self.primary, since).is_some());
+        self.is_known |= has_heard(self.since);
+        self.consent = round.and_then(|round| round.consent(&self.primary));
+        self.undisputed_since = self.consent.map(|_| self.undisputed_since.unwrap_or(now));
+        let is_settled = self.undisputed_since.is_some_and(|since| now - since >= SETTLED);
+        if is_settled && self.fewer_since.is_some_and(has_heard) {
+            self.members = self.members.difference(&self.gone).cloned().collect();
+            self.missing = self.missing.difference(&self.gone).cloned().collect();
+            self.gone = Members::new();
+        }
+    }
+
+    /// Whether a write that one of them does not have comes to nothing, as far as the sentinels said.
+    pub(super) fn is_disputed(&self) -> bool {
+        let needed = if self.gone.is_empty() {
+            Consent::Majority
+        } else {
+            Consent::Unanimous
+        };
+        !self.missing.is_empty() && self.consent < Some(needed)
+    }
+
+    pub(super) fn keeping_up(&self) -> Members {
+        self.members.difference(&self.missing).cloned().collect()
+    }
+
+    pub(super) fn tell(&self, before: &Self) {
+        let (primary, replicas, missing) = (&self.primary, self.keeping_up().len(), self.missing.len());
+        if self.is_known && !before.is_known {
+            tracing::info!(%primary, replicas, missing, "it is known whom durable writes wait for");
+        } else if !self.missing.is_subset(&before.missing) {
+            tracing::warn!(%primary, missing, "a replica is missing or behind: durable writes wait until the sentinels vouch for the primary");
+        } else if (&self.members, &self.missing) != (&before.members, &before.missing) {
+            tracing::info!(%primary, replicas, missing, "durable writes wait for other replicas");
+        }
+    }
+}
+
+pub(super) fn count(members: &Members) -> i64 {
+    i64::try_from(members.len()).unwrap_or(i64::MAX)
+}
+
+/// How a replica follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    KeepsUp,
+    /// It has said nothing yet, which takes up to a second, or longer while it loads what it was sent.
+    Joins,
+    /// It hangs, or loads: what it said last was long ago.
+    Lags,
+    /// It is sent everything anew, or waits for that.
+    Copies,
+}
+
+/// Those that follow so.
+pub(super) fn members(info: &str, which: impl Fn(Pace) -> bool) -> Members {
+    let members = followers(info).filter(|(_, pace)| which(*pace));
+    members.map(|(name, _)| name).collect()
+}
+
+/// Every replica, whether it is online or not: `slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0` and its like.
+pub(super) fn followers(info: &str) -> impl Iterator<Item = (String, Pace)> {
+    info.lines().filter_map(|line| {
+        let (name, fields) = line.split_once(':')?;
+        let _: u32 = name.strip_prefix("slave")?.parse().ok()?;
+        let field = |name: &str| {
+            let mut fields = fields.trim_end().split(',');
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        };
+        let number = |name: &str| field(name).and_then(|number| number.parse::<i64>().ok());
+        let pace = match (number("lag"), number("offset")) {
+            _ if field("state") != Some("online") => Pace::Copies,
+            (Some(lag), Some(offset)) if LAG_SECONDS.contains(&lag) && offset > 0 => Pace::KeepsUp,
+            (Some(lag), Some(0)) if LAG_SECONDS.contains(&lag) => Pace::Joins,
+            _ => Pace::Lags,
+        };
+        Some((format!("{}:{}", field("ip")?, field("port")?), pace))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=0";
+    const OTHER: &str = "slave12:ip=::1,port=1,state=online,offset=9,lag=2";
+    const HEARD_AS_A_SECOND_BEGAN: &str = "slave0:ip=127.0.0.1,port=2,state=online,offset=9,lag=-1";
+
+    fn info(replicas: &[&str]) -> String {
+        format!("role:master\r\n{}\r\n", replicas.join("\r\n"))
+    }
+
+    fn named(names: &[&str]) -> Members {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn keeping_up(there: &[&str]) -> Members {
+        members(&info(there), |pace| pace == Pace::KeepsUp)
+    }
+
+    #[test]
+    fn a_replica_keeps_up_when_it_is_online_and_was_heard_of_just_now() {
+        assert_eq!(keeping_up(&[ONE]), named(&["127.0.0.1:1"]));
+        assert_eq!(keeping_up(&[ONE, OTHER]), named(&["127.0.0.1:1", "::1:1"]));
+        assert_eq!(keeping_up(&[HEARD_AS_A_SECOND_BEGAN]), named(&["127.0.0.1:2"]));
+        for not in [
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=3",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9,lag=-2",
+            "slave0:ip=127.0.0.1,port=1,state=wait_bgsave,offset=0,lag=0",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=0,lag=1",
+            "slave0:ip=127.0.0.1,port=1,state=online,offset=9",
+            "",
+        ] {
+            assert_eq!(keeping_up(&[not]), named(&[]), "{not}");
+        }
+    }
+
+    const BEHIND: &str = "slave1:ip=::1,port=1,state=wait_bgsave,offset=0,lag=0";
+
+    fn both() -> Members {
+        named(&["127.0.0.1:1", "::1:1"])
+    }
+
+    fn primary() -> Address {
+        Address::parse("primary:1").unwrap()
+    }
+
+    /// A second later the primary lists these; and so many sentinels, of three, hear from it and vouch for it.
+    async fn look(group: &mut Group, there: &[&str], sentinels: usize) {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        *group = group.seen(&info(there), Instant::now());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let round = Round::agreed(&primary(), 3, &vec![Instant::now(); sentinels]);
+        group.judge(Some(&round), Instant::now());
+    }
+
+    async fn of_two() -> Group {
+        let mut group = Group::new(primary(), Instant::now());
+        look(&mut group, &[ONE, OTHER], 3).await;
+        assert!(group.is_known && !group.is_in_doubt());
+        group
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_they_are_is_known_once_most_sentinels_have_heard_from_the_primary() {
+        let mut group = Group::new(primary(), Instant::now());
+        look(&mut group, &[ONE, OTHER], 1).await;
+        assert!(!group.is_known);
+        // Perhaps it went to the other side of a network, with those that are not heard of.
+        look(&mut group, &[ONE], 2).await;
+        assert!(group.is_known);
+        assert_eq!(group.members, both());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_gone_counts_until_most_sentinels_have_vouched_for_three_seconds() {
+        let mut group = of_two().await;
+        for _ in 0..3 {
+            look(&mut group, &[ONE], 2).await;
+            assert_eq!(group.members, both());
+        }
+        assert!(group.is_disputed(), "the third may be promoting it");
+        look(&mut group, &[ONE], 2).await;
+        assert_eq!(group.members, named(&["127.0.0.1:1"]));
+        assert!(!group.is_in_doubt());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_gone_counts_while_too_few_sentinels_vouch() {
+        let mut group = of_two().await;
+        for _ in 0..60 {
+            look(&mut group, &[ONE], 1).await;
+        }
+        assert_eq!(group.members, both());
+        look(&mut group, &[ONE], 3).await;
+        assert_eq!(group.members, both(), "they have only begun");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_behind_counts_and_is_not_waited_for() {
+        let mut group = of_two().await;
+        for _ in 0..60 {
+            look(&mut group, &[ONE, BEHIND], 2).await;
+        }
+        assert_eq!(group.members, both());
+        assert_eq!(group.keeping_up(), named(&["127.0.0.1:1"]));
+        assert!(!group.is_disputed(), "most are enough");
+        // It goes: only now may somebody be promoting it.
+        look(&mut group, &[ONE], 2).await;
+        assert!(group.is_disputed());
+        assert_eq!(group.members, both());
+        look(&mut group, &[ONE, OTHER], 2).await;
+        assert_eq!((group.keeping_up(), group.is_in_doubt()), (both(), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_comes_and_goes_counts_on() {
+        let mut group = of_two().await;
+        for _ in 0..20 {
+            look(&mut group, &[ONE], 3).await;
+            look(&mut group, &[ONE], 3).await;
+            look(&mut group, &[ONE, BEHIND], 3).await;
+            assert_eq!(group.members, both());
+        }
+    }
+}

@@ -189,9 +189,17 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
         .recorder
         .write(client.name, sent, opened(&Outcome::Done(Opened::Stream)));
     let mut events = EventStream::new(response);
-    let (mut is_over, mut code) = (false, None);
-    while let (false, Ok(Some(event))) = (is_over, timeout_at(until, events.read()).await) {
-        if event.event == "unavailable" {
+    let (mut is_over, mut code, mut is_unavailable) = (false, None, false);
+    let is_broken = loop {
+        if is_over {
+            break false;
+        }
+        let Ok(read) = timeout_at(until, events.read()).await else {
+            break false;
+        };
+        let Some(event) = read else { break !is_unavailable };
+        is_unavailable = event.event == "unavailable";
+        if is_unavailable {
             let outcome = Outcome::Refused(unavailable(&event.data, events.retry));
             client.recorder.write(client.name, sent, opened(&outcome));
             continue;
@@ -200,9 +208,13 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
         (is_over, code) = (view.state.is_final(), view.code.clone());
         let (scene, stream) = (shown.scene.clone(), number);
         client.recorder.note(client.name, What::Told { scene, stream, view });
-    }
-    let (scene, stream) = (shown.scene.clone(), number);
-    client.recorder.note(client.name, What::StreamEnded { scene, stream });
+    };
+    let ended = What::StreamEnded {
+        scene: shown.scene.clone(),
+        stream: number,
+        is_broken,
+    };
+    client.recorder.note(client.name, ended);
     Ok(Streamed {
         is_over,
         code,

@@ -146,6 +146,7 @@ pub(crate) fn check(history: &History, run: &Run) -> Report {
     violations.extend(service::liveness(&index, run.tail_logins, run.slack_ms));
     violations.extend(delivery::told_in_time(&index, run.slack_ms));
     violations.extend(delivery::redeemable(&index));
+    violations.extend(delivery::streams_stay_open(&index));
     violations.extend(service::no_secret_anywhere(&run.texts, &run.canaries));
     violations.extend(service::no_panic(&run.texts));
     violations.extend(service::bounded(&index, run.bounds));

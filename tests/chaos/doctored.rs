@@ -182,6 +182,7 @@ fn login(n: u32, at: u64) -> Vec<Entry> {
             What::StreamEnded {
                 scene: scene(n),
                 stream: 1,
+                is_broken: false,
             },
         ),
         redeem(n, at + 500, n),

@@ -343,6 +343,9 @@ impl Kind {
 impl Injector<'_> {
     /// Does it, heals it, writes it down, and waits until all has come to rest: when new logins must work again.
     pub(crate) async fn inject(&mut self, kind: Kind, shape: Shape) -> u64 {
+        if kind == Kind::FailOverPlanned {
+            self.world.redis.is_whole().await;
+        }
         let token_calls = self.world.upstream.token_calls();
         let from_ms = self.recorder.now();
         let healed_ms = self.act(kind).await.unwrap_or_else(|| self.recorder.now());

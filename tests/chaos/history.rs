@@ -254,6 +254,11 @@ impl Fault {
         Some(self.to_ms + hides_news_ms.max(self.recovery_bound_ms))
     }
 
+    /// Whether streams that are open may break off: they don't, whatever happens to Redis or to WeChat.
+    pub(crate) fn cuts_streams(&self) -> bool {
+        self.reach == Reach::Connections || self.is_graceful
+    }
+
     /// Whether a redemption may be written and yet not kept, or kept and not answered.
     pub(crate) fn may_spoil_redemptions(&self) -> bool {
         self.hides_news_ms.is_some() || self.durable_bound_ms > 0 || self.loses != Loss::Nothing
@@ -352,6 +357,9 @@ pub(crate) enum What {
     StreamEnded {
         scene: String,
         stream: u32,
+        /// Not by its browser, and without a last word.
+        #[serde(default)]
+        is_broken: bool,
     },
     /// `GET /scenes/{scene}`, with `wait_ms` a long-poll.
     Polled {

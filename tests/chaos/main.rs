@@ -1,4 +1,14 @@
 //! Logins under faults, and the checker that reads what every client saw of them.
+//!
+//! In the order to read them: `schedule` (a run: its legs, and the tables it prints), `leg` (one, from its first login to its
+//! report), `world` (replicas, nginx, Redis, WeChat), `faults` (every kind and what it may cost; done in `faults/`).
+//! Then the clients: `login` (who takes part, and how), `browser`, `phone` and `site`, all by `client`; `upstream` is WeChat.
+//! What they see goes by `recorder` into a `history`, which `checker` reads: the invariants I1 to I12, who is lost, the counts,
+//! and how long each fault was felt. `doctored` has histories that it must find fault with, and `without/` has patches, each of
+//! which takes one mechanism out of the program.
+//!
+//! docs/faults.md explains the invariants, what a run prints (lost, doubled, misdelivered, in vain, fallbacks, unavailable,
+//! recovery), and what is seen of each fault.
 #![expect(
     unreachable_pub,
     clippy::print_stdout,

@@ -417,10 +417,21 @@ impl Redis {
         }
     }
 
-    /// Waits until everybody agrees who is who, and every replica is in step.
+    /// Waits until everybody agrees who is who, and each primary has a replica that is in step.
     pub(crate) async fn settles(&self) {
+        self.settles_with(1).await;
+    }
+
+    /// Waits until every replica is in step too, as whoever begins a fail-over by hand should: one that is missing may be told for ten
+    /// seconds by no sentinel whom to follow.
+    pub(crate) async fn is_whole(&self) {
+        let replicas = if matches!(self, Self::Sentinel(_)) { 2 } else { 1 };
+        self.settles_with(replicas).await;
+    }
+
+    async fn settles_with(&self, replicas: usize) {
         let began = Instant::now();
-        while !self.is_settled() {
+        while !self.is_settled(replicas) {
             assert!(
                 began.elapsed() < SETTLES_WITHIN,
                 "Redis does not come to rest: {}",
@@ -437,14 +448,14 @@ impl Redis {
         format!("{:?}{said}", self.masters())
     }
 
-    fn is_settled(&self) -> bool {
+    fn is_settled(&self, replicas: usize) -> bool {
         let masters = self.masters();
         let in_step = masters.iter().all(|addr| {
             let seen = ask(*addr, &["INFO", "replication"]);
             let online = seen
                 .lines()
                 .filter(|line| line.contains("state=online") && !line.contains(",offset=0,"));
-            online.count() >= 1
+            online.count() >= replicas
         });
         match self {
             // With sentinels, who was primary before is told of it seconds later.

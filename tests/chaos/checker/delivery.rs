@@ -171,6 +171,22 @@ fn listened(scene: &SceneHistory<'_>, run_end: u64) -> Vec<Listening> {
     listened
 }
 
+/// A stream that is open stays so until its scene is over, whatever happens behind the service.
+pub(super) fn streams_stay_open(index: &Index<'_>) -> Vec<Violation> {
+    let broken = |scene: &SceneHistory<'_>| {
+        let broken = scene.entries.iter().find(|entry| {
+            let is_broken = matches!(entry.what, What::StreamEnded { is_broken: true, .. });
+            is_broken && !index.has_fault(entry.sent_ms, entry.sent_ms, Fault::cuts_streams)
+        })?;
+        let words = format!(
+            "its stream broke off at {} ms, and nothing that may cut it was wrong",
+            broken.sent_ms
+        );
+        Some(Violation::of_scene(Invariant::I10, scene.id, words).by(broken.client))
+    };
+    index.scenes.values().filter_map(broken).collect()
+}
+
 /// Who comes again and again learns at least that its time is up. Whoever stopped before had no reason but a fault.
 fn given_up(index: &Index<'_>, scene: &SceneHistory<'_>, slack_ms: u64) -> Option<String> {
     let gave_up = scene

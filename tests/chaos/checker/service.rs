@@ -148,7 +148,12 @@ pub(super) fn liveness(index: &Index<'_>, tail_logins: usize, slack_ms: u64) -> 
 pub(super) fn is_durable(index: &Index<'_>, entry: &Entry) -> bool {
     match &entry.what {
         What::Confirm { .. } | What::Redeem { .. } => true,
-        What::StreamOpened { scene, .. } | What::Polled { scene, .. } => {
+        What::StreamOpened { scene, .. }
+        | What::Polled { scene, .. }
+        | What::Picture { scene, .. }
+        | What::Scan { scene, .. }
+        | What::Cancel { scene, .. }
+        | What::Decline { scene, .. } => {
             let may_be_unsettled = |scene: &SceneHistory<'_>| {
                 let is_begun = scene.confirms().any(|(confirm, ..)| confirm.sent_ms <= entry.got());
                 is_begun && scene.confirmed_at().is_none_or(|confirmed| confirmed > entry.sent_ms)

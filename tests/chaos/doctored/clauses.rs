@@ -95,7 +95,16 @@ fn each_further_clause_is_checked() {
         outcome: Outcome::Done(Opened::Stream),
     };
     let before = harmless(|fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 100, 150));
-    let ended = |scene| What::StreamEnded { scene, stream: 9 };
+    let ended = |scene| What::StreamEnded {
+        scene,
+        stream: 9,
+        is_broken: false,
+    };
+    let broken = |scene| What::StreamEnded {
+        scene,
+        stream: 9,
+        is_broken: true,
+    };
     let variants = [
         ("a code that nobody confirmed", vec![I1, I3, I4], without(is_confirm)),
         (
@@ -195,6 +204,11 @@ fn each_further_clause_is_checked() {
             }),
         ),
         (
+            "a stream that broke off while Redis was away",
+            vec![I10],
+            with([harmless(|_| {}), stream_9(1_060, opened), stream_9(1_100, broken)]),
+        ),
+        (
             "a failure that nothing explains",
             vec![I10],
             with([cancel(60_000, refused(503, "store_unavailable"))]),
@@ -259,6 +273,18 @@ fn every_other_end_is_right_too_and_counted() {
         let expected = ["declined", "cancelled", "expired"].map(|each| usize::from(each == of));
         assert_eq!((counts, tally.completed), (expected, 1), "{of}");
     }
+}
+
+#[test]
+fn a_stream_may_break_off_with_the_replica_that_had_it() {
+    let broken = What::StreamEnded {
+        scene: scene(1),
+        stream: 9,
+        is_broken: true,
+    };
+    let killed = harmless(|fault| fault.reach = Reach::Connections);
+    let entries = with([killed, entry(ClientName::Browser(1), 1_100, broken)]);
+    assert_eq!(flagged(entries), []);
 }
 
 #[test]
@@ -329,21 +355,29 @@ fn a_fault_explains_only_what_it_can_reach() {
     };
     // It would be told of a confirm, which may not count yet.
     let (stream, late_stream) = (|| stream_at(1_330), || stream_at(1_402));
+    let late_cancel = || cancel(1_402, refused(503, "store_unavailable"));
     let picture = || {
         let (scene, outcome) = (scene(1), refused(503, "wechat_unavailable"));
         entry(ClientName::Browser(1), 1_020, What::Picture { scene, outcome })
     };
     for (reach, reached) in [
-        (Reach::All, [true, true, true, true, true]),
-        (Reach::Connections, [false, true, false, false, true]),
-        (Reach::Watching, [false, false, true, true, false]),
-        (Reach::Upstream, [false, false, false, false, true]),
-        (Reach::Beginnings, [false, false, true, true, true]),
-        (Reach::Copies, [true, true, false, true, false]),
-        (Reach::Nothing, [false, false, false, false, false]),
+        (Reach::All, [true, true, true, true, true, true]),
+        (Reach::Connections, [false, true, false, false, false, true]),
+        (Reach::Watching, [false, false, true, true, false, false]),
+        (Reach::Upstream, [false, false, false, false, false, true]),
+        (Reach::Beginnings, [false, false, true, true, false, true]),
+        (Reach::Copies, [true, true, false, true, true, false]),
+        (Reach::Nothing, [false, false, false, false, false, false]),
     ] {
-        let explains =
-            [unavailable(), cut_off(), stream(), late_stream(), picture()].map(|more| explained(reach, more));
+        let explains = [
+            unavailable(),
+            cut_off(),
+            stream(),
+            late_stream(),
+            late_cancel(),
+            picture(),
+        ]
+        .map(|more| explained(reach, more));
         assert_eq!(explains, reached, "{reach:?}");
     }
 }

@@ -10,8 +10,12 @@ use crate::history::{ClientName, Entry, Fault, Loss, Outcome, View, What};
 const EXPIRY: u64 = 1_000 + LIFE_MS;
 
 fn stream_ended(at: u64) -> Entry {
-    let (scene, stream) = (scene(1), 1);
-    entry(ClientName::Browser(1), at, What::StreamEnded { scene, stream })
+    let what = What::StreamEnded {
+        scene: scene(1),
+        stream: 1,
+        is_broken: false,
+    };
+    entry(ClientName::Browser(1), at, what)
 }
 
 fn gave_up(at: u64) -> Entry {

@@ -23,6 +23,7 @@ use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::Service;
+use crate::support::shape::{Security, Shape, Topology};
 use crate::support::stopwatch::Stopwatch;
 
 /// Logins with an event stream whose confirm is placed around its subscription.
@@ -210,6 +211,16 @@ async fn all_confirm(logins: &[(Browser, EventStream, Phone)], service: &Service
     }
 }
 
+async fn all_confirm_in_the_end(logins: &[(Browser, EventStream, Phone)], service: &Service) {
+    let confirms = logins.iter().map(|(browser, _, phone)| {
+        eventually("the phone's retry succeeds", || async {
+            let confirmed = phone.confirm(service, &browser.scene).await;
+            (confirmed.status == 200).then_some(())
+        })
+    });
+    join_all(confirms).await;
+}
+
 async fn all_are_told(logins: Vec<(Browser, EventStream, Phone)>) {
     let told = logins.into_iter().map(|(_, mut events, _)| async move {
         events.next_is("confirmed").await;
@@ -351,13 +362,7 @@ async fn streams_beat_on_while_redis_is_dead_and_then_go_on_or_say_that_their_sc
     redis.come_back();
     let back = Stopwatch::start();
     let confirmed = logins.split_off(10);
-    join_all(confirmed.iter().map(|(browser, _, phone)| {
-        eventually("the phone's retry succeeds", || async {
-            let confirmed = phone.confirm(&b, &browser.scene).await;
-            (confirmed.status == 200).then_some(())
-        })
-    }))
-    .await;
+    all_confirm_in_the_end(&confirmed, &b).await;
     all_are_told(confirmed).await;
     back.took_less_than(Duration::from_secs(3));
     // What was there and is there again is nothing to tell of.
@@ -374,6 +379,30 @@ async fn streams_beat_on_while_redis_is_dead_and_then_go_on_or_say_that_their_sc
     }))
     .await;
     back.took_less_than(Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn streams_beat_on_while_sentinels_replace_a_dead_primary() {
+    streams_beat_on_through_a_fail_over(Topology::Sentinel, 2).await;
+}
+
+#[tokio::test]
+async fn streams_beat_on_while_a_cluster_replaces_a_dead_primary() {
+    streams_beat_on_through_a_fail_over(Topology::Cluster, 0).await;
+}
+
+async fn streams_beat_on_through_a_fail_over(topology: Topology, primary: usize) {
+    let mut shape = Shape::start(topology, Security::Plain).await;
+    let a = shape.tell(Service::builder()).with("HEARTBEAT", 1).start().await;
+    let b = shape.tell(a.replica()).start().await;
+    let mut logins = scanned(&a, &b, 12).await;
+    only_beat(&mut logins).await;
+    shape.nodes_mut()[primary].server.kill();
+    for _ in 0..3 {
+        only_beat(&mut logins).await;
+    }
+    all_confirm_in_the_end(&logins, &b).await;
+    all_are_told(logins).await;
 }
 
 /// How long a change at most stays untold of which nothing is heard: the slow re-read's 15 s and 20 % of them, and a moment to

@@ -112,6 +112,11 @@ async fn a_scan_that_wechat_does_not_answer_ends_within_six_seconds() {
     let reply = Phone::of("alice").scan(&service, &browser.scene).await;
     reply.problem(504, "wechat_timeout");
     asked.took_less_than(Duration::from_secs(6));
+    let after: u32 = reply
+        .header("retry-after")
+        .parse()
+        .expect("it says that trying again helps");
+    assert!(after >= 1);
     Phone::of("alice").scan(&service, &browser.scene).await.ok();
 }
 

@@ -35,8 +35,6 @@ use group::{Group, Members, Pace, count, followers, members};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Sentinels choose one primary for all.
-const ANY_SLOT: u16 = 0;
 /// Between two looks while it is not known who they are.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -209,7 +207,7 @@ impl Replication {
     /// Looks until it is known whom a durable write must wait for, where that has to be found out.
     pub(super) async fn find_out(&self) {
         self.look().await;
-        let is_known = || self.group(ANY_SLOT).is_some_and(|group| group.is_known);
+        let is_known = || self.group(any_slot()).is_some_and(|group| group.is_known);
         while self.tenure.is_some() && self.wait != Wait::Never && !is_known() {
             sleep(AGAIN).await;
             self.look().await;
@@ -310,19 +308,24 @@ impl Replication {
             let refuses = |sight: &Sight| !sight.keeps_up && (self.wait == Wait::Always || sight.asks());
             sights.values().any(refuses)
         };
-        let decides = self.tenure.is_some() && self.wait != Wait::Never;
-        let words = match self.group(ANY_SLOT) {
+        let asks_sentinels = self.tenure.is_some() && self.copies(any_slot()).is_some();
+        let words = match self.group(any_slot()).filter(|group| group.is_known) {
             _ if is_alone => "no replica keeps up: confirms and redemptions are refused for now",
-            Some(group) if group.is_known && group.is_disputed() => {
-                "a replica is missing, and too few sentinels vouch for the primary: confirms and redemptions are refused"
-            }
-            group if decides && group.as_ref().is_none_or(|group| !group.is_known) => {
+            None if asks_sentinels => {
                 "too few sentinels agree on the primary and hear from it: confirms and redemptions are refused"
             }
-            _ => return None,
+            Some(group) if asks_sentinels && group.is_disputed() => {
+                "a replica is missing, and too few sentinels vouch for the primary: confirms and redemptions are refused"
+            }
+            Some(_) | None => return None,
         };
         Some(words.to_owned())
     }
+}
+
+/// Sentinels choose one primary for all.
+fn any_slot() -> u16 {
+    tags().next().map_or(0, |(_, slot)| slot)
 }
 
 impl Sight {

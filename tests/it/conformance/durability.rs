@@ -334,19 +334,37 @@ async fn who_starts_while_a_replica_and_most_sentinels_are_away_takes_no_durable
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_hangs_is_not_waited_for_although_a_sentinel_is_away() {
     let sentinels = Sentinels::start().await;
+    let (store, login, links) = written_under(&sentinels).await;
+    links[0].stall();
+    let _frozen = Frozen::new(sentinels.nodes()[0].server.pid());
+    assert_eq!(write_once(&store, &login).await, Replaced::Written);
+}
+
+/// The sentinel that is away may be promoting it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_gone_while_a_sentinel_is_away_is_given_up_after_a_while() {
+    let mut sentinels = Sentinels::start().await;
+    let (store, login, links) = written_under(&sentinels).await;
+    links[0].stall();
+    sentinels.nodes_mut()[0].server.kill();
+    assert_eq!(write_once(&store, &login).await, Replaced::Unreplicated);
+    let since = Stopwatch::start();
+    eventually("it is not counted any more", || async {
+        (write_once(&store, &login).await == Replaced::Written).then_some(())
+    })
+    .await;
+    since.took_less_than(Duration::from_secs(6));
+}
+
+async fn written_under(sentinels: &Sentinels) -> (Client, Login, Vec<Proxy>) {
     let (url, links) = sentinels.hard_of_hearing(Duration::from_millis(1)).await;
     let store = Client::started(&settings(&url)).await;
     let login = Login::created(&*store, Life::of_new(TTL)).await;
-    let is_written = || {
-        eventually("a write is replicated", || async {
-            (write_once(&store, &login).await == Replaced::Written).then_some(())
-        })
-    };
-    is_written().await;
-    links[0].stall();
-    let _frozen = Frozen::new(sentinels.nodes()[0].server.pid());
-    assert_eq!(write_once(&store, &login).await, Replaced::Unreplicated);
-    is_written().await;
+    eventually("a write is replicated", || async {
+        (write_once(&store, &login).await == Replaced::Written).then_some(())
+    })
+    .await;
+    (store, login, links)
 }
 
 /// Nobody else knows yet, and until it stops by itself it takes whatever it is sent.

@@ -31,7 +31,7 @@ use super::nodes::Node;
 use super::servers::Address;
 use super::settings::Wait;
 use super::topology::{Consent, Owners, Tenure, Topology};
-use group::{Group, Members, Pace, count, followers, members};
+use group::{Group, Members, Pace, followers, members};
 
 /// How long durable writes still wait after the last replica that kept up was seen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,6 +45,8 @@ pub(super) struct Copies {
     pub(super) count: i64,
     /// By name where each may be promoted, if it is known who they are.
     known: Option<Members>,
+    /// How many sentinels may promote.
+    able: i64,
 }
 
 /// What became of the wait for them.
@@ -81,8 +83,9 @@ enum Whom {
     NotAllWhoJoined {
         count: i64,
     },
-    /// One is slow, hangs, or is still sent what was before. It is promoted only by sentinels that can't reach the primary any more.
-    NotAllListed,
+    /// One is slow, hangs, is still sent what was before, or does not follow yet. It is promoted only by sentinels that can't reach the
+    /// primary any more.
+    NotAllWhoCan,
     /// One left, perhaps because a sentinel promotes it; or nobody knows who there is.
     NotAllKnown,
     Nobody,
@@ -152,7 +155,8 @@ impl Replication {
         let group = self.group(slot).filter(|group| group.is_known);
         Copies {
             // One that is missing would only be waited for in vain.
-            count: group.as_ref().map_or(1, |group| count(&group.keeping_up()).max(1)),
+            count: group.as_ref().map_or(1, |group| count(group.keeping_up().len()).max(1)),
+            able: group.as_ref().map_or(0, |group| count(group.able)),
             known: group.map(|group| group.members),
         }
     }
@@ -180,7 +184,7 @@ impl Replication {
             Whom::All => return Kept::Replicated,
             Whom::NotAllWhoJoined { count } => return Kept::Joined { count },
             Whom::Nobody => return Kept::Not,
-            Whom::NotAllListed => Consent::Majority,
+            Whom::NotAllWhoCan => Consent::Majority,
             Whom::NotAllKnown => Consent::Unanimous,
         };
         match &reached.server {
@@ -253,9 +257,7 @@ impl Replication {
         let before = before.filter(|group| group.primary == *primary);
         let before = before.unwrap_or_else(|| Group::new(primary.clone(), Instant::now()));
         let mut group = before.seen(info, Instant::now());
-        if group.is_in_doubt() {
-            group.judge(tenure.now().await.as_ref(), Instant::now());
-        }
+        group.judge(tenure.now().await.as_ref(), Instant::now());
         group.tell(&before);
         let may_lose_one = !group.is_known || !group.gone.is_empty();
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
@@ -349,19 +351,25 @@ impl Reached<'_> {
     /// Which replicas have it. A count alone does not say: one that joined may stand in for one that left to be promoted.
     fn whom(&self, wanted: &Copies) -> Whom {
         let listed = members(self.info, |_| true);
-        let able = members(self.info, |pace| matches!(pace, Pace::KeepsUp | Pace::Joins));
+        let keeping_up = members(self.info, |pace| matches!(pace, Pace::KeepsUp | Pace::Joins));
         if self.count < 1 {
             Whom::Nobody
         } else if !wanted.known.as_ref().is_some_and(|known| known.is_subset(&listed)) {
             Whom::NotAllKnown
-        } else if self.count >= count(&listed) {
+        } else if self.count >= count(listed.len()).max(wanted.able) {
             Whom::All
-        } else if (wanted.count..count(&able)).contains(&self.count) {
-            Whom::NotAllWhoJoined { count: count(&able) }
+        } else if (wanted.count..count(keeping_up.len())).contains(&self.count) {
+            Whom::NotAllWhoJoined {
+                count: count(keeping_up.len()),
+            }
         } else {
-            Whom::NotAllListed
+            Whom::NotAllWhoCan
         }
     }
+}
+
+fn count(replicas: usize) -> i64 {
+    i64::try_from(replicas).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -386,7 +394,8 @@ mod tests {
     fn reached(count: i64, there: &[&str], known: &[&str]) -> Whom {
         let (info, server, known) = (&*info(there), None, named(known));
         let wanted = Copies {
-            count: super::count(&known),
+            count: super::count(known.len()),
+            able: super::count(known.len()),
             known: Some(known),
         };
         Reached { count, server, info }.whom(&wanted)
@@ -405,9 +414,13 @@ mod tests {
         let both = ["127.0.0.1:1", "::1:1"];
         assert_eq!(reached(2, &[ONE, OTHER], &both), Whom::All);
         assert_eq!(reached(2, &[ONE, JOINED], &both), Whom::NotAllKnown);
-        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::NotAllListed);
+        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::NotAllWhoCan);
         let (count, server, info) = (2, None, &*info(&[ONE, OTHER]));
-        let unknown = Copies { count: 1, known: None };
+        let unknown = Copies {
+            count: 1,
+            known: None,
+            able: 2,
+        };
         let whom = Reached { count, server, info }.whom(&unknown);
         assert_eq!(whom, Whom::NotAllKnown, "there may be a third");
     }
@@ -427,9 +440,17 @@ mod tests {
     #[test]
     fn a_replica_that_is_behind_is_not_waited_for_and_may_be_promoted() {
         let one = ["127.0.0.1:1"];
-        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::NotAllListed);
-        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::NotAllListed);
+        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::NotAllWhoCan);
+        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::NotAllWhoCan);
         assert_eq!(reached(2, &[ONE, LOADS], &one), Whom::All, "it has it by now");
+        let (count, server, info) = (1, None, &*info(&[ONE]));
+        let wanted = Copies {
+            count,
+            known: Some(named(&one)),
+            able: 2,
+        };
+        let whom = Reached { count, server, info }.whom(&wanted);
+        assert_eq!(whom, Whom::NotAllWhoCan, "it does not follow");
         assert_eq!(
             reached(1, &[ONE], &["127.0.0.1:1", "127.0.0.1:4"]),
             Whom::NotAllKnown,

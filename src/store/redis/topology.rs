@@ -309,12 +309,14 @@ async fn ask_one(
         Question::Master(service) => {
             let reply = wire.ask(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service]).await?;
             let primary = master(&reply).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
-            let asked = Instant::now();
             // Whoever must not ask this much knows the primary all the same.
-            let reply = match wire.ask(["SENTINEL", "MASTER", service]).await {
-                Err(WireError::Refused(_)) => None,
-                reply => Some(reply?),
+            let may_ask = |reply| match reply {
+                Err(WireError::Refused(_)) => Ok(None),
+                reply => reply.map(Some),
             };
+            let replicas = may_ask(wire.ask(["SENTINEL", "REPLICAS", service]).await)?;
+            let asked = Instant::now();
+            let reply = may_ask(wire.ask(["SENTINEL", "MASTER", service]).await)?.filter(|_| replicas.is_some());
             let told = |name| reply.as_ref().and_then(|reply| field(reply, name));
             // In milliseconds; what is not known counts as never.
             let ago = |name| told(name).and_then(|ago| ago.parse().ok()).map(Duration::from_millis);
@@ -327,11 +329,29 @@ async fn ask_one(
                     .unwrap_or_default(),
                 opinion: opinion(told("flags").unwrap_or_default()),
                 heard,
+                replicas: replicas.as_ref().map(able_replicas).unwrap_or_default(),
                 sentinels: others.unwrap_or_default() + 1,
             })
         }
     };
     Ok((wire, answer))
+}
+
+/// The replicas that it may promote, by its names for them: those that it reaches, whether they follow the primary or not.
+fn able_replicas(reply: &BytesFrame) -> BTreeSet<String> {
+    let BytesFrame::Array { data, .. } = reply else {
+        return BTreeSet::new();
+    };
+    let is_able = |flags: &str| {
+        flags
+            .split(',')
+            .all(|flag| !matches!(flag, "s_down" | "o_down" | "disconnected"))
+    };
+    let able = data
+        .iter()
+        .filter(|replica| field(replica, "flags").is_some_and(is_able));
+    able.filter_map(|replica| field(replica, "name").map(str::to_owned))
+        .collect()
 }
 
 /// What the flags of a primary say, which is `master` where nothing is wrong. Whatever is not known speaks against it.

@@ -39,8 +39,11 @@ pub(super) struct Group {
     fewer_since: Option<Instant>,
     /// Since when nobody says that one of them was promoted.
     undisputed_since: Option<Instant>,
-    /// What the sentinels said last, if they were asked.
+    /// What the sentinels said last.
     consent: Option<Consent>,
+    /// How many replicas they may promote, whether they follow this primary or not: one that died comes back with what was before, and
+    /// is told seconds later whom to follow.
+    pub(super) able: usize,
 }
 
 impl Group {
@@ -55,6 +58,7 @@ impl Group {
             fewer_since: None,
             undisputed_since: None,
             consent: None,
+            able: 0,
         }
     }
 
@@ -77,16 +81,16 @@ impl Group {
         }
     }
 
-    /// Whether the sentinels have to be asked.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        !self.is_known || !self.missing.is_empty()
-    }
-
-    /// After they were.
+    /// After the sentinels were asked.
     pub(super) fn judge(&mut self, round: Option<&Round>, now: Instant) {
         let has_heard = |since| round.is_some_and(|round| round.consent_since(&self.primary, since).is_some());
         self.is_known |= has_heard(self.since);
         self.consent = round.and_then(|round| round.consent(&self.primary));
+        // Whoever replaces the primary, or is cut off, speaks of others.
+        self.able = match round {
+            Some(round) if self.consent.is_some() => round.replicas(),
+            Some(_) | None => self.able,
+        };
         self.undisputed_since = self.consent.map(|_| self.undisputed_since.unwrap_or(now));
         let is_settled = self.undisputed_since.is_some_and(|since| now - since >= SETTLED);
         if is_settled && self.fewer_since.is_some_and(has_heard) {
@@ -103,7 +107,12 @@ impl Group {
         } else {
             Consent::Unanimous
         };
-        !self.missing.is_empty() && self.consent < Some(needed)
+        self.lacks_one() && self.consent < Some(needed)
+    }
+
+    /// Whether one that may be promoted does not have what is written.
+    fn lacks_one(&self) -> bool {
+        !self.missing.is_empty() || self.able > self.members.len()
     }
 
     pub(super) fn keeping_up(&self) -> Members {
@@ -112,18 +121,19 @@ impl Group {
 
     pub(super) fn tell(&self, before: &Self) {
         let (primary, replicas, missing) = (&self.primary, self.keeping_up().len(), self.missing.len());
-        if self.is_known && !before.is_known {
+        if !self.is_known {
+            return;
+        }
+        if !before.is_known {
             tracing::info!(%primary, replicas, missing, "it is known whom durable writes wait for");
-        } else if !self.missing.is_subset(&before.missing) {
+        } else if !self.missing.is_subset(&before.missing) || self.lacks_one() && !before.lacks_one() {
             tracing::warn!(%primary, missing, "a replica is missing or behind: durable writes wait until the sentinels vouch for the primary");
-        } else if (&self.members, &self.missing) != (&before.members, &before.missing) {
+        } else if (&self.members, &self.missing, self.lacks_one())
+            != (&before.members, &before.missing, before.lacks_one())
+        {
             tracing::info!(%primary, replicas, missing, "durable writes wait for other replicas");
         }
     }
-}
-
-pub(super) fn count(members: &Members) -> i64 {
-    i64::try_from(members.len()).unwrap_or(i64::MAX)
 }
 
 /// How a replica follows.
@@ -216,14 +226,14 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         *group = group.seen(&info(there), Instant::now());
         tokio::time::advance(Duration::from_millis(1)).await;
-        let round = Round::agreed(&primary(), 3, &vec![Instant::now(); sentinels]);
+        let round = Round::agreed(&primary(), 3, &vec![Instant::now(); sentinels], 2);
         group.judge(Some(&round), Instant::now());
     }
 
     async fn of_two() -> Group {
         let mut group = Group::new(primary(), Instant::now());
         look(&mut group, &[ONE, OTHER], 3).await;
-        assert!(group.is_known && !group.is_in_doubt());
+        assert!(group.is_known && !group.lacks_one());
         group
     }
 
@@ -248,7 +258,10 @@ mod tests {
         assert!(group.is_disputed(), "the third may be promoting it");
         look(&mut group, &[ONE], 2).await;
         assert_eq!(group.members, named(&["127.0.0.1:1"]));
-        assert!(!group.is_in_doubt());
+        assert!(
+            group.lacks_one() && !group.is_disputed(),
+            "they reach it still, and most are enough"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,7 +289,22 @@ mod tests {
         assert!(group.is_disputed());
         assert_eq!(group.members, both());
         look(&mut group, &[ONE, OTHER], 2).await;
-        assert_eq!((group.keeping_up(), group.is_in_doubt()), (both(), false));
+        assert_eq!((group.keeping_up(), group.lacks_one()), (both(), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_follows_nobody_counts_until_most_sentinels_say_that_it_is_away() {
+        let mut group = Group::new(primary(), Instant::now());
+        look(&mut group, &[ONE], 3).await;
+        assert!(group.lacks_one() && !group.is_disputed());
+        let none = |sentinels| Round::agreed(&primary(), 3, &vec![Instant::now(); sentinels], 1);
+        group.judge(Some(&none(1)), Instant::now());
+        assert!(
+            group.lacks_one() && group.is_disputed(),
+            "who is cut off reaches nobody"
+        );
+        group.judge(Some(&none(2)), Instant::now());
+        assert!(!group.lacks_one());
     }
 
     #[tokio::test(start_paused = true)]

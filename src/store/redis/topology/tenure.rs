@@ -5,6 +5,7 @@
 //! sentinel knows: the one that promotes. And those that are parted from the primary, together with a replica, do not know it for
 //! as long as a server may be silent before it counts as down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) struct Verdict {
     pub(super) opinion: Opinion,
     /// When that one last answered it, if it ever did.
     pub(super) heard: Option<Instant>,
+    /// The replicas of it that this sentinel reaches, and may promote.
+    pub(super) replicas: BTreeSet<String>,
     /// How many sentinels there are, as far as it knows.
     pub(super) sentinels: usize,
 }
@@ -60,6 +63,8 @@ pub(in crate::store::redis) struct Round {
     undisputed: Option<Address>,
     /// When each of those last heard it who find nothing wrong with it.
     heard: Vec<Option<Instant>>,
+    /// How many replicas there are that one of them may promote.
+    replicas: usize,
     /// How many sentinels there are.
     all: usize,
 }
@@ -92,20 +97,31 @@ impl Round {
         Self {
             began,
             undisputed: newest.map(|newest| newest.primary.clone()),
+            replicas: verdicts
+                .iter()
+                .flat_map(|verdict| &verdict.replicas)
+                .collect::<BTreeSet<_>>()
+                .len(),
             heard: verdicts.iter().filter(vouches).map(|verdict| verdict.heard).collect(),
             all: known.max().unwrap_or_default().max(asked),
         }
     }
 
-    /// All so many agree on this server, and heard it last at these moments.
+    /// Some of all so many agree on this server, heard it last at these moments, and reach so many replicas.
     #[cfg(test)]
-    pub(in crate::store::redis) fn agreed(server: &Address, all: usize, heard: &[Instant]) -> Self {
+    pub(in crate::store::redis) fn agreed(server: &Address, all: usize, heard: &[Instant], replicas: usize) -> Self {
         Self {
             undisputed: Some(server.clone()),
             heard: heard.iter().copied().map(Some).collect(),
+            replicas,
             all,
             ..Self::none()
         }
+    }
+
+    /// How many replicas there are that a sentinel may promote, of those that were heard of.
+    pub(in crate::store::redis) fn replicas(&self) -> usize {
+        self.replicas
     }
 
     /// Who agrees that this server is the primary, and that nobody replaces it.
@@ -186,8 +202,13 @@ mod tests {
             epoch: 1,
             opinion,
             heard: Some(Instant::now()),
+            replicas: reached(&["three:3"]),
             sentinels: 3,
         }
+    }
+
+    fn reached(replicas: &[&str]) -> BTreeSet<String> {
+        replicas.iter().map(|replica| (*replica).to_owned()).collect()
     }
 
     fn round(verdicts: &[Verdict]) -> Round {
@@ -228,6 +249,16 @@ mod tests {
             "the others have not heard of it"
         );
         assert_eq!(consent("one:1", &just_replaced), None);
+    }
+
+    #[test]
+    fn a_replica_that_one_sentinel_reaches_may_be_promoted() {
+        let reaches = |replicas: &[&str]| Verdict {
+            replicas: reached(replicas),
+            ..says("one:1", Opinion::Content)
+        };
+        let verdicts = [reaches(&["two:2"]), reaches(&["three:3"]), reaches(&[])];
+        assert_eq!(round(&verdicts).replicas(), 2, "each reaches another");
     }
 
     #[tokio::test(start_paused = true)]

@@ -189,7 +189,7 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
         .recorder
         .write(client.name, sent, opened(&Outcome::Done(Opened::Stream)));
     let mut events = EventStream::new(response);
-    let (mut is_over, mut code, mut is_unavailable) = (false, None, false);
+    let (mut is_over, mut code, mut was_told, mut is_unavailable) = (false, None, false, false);
     let is_broken = loop {
         if is_over {
             break false;
@@ -197,7 +197,10 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
         let Ok(read) = timeout_at(until, events.read()).await else {
             break false;
         };
-        let Some(event) = read else { break !is_unavailable };
+        // Only where a stream begins can there be none.
+        let Some(event) = read else {
+            break was_told || !is_unavailable;
+        };
         is_unavailable = event.event == "unavailable";
         if is_unavailable {
             let outcome = Outcome::Refused(unavailable(&event.data, events.retry));
@@ -205,7 +208,7 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
             continue;
         }
         let view = view(&event.data);
-        (is_over, code) = (view.state.is_final(), view.code.clone());
+        (was_told, is_over, code) = (true, view.state.is_final(), view.code.clone());
         let (scene, stream) = (shown.scene.clone(), number);
         client.recorder.note(client.name, What::Told { scene, stream, view });
     };

@@ -80,7 +80,7 @@ impl Schedule {
         report
     }
 
-    /// The same for the same settings: each leg has the next shape, and of the kinds that it can have those had least so far.
+    /// The same for the same settings: each leg has the next shape that can have any, and of the kinds that it can have those had least so far.
     fn plans(&self) -> Vec<LegPlan> {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let asked = |kind: &Kind| self.kinds.is_empty() || self.kinds.contains(kind);
@@ -97,10 +97,18 @@ impl Schedule {
             .enumerate()
             .map(|(n, kind)| (kind, u32::from(n >= self.faults as usize)));
         let mut had: BTreeMap<Kind, u32> = had.collect();
+        let can_have_any = |shape: &Shape| self.faults == 0 || had.keys().any(|kind| kind.applies_to(*shape));
+        let shapes: Vec<Shape> = self.shapes.iter().copied().filter(can_have_any).collect();
+        assert!(
+            !shapes.is_empty(),
+            "none of {:?} can have any of {:?}: see docs/faults.md",
+            self.shapes,
+            self.kinds
+        );
         let part_of = |all: u32, leg: u32| all * (leg + 1) / self.legs - all * leg / self.legs;
         (0..self.legs)
             .map(|leg| {
-                let shape = self.shapes[leg as usize % self.shapes.len()];
+                let shape = shapes[leg as usize % shapes.len()];
                 let mut faults = Vec::new();
                 for _ in 0..part_of(self.faults, leg) {
                     let possible = || had.keys().copied().filter(|kind| kind.applies_to(shape));

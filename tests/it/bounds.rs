@@ -251,7 +251,7 @@ async fn a_replica_that_is_busy_refuses_new_scenes_while_logins_under_way_get_th
 /// So long after Redis fell silent nobody is given up yet. Later all are refused at once, for another reason.
 const HANGS: Duration = Duration::from_millis(2_400);
 
-/// Whether a start is refused for want of room, and an answer begins all the same.
+/// Whether a start is refused for want of room, and an answer and a redemption begin all the same.
 async fn full_for_starts_alone(service: &Service, login: &UnderWay) -> bool {
     let shed = || service.metric("scanlogin_requests_shed_total", "work=\"start\"");
     until_under_way(service, STARTS_MAX).await;
@@ -261,10 +261,19 @@ async fn full_for_starts_alone(service: &Service, login: &UnderWay) -> bool {
     if shed().await <= before {
         return false;
     }
+    let (site, wrong) = (Site::demo(), wrong(&login.code));
     tokio::select! {
         _ = login.phone.confirm(service, &login.scene) => false,
-        () = until_under_way(service, STARTS_MAX + 1) => true,
+        _ = site.redeem(service, &wrong) => false,
+        () = until_under_way(service, STARTS_MAX + 2) => true,
     }
+}
+
+/// A code of the same form that gives nothing, so that it can be presented again and again.
+fn wrong(code: &str) -> String {
+    let (of, proof) = code.rsplit_once('.').unwrap();
+    let first = if proof.starts_with('A') { 'B' } else { 'A' };
+    format!("{of}.{first}{}", &proof[1..])
 }
 
 async fn until_under_way(service: &Service, count: u32) {

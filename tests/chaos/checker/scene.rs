@@ -323,6 +323,7 @@ fn is_about_state(what: &What) -> bool {
     match what {
         What::Picture { outcome, .. } => !outcome.is_ambiguous(),
         What::Polled { outcome, .. } => !outcome.is_ambiguous(),
+        What::StreamOpened { outcome, .. } => outcome.is_unknown_scene(),
         What::Told { .. }
         | What::Scan { .. }
         | What::Confirm { .. }

@@ -94,6 +94,12 @@ fn each_further_clause_is_checked() {
         last_event_id: None,
         outcome: Outcome::Done(Opened::Stream),
     };
+    let unknown = |scene| What::StreamOpened {
+        scene,
+        stream: 9,
+        last_event_id: None,
+        outcome: refused(404, "unknown_scene"),
+    };
     let before = harmless(|fault| (fault.loses, fault.from_ms, fault.to_ms) = (Loss::Everything, 100, 150));
     let ended = |scene| What::StreamEnded {
         scene,
@@ -157,6 +163,11 @@ fn each_further_clause_is_checked() {
             "told unknown while it lived",
             vec![I4],
             scanned_then([cancel(1_400, refused(404, "unknown_scene"))]),
+        ),
+        (
+            "a stream told unknown while its scene lived",
+            vec![I4],
+            with([stream_9(1_350, unknown)]),
         ),
         (
             "an end, a loss long before, another end",

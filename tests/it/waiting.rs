@@ -1,5 +1,6 @@
 //! What must not be lost waits for a replica of its own shard: while one keeps up, and for ten seconds after.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,7 +12,7 @@ use crate::support::cli::cli;
 use crate::support::events::EventStream;
 use crate::support::eventually;
 use crate::support::node::Node;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Caller, Proxy};
 use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
@@ -429,7 +430,7 @@ async fn nor_while_the_replica_on_the_other_side_is_still_copying() {
     }
     service
         .log()
-        .line_with(&["durable writes wait for other replicas", "replicas=1"])
+        .line_with(&["it is known whom durable writes wait for", "replicas=1"])
         .await;
     sentinels.nodes_mut()[1].server.come_back();
     eventually("the replica waits to be sent everything", || async {
@@ -464,6 +465,80 @@ async fn nor_while_the_primary_of_before_is_back_and_follows_nobody_yet() {
     each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
 }
 
+/// Nobody else knows of it, and nobody is cut off. It comes back, and all follow the replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_while_the_sentinel_that_promoted_the_other_replica_is_dead() {
+    let mut sentinels = Sentinels::start().await;
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let codes = codes(&service, 12).await;
+    let before = sentinels.masters();
+    sentinels.promotes_and_dies(0).await;
+    // Longer than one is waited for that nobody reaches.
+    let redeemed = redeemed_in_turn(&service, &codes[..4], Duration::from_millis(100)).await;
+    assert_eq!(redeemed, [503; 4]);
+    sentinels.restart_sentinel(0);
+    sentinels.until_replaced(&before).await;
+    once(&service, &codes, &redeemed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_by_a_replica_of_the_service_that_starts_meanwhile() {
+    let mut sentinels = Sentinels::start().await;
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let codes = codes(&service, 8).await;
+    let before = sentinels.masters();
+    sentinels.promotes_and_dies(0).await;
+    let late = service.replica().start().await;
+    let redeemed = redeemed_in_turn(&late, &codes[..4], Duration::from_millis(100)).await;
+    assert_eq!(redeemed, [503; 4]);
+    let ready = Reply::to(late.http.get(format!("{}/readyz", late.ops))).await;
+    assert!(ready.text().contains("too few sentinels"), "{}", ready.text());
+    sentinels.restart_sentinel(0);
+    sentinels.until_replaced(&before).await;
+    once(&service, &codes, &redeemed).await;
+}
+
+/// Who is content with the primary votes for its replacement all the same, where another finds it down.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_where_one_sentinel_is_enough_to_find_a_primary_down() {
+    let sentinels = Sentinels::start().await;
+    sentinels.set("quorum", "1");
+    sentinels.set("down-after-milliseconds", "7000");
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let codes = codes(&service, 12).await;
+    let before = sentinels.masters();
+    sentinels.part_from_nodes(0, 0);
+    let redeemed = redeemed_in_turn(&service, &codes[..3], Duration::from_millis(300)).await;
+    assert_eq!(redeemed, [503; 3]);
+    sentinels.until_replaced(&before).await;
+    sentinels.rejoin();
+    once(&service, &codes, &redeemed).await;
+}
+
+/// Of a replica that was given up nobody says any more that it is away, once most sentinels are away too: there it may be back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_with_the_copy_of_the_last_replica_while_most_sentinels_are_beyond() {
+    let mut sentinels = Sentinels::start().await;
+    let service = Service::builder().redis_url(&sentinels.url()).start().await;
+    let codes = codes(&service, 12).await;
+    let before = sentinels.masters();
+    sentinels.nodes_mut()[0].server.kill_saved().await;
+    let replica_alone = ["it is known whom durable writes wait for", "replicas=1"];
+    service.log().line_with(&replica_alone).await;
+    a_login_succeeds(&service, |_| true).await;
+    let service_too = Caller::From(Ipv4Addr::LOCALHOST.into());
+    sentinels.part_with(&[2, 1], 0, &[service_too], &[]);
+    eventually("the service knows that it is alone with one of them", || async {
+        let ready = Reply::to(service.http.get(format!("{}/readyz", service.ops))).await;
+        ready.text().contains("too few sentinels vouch").then_some(())
+    })
+    .await;
+    sentinels.nodes_mut()[0].server.come_back();
+    let redeemed = redeemed_in_turn(&service, &codes[..6], Duration::from_millis(300)).await;
+    assert_eq!(redeemed, [503; 6]);
+    each_is_redeemed_once(&sentinels, &before, &service, &codes, &redeemed).await;
+}
+
 /// After the fail-over, those too that were presented before it.
 async fn each_is_redeemed_once(
     sentinels: &Sentinels,
@@ -480,6 +555,11 @@ async fn each_is_redeemed_once(
     .await;
     sentinels.rejoin();
     sentinels.until_replaced(before).await;
+    once(service, codes, redeemed).await;
+}
+
+/// Those that were redeemed before are not again; all others are now.
+async fn once(service: &Service, codes: &[String], redeemed: &[u16]) {
     for (code, first) in codes.iter().zip(redeemed.iter().copied().chain([503; 20])) {
         let again = eventually("the code is redeemed or refused", || async {
             let status = Site::demo().redeem(service, code).await.status;

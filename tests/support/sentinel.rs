@@ -184,6 +184,36 @@ impl Sentinels {
         }
     }
 
+    /// Cuts a node and one of the sentinels off from the other nodes; the other sentinels reach everybody.
+    pub(crate) fn part_from_nodes(&self, node: usize, sentinel: usize) {
+        let others = || {
+            self.nodes
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| *n != node)
+                .map(|(_, other)| other)
+        };
+        let (node, sentinel) = (&self.nodes[node], &self.sentinels[sentinel]);
+        for other in others() {
+            other
+                .link
+                .part_from(vec![Caller::From(node.source()), Caller::From(sentinel.source())]);
+        }
+        let from_others: Vec<Caller> = others().map(|other| Caller::From(other.source())).collect();
+        node.link.part_from(from_others.clone());
+        sentinel.link.part_from(from_others);
+    }
+
+    /// A sentinel promotes a replica, and dies before it says so to the others.
+    pub(crate) async fn promotes_and_dies(&mut self, index: usize) {
+        let sentinel = &mut self.sentinels[index];
+        let crash = ["SENTINEL", "SIMULATE-FAILURE", "crash-after-promotion"];
+        assert_eq!(sentinel.cli(&crash), "OK");
+        assert_eq!(sentinel.cli(&["SENTINEL", "FAILOVER", SERVICE]), "OK");
+        let child = &mut sentinel.child;
+        block_in_place(|| child.wait()).expect("it has ended");
+    }
+
     /// One of the sentinels hears from the servers no more, and finds them down.
     pub(crate) async fn blind(&self, index: usize) {
         let sentinel = &self.sentinels[index];

@@ -45,8 +45,8 @@ pub(super) struct Copies {
     pub(super) count: i64,
     /// By name where each may be promoted, if it is known who they are.
     known: Option<Members>,
-    /// How many sentinels may promote.
-    able: i64,
+    /// Whom sentinels may promote, whether it follows or not.
+    able: Members,
 }
 
 /// What became of the wait for them.
@@ -83,9 +83,9 @@ enum Whom {
     NotAllWhoJoined {
         count: i64,
     },
-    /// One is slow, hangs, is still sent what was before, or does not follow yet. It is promoted only by sentinels that can't reach the
-    /// primary any more.
-    NotAllWhoCan,
+    /// One is slow, hangs, or is still sent what was before; or is not listed, though sentinels reach it, as one that is to be told whom to
+    /// follow. It is promoted only by sentinels that can't reach the primary any more.
+    NotAllWhoMay,
     /// One left, perhaps because a sentinel promotes it; or nobody knows who there is.
     NotAllKnown,
     Nobody,
@@ -156,7 +156,7 @@ impl Replication {
         Copies {
             // One that is missing would only be waited for in vain.
             count: group.as_ref().map_or(1, |group| count(group.keeping_up().len()).max(1)),
-            able: group.as_ref().map_or(0, |group| count(group.able)),
+            able: group.as_ref().map(|group| group.able().clone()).unwrap_or_default(),
             known: group.map(|group| group.members),
         }
     }
@@ -184,7 +184,7 @@ impl Replication {
             Whom::All => return Kept::Replicated,
             Whom::NotAllWhoJoined { count } => return Kept::Joined { count },
             Whom::Nobody => return Kept::Not,
-            Whom::NotAllWhoCan => Consent::Majority,
+            Whom::NotAllWhoMay => Consent::Majority,
             Whom::NotAllKnown => Consent::Unanimous,
         };
         match &reached.server {
@@ -259,7 +259,7 @@ impl Replication {
         let mut group = before.seen(info, Instant::now());
         group.judge(tenure.now().await.as_ref(), Instant::now());
         group.tell(&before);
-        let may_lose_one = !group.is_known || !group.gone.is_empty();
+        let may_lose_one = group.may_lose_one();
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
         may_lose_one
     }
@@ -311,8 +311,12 @@ impl Replication {
             sights.values().any(refuses)
         };
         let asks_sentinels = self.tenure.is_some() && self.copies(any_slot()).is_some();
-        let words = match self.group(any_slot()).filter(|group| group.is_known) {
-            _ if is_alone => "no replica keeps up: confirms and redemptions are refused for now",
+        let group = self.group(any_slot());
+        let withheld = group.as_ref().and_then(Group::withheld);
+        let words = match group.as_ref().filter(|group| group.is_known) {
+            _ if is_alone => {
+                return Some("no replica keeps up: confirms and redemptions are refused for now".to_owned());
+            }
             None if asks_sentinels => {
                 "too few sentinels agree on the primary and hear from it: confirms and redemptions are refused"
             }
@@ -321,7 +325,9 @@ impl Replication {
             }
             Some(_) | None => return None,
         };
-        Some(words.to_owned())
+        Some(withheld.map_or(words.to_owned(), |why| {
+            format!("{words}; a sentinel does not say: {why}")
+        }))
     }
 }
 
@@ -356,14 +362,14 @@ impl Reached<'_> {
             Whom::Nobody
         } else if !wanted.known.as_ref().is_some_and(|known| known.is_subset(&listed)) {
             Whom::NotAllKnown
-        } else if self.count >= count(listed.len()).max(wanted.able) {
+        } else if self.count >= count(listed.len()) && wanted.able.is_subset(&listed) {
             Whom::All
         } else if (wanted.count..count(keeping_up.len())).contains(&self.count) {
             Whom::NotAllWhoJoined {
                 count: count(keeping_up.len()),
             }
         } else {
-            Whom::NotAllWhoCan
+            Whom::NotAllWhoMay
         }
     }
 }
@@ -395,7 +401,7 @@ mod tests {
         let (info, server, known) = (&*info(there), None, named(known));
         let wanted = Copies {
             count: super::count(known.len()),
-            able: super::count(known.len()),
+            able: known.clone(),
             known: Some(known),
         };
         Reached { count, server, info }.whom(&wanted)
@@ -414,12 +420,12 @@ mod tests {
         let both = ["127.0.0.1:1", "::1:1"];
         assert_eq!(reached(2, &[ONE, OTHER], &both), Whom::All);
         assert_eq!(reached(2, &[ONE, JOINED], &both), Whom::NotAllKnown);
-        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::NotAllWhoCan);
+        assert_eq!(reached(1, &[ONE, OTHER], &both), Whom::NotAllWhoMay);
         let (count, server, info) = (2, None, &*info(&[ONE, OTHER]));
         let unknown = Copies {
             count: 1,
             known: None,
-            able: 2,
+            able: Members::new(),
         };
         let whom = Reached { count, server, info }.whom(&unknown);
         assert_eq!(whom, Whom::NotAllKnown, "there may be a third");
@@ -440,17 +446,20 @@ mod tests {
     #[test]
     fn a_replica_that_is_behind_is_not_waited_for_and_may_be_promoted() {
         let one = ["127.0.0.1:1"];
-        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::NotAllWhoCan);
-        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::NotAllWhoCan);
+        assert_eq!(reached(1, &[ONE, LOADS], &one), Whom::NotAllWhoMay);
+        assert_eq!(reached(1, &[ONE, COPIES], &one), Whom::NotAllWhoMay);
         assert_eq!(reached(2, &[ONE, LOADS], &one), Whom::All, "it has it by now");
-        let (count, server, info) = (1, None, &*info(&[ONE]));
-        let wanted = Copies {
-            count,
+        let wanted = || Copies {
+            count: 1,
             known: Some(named(&one)),
-            able: 2,
+            able: named(&["127.0.0.1:1", "127.0.0.1:4"]),
         };
-        let whom = Reached { count, server, info }.whom(&wanted);
-        assert_eq!(whom, Whom::NotAllWhoCan, "it does not follow");
+        let whom = |count, there: &[&str]| {
+            let (server, info) = (None, &*info(there));
+            Reached { count, server, info }.whom(&wanted())
+        };
+        assert_eq!(whom(1, &[ONE]), Whom::NotAllWhoMay, "it does not follow");
+        assert_eq!(whom(2, &[ONE, OTHER]), Whom::NotAllWhoMay, "another one has it instead");
         assert_eq!(
             reached(1, &[ONE], &["127.0.0.1:1", "127.0.0.1:4"]),
             Whom::NotAllKnown,

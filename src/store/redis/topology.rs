@@ -22,7 +22,7 @@ use self::contacts::Contacts;
 pub(super) use self::owners::Owners;
 use self::owners::{View, majority};
 pub(super) use self::tenure::{Consent, Round, Tenure};
-use self::tenure::{Opinion, Verdict};
+use self::tenure::{Opinion, Replica, Verdict};
 use super::servers::{Access, Address, Servers};
 use super::wire::{Dialer, Wire, WireError};
 
@@ -307,51 +307,66 @@ async fn ask_one(
             Answer::View(View::parse(text, address, dialer.tls.is_some()))
         }
         Question::Master(service) => {
-            let reply = wire.ask(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service]).await?;
-            let primary = master(&reply).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
-            // Whoever must not ask this much knows the primary all the same.
-            let may_ask = |reply| match reply {
-                Err(WireError::Refused(_)) => Ok(None),
-                reply => reply.map(Some),
-            };
-            let replicas = may_ask(wire.ask(["SENTINEL", "REPLICAS", service]).await)?;
             let asked = Instant::now();
-            let reply = may_ask(wire.ask(["SENTINEL", "MASTER", service]).await)?.filter(|_| replicas.is_some());
-            let told = |name| reply.as_ref().and_then(|reply| field(reply, name));
-            // In milliseconds; what is not known counts as never.
-            let ago = |name| told(name).and_then(|ago| ago.parse().ok()).map(Duration::from_millis);
-            let heard = heard(ago("last-ok-ping-reply"), ago("last-ping-sent")).and_then(|ago| asked.checked_sub(ago));
-            let others = told("num-other-sentinels").and_then(|count| count.parse::<usize>().ok());
-            Answer::Master(Verdict {
-                primary,
-                epoch: told("config-epoch")
-                    .and_then(|epoch| epoch.parse().ok())
-                    .unwrap_or_default(),
-                opinion: opinion(told("flags").unwrap_or_default()),
-                heard,
-                replicas: replicas.as_ref().map(able_replicas).unwrap_or_default(),
-                sentinels: others.unwrap_or_default() + 1,
+            let [primary, replicas, reply] = wire
+                .ask_each([
+                    &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service],
+                    &["SENTINEL", "REPLICAS", service],
+                    &["SENTINEL", "MASTER", service],
+                ])
+                .await?;
+            let primary = master(&primary?).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
+            Answer::Master(match (replicas, reply) {
+                (Ok(replicas), Ok(reply)) => verdict(primary, replicas_of(&replicas)?, &reply, asked),
+                // Whoever must not ask this much knows the primary all the same.
+                (Err(WireError::Refused(why)), _) | (_, Err(WireError::Refused(why))) => {
+                    Verdict::withheld(primary, why)
+                }
+                (Err(error), _) | (_, Err(error)) => return Err(error),
             })
         }
     };
     Ok((wire, answer))
 }
 
-/// The replicas that it may promote, by its names for them: those that it reaches, whether they follow the primary or not.
-fn able_replicas(reply: &BytesFrame) -> BTreeSet<String> {
+/// What a sentinel that was asked at a moment says of a primary.
+fn verdict(primary: Address, replicas: Vec<Replica>, reply: &BytesFrame, asked: Instant) -> Verdict {
+    let told = |name| field(reply, name);
+    let number = |name| told(name).and_then(|number| number.parse::<usize>().ok());
+    // In milliseconds; what is not known counts as never.
+    let ago = |name| told(name).and_then(|ago| ago.parse().ok()).map(Duration::from_millis);
+    let heard = heard(ago("last-ok-ping-reply"), ago("last-ping-sent")).and_then(|ago| asked.checked_sub(ago));
+    Verdict {
+        primary,
+        epoch: told("config-epoch")
+            .and_then(|epoch| epoch.parse().ok())
+            .unwrap_or_default(),
+        opinion: opinion(told("flags").unwrap_or_default()),
+        heard,
+        replicas,
+        sentinels: number("num-other-sentinels").unwrap_or_default() + 1,
+        quorum: number("quorum").unwrap_or(1),
+        withheld: None,
+    }
+}
+
+/// The replicas that a sentinel has heard of. What is not understood is no answer: it might be one that is promoted.
+fn replicas_of(reply: &BytesFrame) -> Result<Vec<Replica>, WireError> {
     let BytesFrame::Array { data, .. } = reply else {
-        return BTreeSet::new();
+        return Err(WireError::Invalid("SENTINEL REPLICAS is not a list"));
     };
-    let is_able = |flags: &str| {
-        flags
-            .split(',')
-            .all(|flag| !matches!(flag, "s_down" | "o_down" | "disconnected"))
+    let replica = |told: &BytesFrame| {
+        let (ip, port, flags) = (field(told, "ip")?, field(told, "port")?, field(told, "flags")?);
+        let is_away = |flag| matches!(flag, "s_down" | "o_down" | "disconnected");
+        Some(Replica {
+            name: format!("{ip}:{port}"),
+            is_reached: !flags.split(',').any(is_away),
+        })
     };
-    let able = data
-        .iter()
-        .filter(|replica| field(replica, "flags").is_some_and(is_able));
-    able.filter_map(|replica| field(replica, "name").map(str::to_owned))
-        .collect()
+    let replicas: Option<Vec<_>> = data.iter().map(replica).collect();
+    replicas.ok_or(WireError::Invalid(
+        "a replica in SENTINEL REPLICAS has no name or flags",
+    ))
 }
 
 /// What the flags of a primary say, which is `master` where nothing is wrong. Whatever is not known speaks against it.
@@ -416,6 +431,54 @@ mod tests {
         ] {
             assert_eq!(opinion(flags), Opinion::Replaces, "{flags}");
         }
+    }
+
+    fn replica(fields: &[(&str, &str)]) -> BytesFrame {
+        let text = |text: &str| BytesFrame::BlobString {
+            data: text.to_owned().into(),
+            attributes: None,
+        };
+        BytesFrame::Map {
+            data: fields.iter().map(|(name, value)| (text(name), text(value))).collect(),
+            attributes: None,
+        }
+    }
+
+    fn replicas_in(data: Vec<BytesFrame>) -> Result<Vec<Replica>, WireError> {
+        replicas_of(&BytesFrame::Array { data, attributes: None })
+    }
+
+    #[test]
+    fn a_replica_may_be_promoted_unless_its_sentinel_says_that_it_is_away() {
+        for (flags, is_reached) in [
+            ("slave", true),
+            ("slave,master_down", true),
+            ("s_down,slave", false),
+            ("slave,disconnected", false),
+            ("s_down,slave,disconnected", false),
+        ] {
+            let told = replica(&[("name", "a"), ("ip", "::1"), ("port", "2"), ("flags", flags)]);
+            let name = "::1:2".to_owned();
+            assert_eq!(
+                replicas_in(vec![told]).unwrap(),
+                [Replica { name, is_reached }],
+                "{flags}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_sentinel_says_of_replicas_is_understood_whole_or_not_at_all() {
+        assert_eq!(replicas_in(vec![]).unwrap(), []);
+        let whole = || replica(&[("ip", "::1"), ("port", "2"), ("flags", "slave")]);
+        for less in [
+            replica(&[("port", "2"), ("flags", "slave")]),
+            replica(&[("ip", "::1"), ("port", "2")]),
+            BytesFrame::Null,
+        ] {
+            replicas_in(vec![whole(), less]).unwrap_err();
+        }
+        replicas_of(&whole()).unwrap_err();
     }
 
     #[test]

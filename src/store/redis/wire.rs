@@ -161,13 +161,29 @@ impl Wire {
 
     /// Sends one command and takes the next frame as its reply: for conversations without pushes.
     pub(super) async fn ask<'a>(&mut self, words: impl IntoIterator<Item = &'a str>) -> Result<BytesFrame, WireError> {
-        self.push(words)?;
-        self.flush().await?;
-        let reply = self.frame().await?;
-        match error_text(&reply) {
-            Some(text) => Err(WireError::Refused(text.to_owned())),
-            None => Ok(reply),
+        let words: Vec<&str> = words.into_iter().collect();
+        let [reply] = self.ask_each([&words]).await?;
+        reply
+    }
+
+    /// The same of several at once; each has a reply of its own.
+    pub(super) async fn ask_each<const N: usize>(
+        &mut self,
+        commands: [&[&str]; N],
+    ) -> Result<[Result<BytesFrame, WireError>; N], WireError> {
+        for command in commands {
+            self.push(command.iter().copied())?;
         }
+        self.flush().await?;
+        let mut replies = Vec::with_capacity(N);
+        for _ in 0..N {
+            let reply = self.frame().await?;
+            replies.push(match error_text(&reply) {
+                Some(text) => Err(WireError::Refused(text.to_owned())),
+                None => Ok(reply),
+            });
+        }
+        replies.try_into().map_err(|_| WireError::Invalid("too few replies"))
     }
 
     async fn greet(&mut self, dialer: &Dialer) -> Result<Option<String>, WireError> {

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use crate::store::redis::servers::Address;
 use crate::store::redis::topology::{Consent, Round};
 
-/// How long most sentinels must say that a replica which is gone was not promoted, before it counts no more. One that promoted it,
-/// and is silent, is heard of by the others within that time, as long as they hear from that replica. And most must have heard from
-/// the primary since it is gone: the others are too few to promote it.
+/// How long most sentinels must say that a replica which is gone was not promoted, before it counts no more: none of them reaches it,
+/// and most have heard from the primary since it is gone, so that the others are too few to promote it. One that they do reach may have
+/// been promoted by a sentinel that died before it could say so, which comes back and has its way.
 const SETTLED: Duration = Duration::from_secs(3);
 /// How many seconds ago one that keeps up was last heard. Replicas tell where they are each second; and a primary takes both moments
 /// from clocks that differ by some milliseconds, so that each time a second begins it has heard them a second from now.
@@ -41,9 +41,13 @@ pub(super) struct Group {
     undisputed_since: Option<Instant>,
     /// What the sentinels said last.
     consent: Option<Consent>,
-    /// How many replicas they may promote, whether they follow this primary or not: one that died comes back with what was before, and
-    /// is told seconds later whom to follow.
-    pub(super) able: usize,
+    /// The replicas that those who consented last may promote, whether these follow this primary or not: one that died comes back
+    /// with what was before, and is told seconds later whom to follow.
+    able: Members,
+    /// All that they had ever heard of.
+    all: Members,
+    /// Why a sentinel did not say, if it may not.
+    withheld: Option<String>,
 }
 
 impl Group {
@@ -58,7 +62,9 @@ impl Group {
             fewer_since: None,
             undisputed_since: None,
             consent: None,
-            able: 0,
+            able: Members::new(),
+            all: Members::new(),
+            withheld: None,
         }
     }
 
@@ -83,17 +89,23 @@ impl Group {
 
     /// After the sentinels were asked.
     pub(super) fn judge(&mut self, round: Option<&Round>, now: Instant) {
-        let has_heard = |since| round.is_some_and(|round| round.consent_since(&self.primary, since).is_some());
-        self.is_known |= has_heard(self.since);
+        let consent_since = |since| round.and_then(|round| round.consent_since(&self.primary, since));
         self.consent = round.and_then(|round| round.consent(&self.primary));
-        // Whoever replaces the primary, or is cut off, speaks of others.
-        self.able = match round {
-            Some(round) if self.consent.is_some() => round.replicas(),
-            Some(_) | None => self.able,
+        self.withheld = round.and_then(|round| round.withheld().map(str::to_owned));
+        if let Some(round) = round.filter(|_| self.consent.is_some()) {
+            self.able = round.able().clone();
+            self.all = round.replicas().clone();
+        }
+        // One that is reached and does not follow may have been promoted just before.
+        let needed = if self.all_follow() {
+            Consent::Majority
+        } else {
+            Consent::Unanimous
         };
+        self.is_known |= consent_since(self.since) >= Some(needed);
         self.undisputed_since = self.consent.map(|_| self.undisputed_since.unwrap_or(now));
         let is_settled = self.undisputed_since.is_some_and(|since| now - since >= SETTLED);
-        if is_settled && self.fewer_since.is_some_and(has_heard) {
+        if is_settled && self.all_follow() && self.fewer_since.is_some_and(|since| consent_since(since).is_some()) {
             self.members = self.members.difference(&self.gone).cloned().collect();
             self.missing = self.missing.difference(&self.gone).cloned().collect();
             self.gone = Members::new();
@@ -112,7 +124,28 @@ impl Group {
 
     /// Whether one that may be promoted does not have what is written.
     fn lacks_one(&self) -> bool {
-        !self.missing.is_empty() || self.able > self.members.len()
+        !self.missing.is_empty() || !self.able().is_subset(&self.members)
+    }
+
+    /// The replicas that sentinels may promote: of those that do not say, any that they ever heard of.
+    pub(super) fn able(&self) -> &Members {
+        if self.consent.is_some() { &self.able } else { &self.all }
+    }
+
+    /// Whether the primary lists all of them.
+    fn all_follow(&self) -> bool {
+        let follows = |name| self.members.contains(name) && !self.gone.contains(name);
+        self.able().iter().all(follows)
+    }
+
+    /// Whether one may be promoted that follows no more.
+    pub(super) fn may_lose_one(&self) -> bool {
+        !self.is_known || !self.gone.is_empty() || !self.all_follow()
+    }
+
+    /// Why it is not known what a sentinel thinks, where it may not say.
+    pub(super) fn withheld(&self) -> Option<&str> {
+        self.withheld.as_deref()
     }
 
     pub(super) fn keeping_up(&self) -> Members {
@@ -120,18 +153,22 @@ impl Group {
     }
 
     pub(super) fn tell(&self, before: &Self) {
-        let (primary, replicas, missing) = (&self.primary, self.keeping_up().len(), self.missing.len());
-        if !self.is_known {
+        let what = |group: &Self| {
+            (
+                group.is_known,
+                group.lacks_one(),
+                group.missing.clone(),
+                group.members.clone(),
+            )
+        };
+        if !self.is_known || what(self) == what(before) {
             return;
         }
-        if !before.is_known {
-            tracing::info!(%primary, replicas, missing, "it is known whom durable writes wait for");
-        } else if !self.missing.is_subset(&before.missing) || self.lacks_one() && !before.lacks_one() {
-            tracing::warn!(%primary, missing, "a replica is missing or behind: durable writes wait until the sentinels vouch for the primary");
-        } else if (&self.members, &self.missing, self.lacks_one())
-            != (&before.members, &before.missing, before.lacks_one())
-        {
-            tracing::info!(%primary, replicas, missing, "durable writes wait for other replicas");
+        let (primary, replicas, able) = (&self.primary, self.keeping_up().len(), self.able().len());
+        if self.lacks_one() {
+            tracing::warn!(%primary, replicas, able, "a replica is missing, behind or follows nobody: durable writes wait until the sentinels vouch for the primary");
+        } else {
+            tracing::info!(%primary, replicas, able, "it is known whom durable writes wait for");
         }
     }
 }
@@ -221,12 +258,17 @@ mod tests {
         Address::parse("primary:1").unwrap()
     }
 
-    /// A second later the primary lists these; and so many sentinels, of three, hear from it and vouch for it.
+    /// A second later the primary lists these; and so many sentinels, of three, hear from it, vouch for it, and reach these alone.
     async fn look(group: &mut Group, there: &[&str], sentinels: usize) {
+        look_where(group, there, sentinels, &members(&info(there), |_| true)).await;
+    }
+
+    /// The same where they reach `able`.
+    async fn look_where(group: &mut Group, there: &[&str], sentinels: usize, able: &Members) {
         tokio::time::advance(Duration::from_secs(1)).await;
         *group = group.seen(&info(there), Instant::now());
         tokio::time::advance(Duration::from_millis(1)).await;
-        let round = Round::agreed(&primary(), 3, &vec![Instant::now(); sentinels], 2);
+        let round = Round::agreed(&primary(), &vec![Instant::now(); sentinels], &both(), able);
         group.judge(Some(&round), Instant::now());
     }
 
@@ -258,10 +300,30 @@ mod tests {
         assert!(group.is_disputed(), "the third may be promoting it");
         look(&mut group, &[ONE], 2).await;
         assert_eq!(group.members, named(&["127.0.0.1:1"]));
-        assert!(
-            group.lacks_one() && !group.is_disputed(),
-            "they reach it still, and most are enough"
-        );
+        assert!(!group.lacks_one());
+        look(&mut group, &[ONE], 1).await;
+        assert!(group.is_disputed() && group.may_lose_one(), "others may reach it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_gone_and_reached_counts_until_every_sentinel_vouches() {
+        let mut group = of_two().await;
+        for _ in 0..60 {
+            look_where(&mut group, &[ONE], 2, &both()).await;
+            assert!(group.is_disputed(), "the third promoted it, died, and will be back");
+        }
+        assert_eq!(group.members, both());
+        look_where(&mut group, &[ONE], 3, &both()).await;
+        assert!(!group.is_disputed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_reached_and_does_not_follow_at_first_sight_may_have_been_promoted_just_before() {
+        let mut group = Group::new(primary(), Instant::now());
+        look_where(&mut group, &[ONE], 2, &both()).await;
+        assert!(!group.is_known && group.may_lose_one());
+        look_where(&mut group, &[ONE], 3, &both()).await;
+        assert!(group.is_known && group.lacks_one() && !group.is_disputed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -295,16 +357,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_follows_nobody_counts_until_most_sentinels_say_that_it_is_away() {
         let mut group = Group::new(primary(), Instant::now());
-        look(&mut group, &[ONE], 3).await;
+        look_where(&mut group, &[ONE], 3, &both()).await;
         assert!(group.lacks_one() && !group.is_disputed());
-        let none = |sentinels| Round::agreed(&primary(), 3, &vec![Instant::now(); sentinels], 1);
-        group.judge(Some(&none(1)), Instant::now());
-        assert!(
-            group.lacks_one() && group.is_disputed(),
-            "who is cut off reaches nobody"
-        );
-        group.judge(Some(&none(2)), Instant::now());
-        assert!(!group.lacks_one());
+        look(&mut group, &[ONE], 1).await;
+        assert!(group.is_disputed(), "who is cut off reaches nobody");
+        group.judge(None, Instant::now());
+        assert!(group.is_disputed(), "and nobody says who there is");
+        look(&mut group, &[ONE], 2).await;
+        assert!(!group.lacks_one() && !group.may_lose_one());
     }
 
     #[tokio::test(start_paused = true)]

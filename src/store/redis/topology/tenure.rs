@@ -29,10 +29,39 @@ pub(super) struct Verdict {
     pub(super) opinion: Opinion,
     /// When that one last answered it, if it ever did.
     pub(super) heard: Option<Instant>,
-    /// The replicas of it that this sentinel reaches, and may promote.
-    pub(super) replicas: BTreeSet<String>,
+    /// The replicas of it that this sentinel has heard of.
+    pub(super) replicas: Vec<Replica>,
     /// How many sentinels there are, as far as it knows.
     pub(super) sentinels: usize,
+    /// How many of them must find it down before one replaces it; for that one most must vote, who need not find it down themselves.
+    pub(super) quorum: usize,
+    /// Why it does not say, if it may not.
+    pub(super) withheld: Option<String>,
+}
+
+/// A replica, as a sentinel sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Replica {
+    /// The address that it announces.
+    pub(super) name: String,
+    /// Whether this sentinel may promote it, whomever it follows.
+    pub(super) is_reached: bool,
+}
+
+impl Verdict {
+    /// Of a sentinel that must not say more than whom it calls the primary.
+    pub(super) fn withheld(primary: Address, why: String) -> Self {
+        Self {
+            primary,
+            epoch: 0,
+            opinion: Opinion::Replaces,
+            heard: None,
+            replicas: Vec::new(),
+            sentinels: 1,
+            quorum: 1,
+            withheld: Some(why),
+        }
+    }
 }
 
 /// What a sentinel thinks of the primary.
@@ -40,7 +69,7 @@ pub(super) struct Verdict {
 pub(super) enum Opinion {
     /// Nothing is wrong with it.
     Content,
-    /// It does not hear from it, and has found nobody who says the same: alone it replaces nobody.
+    /// It does not hear from it, and has not found as many who say the same as it takes to replace it.
     Uneasy,
     /// It replaces it, or may, or does not say.
     Replaces,
@@ -49,7 +78,7 @@ pub(super) enum Opinion {
 /// How sure one can be that nobody else is made the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store::redis) enum Consent {
-    /// More than half of all sentinels say so, and none says otherwise.
+    /// More than half of all sentinels say so, and so many that the others are too few to replace it; and none says otherwise.
     Majority,
     /// Every sentinel says so.
     Unanimous,
@@ -63,10 +92,16 @@ pub(in crate::store::redis) struct Round {
     undisputed: Option<Address>,
     /// When each of those last heard it who find nothing wrong with it.
     heard: Vec<Option<Instant>>,
-    /// How many replicas there are that one of them may promote.
-    replicas: usize,
+    /// Its replicas that one of them may promote.
+    able: BTreeSet<String>,
+    /// All that any has heard of.
+    replicas: BTreeSet<String>,
     /// How many sentinels there are.
     all: usize,
+    /// How many of them it takes to replace it.
+    quorum: usize,
+    /// Why one of them does not say, if it may not.
+    withheld: Option<String>,
 }
 
 /// Who asks the sentinels again and again, for those who must know now.
@@ -90,6 +125,9 @@ impl Round {
             let is_out_of_date = verdict.epoch < newest.epoch;
             verdict.opinion != Opinion::Replaces && (is_out_of_date || verdict.primary == newest.primary)
         };
+        let replicas = || verdicts.iter().flat_map(|verdict| &verdict.replicas);
+        let names =
+            |replicas: &mut dyn Iterator<Item = &Replica>| replicas.map(|replica| replica.name.clone()).collect();
         let newest = newest.filter(|newest| verdicts.iter().all(|verdict| agrees(newest, verdict)));
         let vouches = |verdict: &&Verdict| {
             verdict.opinion == Opinion::Content && newest.is_some_and(|newest| newest.primary == verdict.primary)
@@ -97,31 +135,47 @@ impl Round {
         Self {
             began,
             undisputed: newest.map(|newest| newest.primary.clone()),
-            replicas: verdicts
-                .iter()
-                .flat_map(|verdict| &verdict.replicas)
-                .collect::<BTreeSet<_>>()
-                .len(),
+            able: names(&mut replicas().filter(|replica| replica.is_reached)),
+            replicas: names(&mut replicas()),
             heard: verdicts.iter().filter(vouches).map(|verdict| verdict.heard).collect(),
             all: known.max().unwrap_or_default().max(asked),
+            quorum: verdicts.iter().map(|verdict| verdict.quorum).min().unwrap_or(1),
+            withheld: verdicts.iter().find_map(|verdict| verdict.withheld.clone()),
         }
     }
 
-    /// Some of all so many agree on this server, heard it last at these moments, and reach so many replicas.
+    /// Some of three agree on this server, heard it last at these moments, and have heard of these replicas, of whom they reach some.
     #[cfg(test)]
-    pub(in crate::store::redis) fn agreed(server: &Address, all: usize, heard: &[Instant], replicas: usize) -> Self {
+    pub(in crate::store::redis) fn agreed(
+        server: &Address,
+        heard: &[Instant],
+        replicas: &BTreeSet<String>,
+        able: &BTreeSet<String>,
+    ) -> Self {
         Self {
             undisputed: Some(server.clone()),
             heard: heard.iter().copied().map(Some).collect(),
-            replicas,
-            all,
+            able: able.clone(),
+            replicas: replicas.clone(),
+            all: 3,
+            quorum: 2,
             ..Self::none()
         }
     }
 
-    /// How many replicas there are that a sentinel may promote, of those that were heard of.
-    pub(in crate::store::redis) fn replicas(&self) -> usize {
-        self.replicas
+    /// The replicas that a sentinel may promote, of those who answered: one may reach another than the next.
+    pub(in crate::store::redis) fn able(&self) -> &BTreeSet<String> {
+        &self.able
+    }
+
+    /// All replicas that any of them has heard of.
+    pub(in crate::store::redis) fn replicas(&self) -> &BTreeSet<String> {
+        &self.replicas
+    }
+
+    /// Why a sentinel does not say what it thinks, if it may not.
+    pub(in crate::store::redis) fn withheld(&self) -> Option<&str> {
+        self.withheld.as_deref()
     }
 
     /// Who agrees that this server is the primary, and that nobody replaces it.
@@ -139,7 +193,7 @@ impl Round {
         self.undisputed.as_ref().filter(|named| *named == server)?;
         match sentinels {
             all if all == self.all => Some(Consent::Unanimous),
-            most if 2 * most > self.all => Some(Consent::Majority),
+            most if 2 * most > self.all && self.all - most < self.quorum => Some(Consent::Majority),
             _ => None,
         }
     }
@@ -202,13 +256,20 @@ mod tests {
             epoch: 1,
             opinion,
             heard: Some(Instant::now()),
-            replicas: reached(&["three:3"]),
+            replicas: replicas(&["three:3"]),
             sentinels: 3,
+            quorum: 2,
+            withheld: None,
         }
     }
 
-    fn reached(replicas: &[&str]) -> BTreeSet<String> {
-        replicas.iter().map(|replica| (*replica).to_owned()).collect()
+    /// Those that it reaches; of one that has a `-` it has only heard.
+    fn replicas(names: &[&str]) -> Vec<Replica> {
+        let replica = |name: &&str| Replica {
+            name: name.trim_start_matches('-').to_owned(),
+            is_reached: !name.starts_with('-'),
+        };
+        names.iter().map(replica).collect()
     }
 
     fn round(verdicts: &[Verdict]) -> Round {
@@ -253,12 +314,48 @@ mod tests {
 
     #[test]
     fn a_replica_that_one_sentinel_reaches_may_be_promoted() {
-        let reaches = |replicas: &[&str]| Verdict {
-            replicas: reached(replicas),
+        let hears_of = |names: &[&str]| Verdict {
+            replicas: replicas(names),
             ..says("one:1", Opinion::Content)
         };
-        let verdicts = [reaches(&["two:2"]), reaches(&["three:3"]), reaches(&[])];
-        assert_eq!(round(&verdicts).replicas(), 2, "each reaches another");
+        let round = round(&[
+            hears_of(&["two:2", "-three:3"]),
+            hears_of(&["three:3", "-four:4"]),
+            hears_of(&[]),
+        ]);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(*round.able(), names(&["two:2", "three:3"]), "each reaches another");
+        assert_eq!(*round.replicas(), names(&["two:2", "three:3", "four:4"]));
+    }
+
+    #[test]
+    fn where_few_may_replace_a_primary_most_are_not_enough_to_vouch_for_it() {
+        let of_quorum = |quorum| Verdict {
+            quorum,
+            ..says("one:1", Opinion::Content)
+        };
+        let consent = |verdicts: &[Verdict]| round(verdicts).consent(&address("one:1"));
+        assert_eq!(consent(&[of_quorum(2), of_quorum(2)]), Some(Consent::Majority));
+        assert_eq!(
+            consent(&[of_quorum(2), of_quorum(1)]),
+            None,
+            "the third alone may replace it"
+        );
+        assert_eq!(
+            consent(&[of_quorum(1), of_quorum(1), of_quorum(1)]),
+            Some(Consent::Unanimous)
+        );
+    }
+
+    #[test]
+    fn who_must_not_say_more_than_a_name_vouches_for_nobody() {
+        let withheld = || Verdict::withheld(address("one:1"), "NOPERM".to_owned());
+        let yes = || says("one:1", Opinion::Content);
+        let round = round(&[yes(), yes(), withheld()]);
+        assert_eq!(
+            (round.consent(&address("one:1")), round.withheld()),
+            (None, Some("NOPERM"))
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use rqrr::PreparedImage;
 use scanlogin::scene::StateName;
 use serde_json::{Value, json};
@@ -165,11 +165,7 @@ pub(crate) async fn follow(client: &mut Client, shown: &Shown, reload_after: Opt
 async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) -> Result<Streamed, Outcome<Opened>> {
     let number = shown.streams.fetch_add(1, Ordering::Relaxed);
     let last_event_id = Some(last.to_owned()).filter(|last| !last.is_empty());
-    let mut request = client.call(Method::GET, &format!("/events/{}", shown.scene));
-    request = request.bearer_auth(&shown.secret).header("accept", "text/event-stream");
-    if let Some(last) = &last_event_id {
-        request = request.header("last-event-id", last);
-    }
+    let request = listening(client, shown, last_event_id.as_deref());
     let opened = |outcome: &Outcome<Opened>| What::StreamOpened {
         scene: shown.scene.clone(),
         stream: number,
@@ -224,6 +220,15 @@ async fn stream(client: &mut Client, shown: &Shown, last: &str, until: Instant) 
         retry: Duration::from_millis(events.retry.unwrap_or(3_000)),
         last_event_id: events.last_event_id,
     })
+}
+
+fn listening(client: &Client, shown: &Shown, last_event_id: Option<&str>) -> RequestBuilder {
+    let request = client.call(Method::GET, &format!("/events/{}", shown.scene));
+    let request = request.bearer_auth(&shown.secret).header("accept", "text/event-stream");
+    match last_event_id {
+        Some(last) => request.header("last-event-id", last),
+        None => request,
+    }
 }
 
 /// Tries to listen, once, as far as that goes.

@@ -472,7 +472,7 @@ async fn nor_while_the_sentinel_that_promoted_the_other_replica_is_dead() {
     let service = Service::builder().redis_url(&sentinels.url()).start().await;
     let codes = codes(&service, 12).await;
     let before = sentinels.masters();
-    sentinels.promotes_and_dies(0).await;
+    sentinels.promotes_and_dies(0);
     // Longer than one is waited for that nobody reaches.
     let redeemed = redeemed_in_turn(&service, &codes[..4], Duration::from_millis(100)).await;
     assert_eq!(redeemed, [503; 4]);
@@ -487,7 +487,7 @@ async fn nor_by_a_replica_of_the_service_that_starts_meanwhile() {
     let service = Service::builder().redis_url(&sentinels.url()).start().await;
     let codes = codes(&service, 8).await;
     let before = sentinels.masters();
-    sentinels.promotes_and_dies(0).await;
+    sentinels.promotes_and_dies(0);
     let late = service.replica().start().await;
     let redeemed = redeemed_in_turn(&late, &codes[..4], Duration::from_millis(100)).await;
     assert_eq!(redeemed, [503; 4]);

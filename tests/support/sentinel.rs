@@ -205,7 +205,7 @@ impl Sentinels {
     }
 
     /// A sentinel promotes a replica, and dies before it says so to the others.
-    pub(crate) async fn promotes_and_dies(&mut self, index: usize) {
+    pub(crate) fn promotes_and_dies(&mut self, index: usize) {
         let sentinel = &mut self.sentinels[index];
         let crash = ["SENTINEL", "SIMULATE-FAILURE", "crash-after-promotion"];
         assert_eq!(sentinel.cli(&crash), "OK");

@@ -343,7 +343,11 @@ impl Kind {
 impl Injector<'_> {
     /// Does it, heals it, writes it down, and waits until all has come to rest: when new logins must work again.
     pub(crate) async fn inject(&mut self, kind: Kind, shape: Shape) -> u64 {
-        if kind == Kind::FailOverPlanned {
+        // Of a fail-over by hand, or a network that parts, while a replica lags, docs/redis.md says what it takes back.
+        if matches!(
+            kind,
+            Kind::FailOverPlanned | Kind::PrimaryParted | Kind::PrimaryPartedWithReplica
+        ) {
             self.world.redis.is_whole().await;
         }
         let token_calls = self.world.upstream.token_calls();

@@ -339,15 +339,22 @@ fn a_confirmed_login_whose_browser_hears_nothing_is_lost() {
 
 #[test]
 fn who_is_told_only_when_all_is_read_again_is_lost_unless_nobody_could_know_of_what_was_missed() {
-    for (hides_news_ms, lost) in [(18_000, 0), (0, 1)] {
+    let at_its_end = LIFE_MS + 1_500;
+    for (hides_news_ms, told_ms, lost) in [
+        (18_000, 16_000, 0),
+        (0, 16_000, 1),
+        (LIFE_MS, at_its_end, 0),
+        (LIFE_MS, at_its_end + 3_000, 1),
+    ] {
         let mut refused = fault(1_000, Loss::Nothing);
         if let What::Fault(fault) = &mut refused.what {
             fault.hides_news_ms = Some(hides_news_ms);
         }
         let untold = without(|entry| entry.what.view().is_some_and(|view| view.code.is_some()) || is_of_site_1(entry));
-        let late = told(1, 16_000, view(StateName::Confirmed, 3, 1));
+        let late = told(1, told_ms, view(StateName::Confirmed, 3, 1));
         let report = checked(untold.into_iter().chain([refused, late]).collect());
-        assert_eq!(report.lost.iter().filter(|lost| lost.scene == "scene-1").count(), lost);
+        let count = report.lost.iter().filter(|lost| lost.scene == "scene-1").count();
+        assert_eq!(count, lost, "{told_ms} ms");
     }
 }
 

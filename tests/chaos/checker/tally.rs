@@ -36,6 +36,8 @@ pub(crate) struct Tally {
 /// A login counts as confirmed when its scene had so long to live.
 const LEFT_MS: u64 = 5_000;
 const GRACE_MS: u64 = 10_000;
+/// How soon the end of a scene is told.
+const TOLD_MS: u64 = 2_000;
 
 pub(super) fn completed_at(scene: &SceneHistory<'_>) -> Option<u64> {
     scene.code().map(|(entry, _)| entry.got())
@@ -63,7 +65,8 @@ fn may_be_lost(index: &Index<'_>, scene: &SceneHistory<'_>, told: u64) -> bool {
 
 /// A login starts when `POST /scenes` answered 201 and the phone's confirm answered 200 while the scene had at least five
 /// seconds left and the browser kept trying. It is lost if within ten seconds after the last injected fault healed (or by
-/// scene expiry, if sooner) the browser neither received the code nor a truthful final state. What keeps news back that nobody
+/// scene expiry, if sooner, when whoever was told nothing is told what is true) the browser neither received the code nor a truthful final
+/// state. What keeps news back that nobody
 /// can know of is healed when all has been read again.
 pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
     let healed = |fault: &&Fault| fault.to_ms + fault.hides_news_ms.unwrap_or(0);
@@ -75,7 +78,7 @@ pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
         else {
             return false;
         };
-        let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry());
+        let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry() + TOLD_MS);
         let stopped = scene.entries.iter().any(|entry| {
             let stops = match &entry.what {
                 What::GaveUp { .. } => true,

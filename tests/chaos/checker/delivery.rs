@@ -6,7 +6,7 @@ use super::{Index, Invariant, QUIET_SLACK_MS, SceneHistory, Violation, final_of}
 use crate::history::{Entry, Fault, Loss, Opened, What};
 
 /// Publishing, reading, and the bound of a subscription that was lost without a fault.
-const TOLD_WITHIN_MS: u64 = 2_000;
+pub(super) const TOLD_WITHIN_MS: u64 = 2_000;
 /// The longest that a client waits before it comes again.
 const COMES_AGAIN_MS: u64 = 6_000;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use scanlogin::scene::StateName;
 use serde::{Deserialize, Serialize};
 
+use super::delivery::TOLD_WITHIN_MS;
 use super::service::is_durable;
 use super::{Index, Invariant, Lost, SceneHistory, Violation};
 use crate::history::{Entry, Fault, Loss, Refusal, What};
@@ -36,8 +37,6 @@ pub(crate) struct Tally {
 /// A login counts as confirmed when its scene had so long to live.
 const LEFT_MS: u64 = 5_000;
 const GRACE_MS: u64 = 10_000;
-/// How soon the end of a scene is told.
-const TOLD_MS: u64 = 2_000;
 
 pub(super) fn completed_at(scene: &SceneHistory<'_>) -> Option<u64> {
     scene.code().map(|(entry, _)| entry.got())
@@ -65,9 +64,8 @@ fn may_be_lost(index: &Index<'_>, scene: &SceneHistory<'_>, told: u64) -> bool {
 
 /// A login starts when `POST /scenes` answered 201 and the phone's confirm answered 200 while the scene had at least five
 /// seconds left and the browser kept trying. It is lost if within ten seconds after the last injected fault healed (or by
-/// scene expiry, if sooner, when whoever was told nothing is told what is true) the browser neither received the code nor a truthful final
-/// state. What keeps news back that nobody
-/// can know of is healed when all has been read again.
+/// scene expiry, if sooner, when whoever was told nothing is told what is true) the browser neither received the code
+/// nor a truthful final state. What keeps news back that nobody can know of is healed when all has been read again.
 pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
     let healed = |fault: &&Fault| fault.to_ms + fault.hides_news_ms.unwrap_or(0);
     let healed = index.faults.iter().map(healed).max().unwrap_or(0);
@@ -78,7 +76,7 @@ pub(super) fn lost(index: &Index<'_>) -> Vec<Lost> {
         else {
             return false;
         };
-        let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry() + TOLD_MS);
+        let deadline = (healed.max(confirmed) + GRACE_MS).min(scene.earliest_expiry() + TOLD_WITHIN_MS);
         let stopped = scene.entries.iter().any(|entry| {
             let stops = match &entry.what {
                 What::GaveUp { .. } => true,

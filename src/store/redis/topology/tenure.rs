@@ -126,8 +126,7 @@ impl Round {
             verdict.opinion != Opinion::Replaces && (is_out_of_date || verdict.primary == newest.primary)
         };
         let replicas = || verdicts.iter().flat_map(|verdict| &verdict.replicas);
-        let names =
-            |replicas: &mut dyn Iterator<Item = &Replica>| replicas.map(|replica| replica.name.clone()).collect();
+        let name = |replica: &Replica| replica.name.clone();
         let newest = newest.filter(|newest| verdicts.iter().all(|verdict| agrees(newest, verdict)));
         let vouches = |verdict: &&Verdict| {
             verdict.opinion == Opinion::Content && newest.is_some_and(|newest| newest.primary == verdict.primary)
@@ -135,8 +134,8 @@ impl Round {
         Self {
             began,
             undisputed: newest.map(|newest| newest.primary.clone()),
-            able: names(&mut replicas().filter(|replica| replica.is_reached)),
-            replicas: names(&mut replicas()),
+            able: replicas().filter(|replica| replica.is_reached).map(name).collect(),
+            replicas: replicas().map(name).collect(),
             heard: verdicts.iter().filter(vouches).map(|verdict| verdict.heard).collect(),
             all: known.max().unwrap_or_default().max(asked),
             quorum: verdicts.iter().map(|verdict| verdict.quorum).min().unwrap_or(1),

@@ -18,7 +18,9 @@ use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, TrustedProxies};
+use crate::limits::Limits;
 use crate::login::Login;
+use crate::store::Store;
 use crate::store::redis::FatalError;
 use crate::telemetry::Logs;
 use crate::wechat::simulator::Simulator;
@@ -55,11 +57,22 @@ impl App {
 
         let kept = Kept::start(&config, &ground)?;
         let wechat = WeChat::connect(&config, &public_url, &listener, &ground).await?;
-        let programs = wechat.programs(&config, &kept.store, &ground)?;
+        let limits = Limits::new(
+            Arc::<dyn Store>::clone(&kept.store),
+            config.limits,
+            config.limits_off,
+            config.scene_ttl,
+            ground.metrics.clone(),
+        );
+        if config.limits_off {
+            tracing::warn!("SCANLOGIN_LIMITS is off: anybody may start, scan and guess as often as they like");
+        }
+        let programs = wechat.programs(&config, &kept.store, &limits, &ground)?;
         let login = Login::new(
             Arc::clone(&kept.store),
             Arc::new(config.clients),
             programs,
+            limits,
             ground.metrics.clone(),
             config.scene_ttl,
             wechat.simulated,

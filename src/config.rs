@@ -21,6 +21,7 @@ use self::values::{address, colour, edition, network, origin, token_mode, whole}
 use self::words::one_line;
 use crate::http::PublicUrl;
 use crate::hub::StreamLimits;
+use crate::limits::Counts;
 use crate::login::Clients;
 use crate::oidc::SigningKeys;
 use crate::store::redis::{RedisSettings, Wait};
@@ -221,6 +222,39 @@ pub struct Settings {
     /// How long everything is still served after SIGTERM, while load balancers take notice, in seconds.
     #[arg(long, env = "SCANLOGIN_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 3, value_parser = whole::<u64>(0, 300, 3))]
     drain_delay: u64,
+    /// The limits below but WeChat's own, and those on streams and live scenes: on or off. Off is for benchmarks.
+    #[arg(long, env = "SCANLOGIN_LIMITS", value_name = "SWITCH", default_value = "on", value_parser = ["on", "off"])]
+    limits: String,
+    /// Scenes that one address (a /64 for IPv6) may start in a minute.
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.scenes_per_address, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scenes_per_address))]
+    limit_scenes_per_address: u32,
+    /// Scenes of one client in a minute.
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES_PER_CLIENT", value_name = "COUNT", default_value_t = Counts::DEFAULT.scenes_per_client, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scenes_per_client))]
+    limit_scenes_per_client: u32,
+    /// Answers to one address, in a minute, that there is no such scene.
+    #[arg(long, env = "SCANLOGIN_LIMIT_UNKNOWN_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.unknown_per_address, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.unknown_per_address))]
+    limit_unknown_per_address: u32,
+    /// Scans of one address in a minute.
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCANS_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.scans_per_address, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scans_per_address))]
+    limit_scans_per_address: u32,
+    /// Scans of one scene in its life.
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCANS_PER_SCENE", value_name = "COUNT", default_value_t = Counts::DEFAULT.scans_per_scene, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scans_per_scene))]
+    limit_scans_per_scene: u32,
+    /// Failed redemptions of one client from one address in a minute; right ones still succeed.
+    #[arg(long, env = "SCANLOGIN_LIMIT_FAILED_REDEMPTIONS", value_name = "COUNT", default_value_t = Counts::DEFAULT.failed_redemptions, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.failed_redemptions))]
+    limit_failed_redemptions: u32,
+    /// Codes asked of WeChat in a minute, of each Mini Program; WeChat allows 5,000.
+    #[arg(long, env = "SCANLOGIN_LIMIT_PICTURES", value_name = "COUNT", default_value_t = Counts::DEFAULT.pictures, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.pictures))]
+    limit_pictures: u32,
+    /// Scans shown to WeChat in a minute, of each Mini Program.
+    #[arg(long, env = "SCANLOGIN_LIMIT_CODE2SESSION", value_name = "COUNT", default_value_t = Counts::DEFAULT.code2session, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.code2session))]
+    limit_code2session: u32,
+    /// Access tokens asked of WeChat in a day, of each Mini Program.
+    #[arg(long, env = "SCANLOGIN_LIMIT_TOKEN_CALLS", value_name = "COUNT", default_value_t = Counts::DEFAULT.token_calls, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.token_calls))]
+    limit_token_calls: u32,
+    /// Access tokens forced in a day, of each Mini Program; WeChat allows 20.
+    #[arg(long, env = "SCANLOGIN_LIMIT_FORCE_REFRESHES", value_name = "COUNT", default_value_t = Counts::DEFAULT.force_refreshes, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.force_refreshes))]
+    limit_force_refreshes: u32,
     /// Event streams of one scene on one replica; a further one replaces the oldest.
     #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_SCENE", value_name = "STREAMS", default_value_t = 3, value_parser = whole::<u32>(1, u32::MAX, 3))]
     limit_streams_per_scene: u32,
@@ -273,6 +307,10 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How long everything is still served after SIGTERM.
     pub drain_delay: Duration,
+    /// Of all replicas.
+    pub limits: Counts,
+    /// Whether only what WeChat counts is limited.
+    pub limits_off: bool,
     /// Of this replica.
     pub streams: StreamLimits,
     /// Whether the log is JSON.

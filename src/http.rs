@@ -18,6 +18,7 @@ pub mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post, put};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -120,12 +121,12 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/scenes/{scene}", get(scenes::status))
         .route("/scenes/{scene}", delete(scenes::cancel))
         .route("/scenes/{scene}/code", get(scenes::code_image))
-        .route("/events/{scene}", get(events::stream))
         .route("/scenes/{scene}/scan", post(phone::scan))
         .route("/scenes/{scene}/confirm", post(phone::confirm))
         .route("/scenes/{scene}/decline", post(phone::decline))
         .route("/scenes/{scene}/avatar", put(phone::upload_avatar))
         .route("/avatars/{avatar}", get(phone::avatar))
+        .layer(from_fn_with_state(state.clone(), layers::limit_unknown))
         .route("/token", post(oidc::token))
         .route("/userinfo", get(oidc::userinfo).post(oidc::userinfo))
         .route("/.well-known/openid-configuration", get(oidc::discovery))
@@ -138,7 +139,12 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/demo/logout", post(demo::logout))
         .route("/assets/{*path}", get(assets::file))
         .route("/problems", get(problem::page));
+    let streams = Router::new()
+        .route("/events/{scene}", get(events::stream))
+        .layer(from_fn_with_state(state.clone(), layers::limit_unknown))
+        .layer(from_fn_with_state(state.clone(), events::in_events));
     let all = contract
+        .merge(streams)
         .merge(pages)
         .with_state(state.clone())
         .merge(simulator.unwrap_or_default());

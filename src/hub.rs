@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::limits::network_of;
 use crate::scene::{BrowserSecret, SceneId};
 use crate::store::{SceneStore, StoreError, find_one, settled};
 use crate::telemetry::Metrics;
@@ -344,17 +345,6 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("limits", &self.limits)
             .finish_non_exhaustive()
-    }
-}
-
-/// Whoever has one IPv6 address has its /64.
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
     }
 }
 

@@ -25,9 +25,10 @@
 //! | [`oidc`], [`keys`] | what id_tokens are made of and signed with |
 //! | [`hub`] | which browser here watches which scene, and what it was told |
 //! | [`login`] | the order of steps, and what each asks of the store and of WeChat |
+//! | [`limits`] | who may do what how often, and how all replicas count together |
 //! | [`wechat`] | WeChat's hosts, oddities and quotas; the access_token; codes made ahead; the simulator |
 //! | [`store`] | Redis: its keys, scripts and failures; and the same promises kept in memory |
-//! | [`scene`] | the rules |
+//! | [`scene`], [`rate`] | the rules |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
 //! | [`telemetry`], [`entropy`] | logs and metrics; randomness |
 //!
@@ -47,8 +48,10 @@ pub mod entropy;
 pub mod http;
 pub mod hub;
 pub mod keys;
+pub mod limits;
 pub mod login;
 pub mod oidc;
+pub mod rate;
 pub mod scene;
 pub mod store;
 pub mod telemetry;

@@ -6,6 +6,7 @@ mod phone;
 mod redeem;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::entropy::os_rng;
+use crate::limits::{Limited, Limits, Rule, octets};
 use crate::scene::{
     Action, Authorization, AvatarId, BrowserDescription, BrowserSecret, EventId, Life, Refused, Scene, SceneId, State,
     StateName, WriteId,
@@ -41,6 +43,7 @@ pub struct Login {
     store: Arc<dyn Store>,
     clients: Arc<Clients>,
     programs: Arc<HashMap<String, Program>>,
+    limits: Limits,
     metrics: Metrics,
     scene_ttl: Duration,
     simulated: bool,
@@ -111,6 +114,9 @@ pub enum Error {
     /// There is no picture of the code.
     #[error("there is no picture of the code")]
     Picture(#[source] PictureError),
+    /// Too many of these.
+    #[error(transparent)]
+    Limited(#[from] Limited),
     /// The store failed, or its replica did not answer.
     #[error("the store failed")]
     Store(#[source] StoreError),
@@ -151,6 +157,8 @@ pub struct Start<'a> {
     pub authorization: Authorization,
     /// What the confirm screen will say about the browser.
     pub browser: BrowserDescription,
+    /// Where the browser is.
+    pub address: IpAddr,
     /// The wall clock, in seconds since the Unix epoch.
     pub now: i64,
 }
@@ -170,10 +178,12 @@ impl Login {
     /// The use cases over this store, for these clients, through these Mini Programs (by AppID). What outlives its request runs in
     /// `tasks`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "its parts, each once, wired in one place")]
     pub fn new(
         store: Arc<dyn Store>,
         clients: Arc<Clients>,
         programs: HashMap<String, Program>,
+        limits: Limits,
         metrics: Metrics,
         scene_ttl: Duration,
         simulated: bool,
@@ -183,6 +193,7 @@ impl Login {
             store,
             clients,
             programs: Arc::new(programs),
+            limits,
             metrics,
             scene_ttl,
             simulated,
@@ -222,7 +233,7 @@ impl Login {
     /// Starts a scene.
     ///
     /// # Errors
-    /// [`Error::UnknownClient`], [`Error::InvalidRequest`], [`Error::Store`]
+    /// [`Error::UnknownClient`], [`Error::InvalidRequest`], [`Error::Limited`], [`Error::Store`]
     pub async fn start(&self, start: Start<'_>) -> Result<Started, Error> {
         let client = start.client;
         if client.is_public() && start.authorization.code_challenge.is_none() {
@@ -231,6 +242,11 @@ impl Login {
             ));
         }
         let program = self.program(client)?;
+        self.limits.take(Rule::ScenesPerAddress, &octets(start.address)).await?;
+        // Only then: whoever comes too often from one address shall use up nothing that all addresses share.
+        self.limits
+            .take(Rule::ScenesPerClient, client.client_id.as_bytes())
+            .await?;
         let browser_secret = BrowserSecret::random(&mut os_rng());
         loop {
             let made_ahead = program.codes.take();
@@ -380,6 +396,12 @@ impl Login {
         settled(&*self.store, self.find(id).await?)
             .await?
             .ok_or(Error::UnknownScene)
+    }
+
+    /// The sites' and people's limits, for what the use cases do not see.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     fn step(&self, step: &str) {

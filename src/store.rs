@@ -16,11 +16,12 @@ use bytes::Bytes;
 use rand::CryptoRng;
 use tokio::time::Instant;
 
+use crate::rate::{Rate, Taken};
 use crate::scene::{Action, AvatarId, GRACE, Life, Outcome, PublicState, Refused, Scene, SceneId, WriteId};
 
 /// All that a store is.
-pub trait Store: SceneStore + BlobStore + TokenStore {}
-impl<S: SceneStore + BlobStore + TokenStore> Store for S {}
+pub trait Store: SceneStore + BlobStore + TokenStore + LimitStore {}
+impl<S: SceneStore + BlobStore + TokenStore + LimitStore> Store for S {}
 
 /// Keeps scenes until their time is over, and announces their visible changes.
 #[async_trait]
@@ -115,6 +116,22 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// Drops the token of this generation, if it still is the current one.
     async fn drop_token(&self, appid: &str, generation: Generation) -> Result<(), StoreError>;
+}
+
+/// Counts what must not happen too often.
+#[async_trait]
+pub trait LimitStore: Send + Sync + 'static {
+    /// Takes one of what `rate` allows to whom `key` names. A call whose reply was lost may count twice.
+    async fn take(&self, key: LimitKey, rate: Rate) -> Result<Taken, StoreError>;
+}
+
+/// Whose doing is counted, and of what kind. Nothing of it can be read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LimitKey {
+    /// The kind.
+    pub rule: &'static str,
+    /// Who: a hash.
+    pub subject: [u8; 16],
 }
 
 /// What [`SceneStore::find`] answers for one id.

@@ -49,6 +49,10 @@ pub struct Metrics {
     pub requests_under_way: IntGauge,
     /// Requests refused because too much was under way or memory was short, by `work` (`start`, `picture`, `watch`, `scan`, `finish`).
     pub requests_shed_total: IntCounterVec,
+    /// What came too often and was refused, by `rule`.
+    pub limited_total: IntCounterVec,
+    /// What this replica counted for itself, as the store did not in time.
+    pub limits_alone_total: IntCounter,
     /// HTTP requests in seconds, by `route`, `method` and `status`.
     pub http_request_seconds: HistogramVec,
     /// Seconds from start of a scene to its redemption.
@@ -111,6 +115,11 @@ impl Metrics {
                 "Requests that the store or WeChat are busy with now.",
             )?,
             requests_shed_total: counters("requests_shed_total", "Requests refused for want of room.", &["work"])?,
+            limited_total: counters("limited_total", "What came too often and was refused.", &["rule"])?,
+            limits_alone_total: counter(
+                "limits_alone_total",
+                "What this replica counted for itself, as the store did not in time.",
+            )?,
             http_request_seconds: seconds("http_request_seconds", "HTTP requests.", &["route", "method", "status"])?,
             login_seconds: register(
                 &registry,

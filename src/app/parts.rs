@@ -18,6 +18,7 @@ use crate::config::{self, Config};
 use crate::http::serve::{Share, raise_limit, serve};
 use crate::http::{PublicUrl, Router};
 use crate::hub::Hub;
+use crate::limits::Limits;
 use crate::login::Program;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -222,6 +223,7 @@ impl WeChat {
         &self,
         config: &Config,
         store: &Arc<dyn Store>,
+        limits: &Limits,
         ground: &Ground,
     ) -> anyhow::Result<HashMap<String, Program>> {
         ground.metrics.simulator.set(i64::from(self.simulated));
@@ -235,6 +237,7 @@ impl WeChat {
                 config.token_mode,
                 client.clone(),
                 Arc::<dyn Store>::clone(store),
+                limits.clone(),
                 metrics.clone(),
                 tasks.clone(),
                 stop.clone(),
@@ -245,6 +248,7 @@ impl WeChat {
                 client.clone(),
                 tokens.clone(),
                 Arc::<dyn Store>::clone(store),
+                limits.clone(),
                 metrics,
                 tasks,
                 stop,

@@ -10,6 +10,7 @@ use super::file::Tables;
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::PublicUrl;
 use crate::hub::StreamLimits;
+use crate::limits::Counts;
 use crate::login::{Client, Clients};
 use crate::oidc::SigningKeys;
 use crate::store::redis::RedisSettings;
@@ -59,6 +60,19 @@ impl Settings {
             scene_ttl: Duration::from_secs(self.scene_ttl),
             heartbeat: Duration::from_secs(self.heartbeat),
             drain_delay: Duration::from_secs(self.drain_delay),
+            limits: Counts {
+                scenes_per_address: self.limit_scenes_per_address,
+                scenes_per_client: self.limit_scenes_per_client,
+                unknown_per_address: self.limit_unknown_per_address,
+                scans_per_address: self.limit_scans_per_address,
+                scans_per_scene: self.limit_scans_per_scene,
+                failed_redemptions: self.limit_failed_redemptions,
+                pictures: self.limit_pictures,
+                code2session: self.limit_code2session,
+                token_calls: self.limit_token_calls,
+                force_refreshes: self.limit_force_refreshes,
+            },
+            limits_off: self.limits == "off",
             streams: StreamLimits {
                 total: count(self.limit_streams),
                 per_address: count(self.limit_streams_per_address),

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
@@ -37,28 +38,41 @@ const REPLACED: &str = "replaced.";
 pub(super) async fn stream(
     State(state): State<AppState>,
     peer: Peer,
-    id: RequestId,
     SceneOf(scene): SceneOf,
     headers: HeaderMap,
-) -> Response {
+) -> Result<Response, Problem> {
     let opened = match state.load.carry(Work::Watch, open(&state, peer, scene, &headers)).await {
         Err(Undone::Overloaded(full)) => catch_up(&state, &scene, &headers, full).await,
         opened => opened.map_err(Problem::from),
     };
-    match opened {
-        Ok(Opened::Stream(following)) => reply(&state, follow(following)),
-        Ok(Opened::News(event)) => reply(&state, stream::iter([Ok(event)])),
-        Ok(Opened::Over) => StatusCode::NO_CONTENT.into_response(),
-        Err(problem) if problem.is_passing() && wants_events(&headers) => {
-            // An EventSource never tries again after anything but a 200.
-            let events = stream::iter([Ok(unavailable(&state, &problem, &id.0))]);
-            let mut response = reply(&state, events);
-            // The status is that of a stream; the log knows better.
-            response.extensions_mut().insert(Cause::from(&problem));
-            response
-        }
-        Err(problem) => problem.into_response(),
-    }
+    Ok(match opened? {
+        Opened::Stream(following) => reply(&state, follow(following)),
+        Opened::News(event) => reply(&state, stream::iter([Ok(event)])),
+        Opened::Over => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// Tells what passes to an EventSource, which never tries again after anything but a 200, by a stream of that and nothing else.
+pub(super) async fn in_events(
+    State(state): State<AppState>,
+    id: RequestId,
+    request: Request,
+    next: middleware::Next,
+) -> Response {
+    let wants_events = wants_events(request.headers());
+    let response = next.run(request).await;
+    let passing = response
+        .extensions()
+        .get::<Problem>()
+        .filter(|problem| problem.is_passing());
+    let Some(problem) = passing.filter(|_| wants_events) else {
+        return response;
+    };
+    let events = stream::iter([Ok(unavailable(&state, problem, &id.0))]);
+    let mut told = reply(&state, events);
+    // The status is that of a stream; the log knows better.
+    told.extensions_mut().insert(Cause::from(problem));
+    told
 }
 
 enum Opened {

@@ -18,9 +18,11 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::Instrument;
 
 use super::oidc::OauthError;
+use super::peer::Peer;
 use super::phone::AVATAR_BYTES;
 use super::problem::{Code, Problem};
 use super::{AppState, PublicUrl};
+use crate::limits::{Rule, octets};
 use crate::web::{self, RequestId, X_REQUEST_ID};
 
 /// The largest body any call but the avatar's takes.
@@ -166,6 +168,23 @@ fn too_large(most: usize) -> Problem {
         Code::BodyTooLarge,
         format!("The body is larger than the {most} bytes that this address takes."),
     )
+}
+
+/// Whoever asks again and again for what there is not is told that it is too often.
+pub(super) async fn limit_unknown(State(state): State<AppState>, peer: Peer, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let problem = response.extensions().get::<Problem>();
+    if problem.is_some_and(|problem| problem.code() == Code::UnknownScene) {
+        let taken = state
+            .login
+            .limits()
+            .take(Rule::UnknownPerAddress, &octets(peer.ip))
+            .await;
+        if let Err(limited) = taken {
+            return Problem::from(limited).into_response();
+        }
+    }
+    response
 }
 
 /// A panic ends the request that met it, and nothing else. Its message may hold anything, so it stays out of the reply and the log.

@@ -13,8 +13,10 @@ use super::AppState;
 use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
 use super::load::{Undone, Work};
+use super::peer::Peer;
 use super::problem::{Problem, chain};
 use super::scenes::avatar_urls;
+use crate::limits::{Limited, Rule, octets};
 use crate::login::{
     ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, Presented, RedeemError, Redeemed, UserinfoError,
 };
@@ -38,18 +40,33 @@ pub(super) struct OauthError {
     /// What `WWW-Authenticate` says, with a 401.
     challenge: Option<String>,
     retry: bool,
+    limited: Option<Limited>,
     cause: Option<String>,
 }
 
 /// `POST /token`
 pub(super) async fn token(
     State(state): State<AppState>,
+    peer: Peer,
     headers: HeaderMap,
     body: Result<Whole, Problem>,
 ) -> Result<axum::Json<TokenReply>, OauthError> {
     let Whole(body) = body?;
     let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
-    let client = authenticate(&state.login, &headers, &form)?;
+    match redeemed(&state, &headers, &form).await {
+        Err(error) if error.is_failed_redemption() => {
+            // By who it says it is: what is counted is guessing.
+            let client_id = claimed_client(&headers, &form).unwrap_or_default();
+            let guesser = [&octets(peer.ip), client_id.as_bytes()].concat();
+            state.login.limits().take(Rule::FailedRedemptions, &guesser).await?;
+            Err(error)
+        }
+        redeemed => redeemed,
+    }
+}
+
+async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<axum::Json<TokenReply>, OauthError> {
+    let client = authenticate(&state.login, headers, form)?;
     match form.get("grant_type") {
         Some("authorization_code") => {}
         Some(_) => {
@@ -75,7 +92,7 @@ pub(super) async fn token(
         redirect_uri: form.get("redirect_uri"),
         code_verifier: form.get("code_verifier"),
     };
-    let redeem = state.login.redeem(client, presented, avatar_urls(&state), now);
+    let redeem = state.login.redeem(client, presented, avatar_urls(state), now);
     let redeemed = state.load.carry(Work::Finish, redeem).await?;
     let Redeemed {
         access_token,
@@ -159,6 +176,14 @@ fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Resul
     proven(Some(&encoded)).or_else(|error| proven(Some(&(id, secret))).map_err(|_| error))
 }
 
+/// The client that the request says it is of.
+fn claimed_client(headers: &HeaderMap, form: &Form) -> Option<String> {
+    let basic = basic_credentials(headers).ok().flatten();
+    basic
+        .map(|(id, _)| id)
+        .or_else(|| form.get("client_id").map(ToOwned::to_owned))
+}
+
 /// The client and its secret in `Authorization: Basic`, as they are there.
 fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OauthError> {
     let Some(value) = authorization(headers, "Basic") else {
@@ -210,6 +235,7 @@ impl OauthError {
             description: description.into(),
             challenge: None,
             retry: false,
+            limited: None,
             cause: None,
         }
     }
@@ -224,6 +250,11 @@ impl OauthError {
             challenge: Some("Basic".to_owned()),
             ..Self::new(StatusCode::UNAUTHORIZED, "invalid_client", words)
         }
+    }
+
+    /// Whether it may have been a guess.
+    fn is_failed_redemption(&self) -> bool {
+        matches!(self.error, "invalid_grant" | "invalid_client")
     }
 
     fn no_token() -> Self {
@@ -289,6 +320,19 @@ impl From<RedeemError> for OauthError {
     }
 }
 
+/// The words are of RFC 6749 §4.1.2.1; it has none of its own for this.
+impl From<Limited> for OauthError {
+    fn from(limited: Limited) -> Self {
+        let words = "Too many redemptions of this client failed from this address. A right one still succeeds.";
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", words);
+        Self {
+            limited: Some(limited),
+            cause: Some(chain(&limited)),
+            ..error
+        }
+    }
+}
+
 impl From<UserinfoError> for OauthError {
     fn from(error: UserinfoError) -> Self {
         match &error {
@@ -318,6 +362,9 @@ impl IntoResponse for OauthError {
         }
         if self.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(limited) = &self.limited {
+            limited.tell(headers);
         }
         response.extensions_mut().insert(Cause {
             code: self.error,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::AppState;
 use super::extract::{Json, SceneOf, Whole, authorization};
 use super::load::Work;
+use super::peer::Peer;
 use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
 use crate::login::{UploadedAvatar, media_type_of_avatar};
@@ -47,12 +48,13 @@ struct ClientView {
 /// `POST /scenes/{scene}/scan`
 pub(super) async fn scan(
     State(state): State<AppState>,
+    peer: Peer,
     SceneOf(id): SceneOf,
     Json(request): Json<ScanRequest>,
 ) -> Result<axum::Json<ScanReply>, Problem> {
     let scan = state
         .lifecycle
-        .while_there_is_time(state.login.scan(&id, &request.code));
+        .while_there_is_time(state.login.scan(&id, &request.code, peer.ip));
     let scanned = state.load.carry(Work::Scan, scan).await?;
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),

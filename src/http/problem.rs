@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::load::{Overloaded, Undone};
 use super::scenes::whole_seconds;
 use crate::hub::OpenError;
+use crate::limits::{Limited, Rule};
 use crate::login::Error;
 use crate::scene::StateName;
 use crate::store::StoreError;
@@ -30,6 +31,7 @@ pub(super) struct Problem {
     errcode: Option<i64>,
     state: Option<StateName>,
     retry_after: Option<Duration>,
+    limited: Option<Limited>,
     /// What only the log is told.
     cause: Option<String>,
 }
@@ -104,6 +106,7 @@ impl Problem {
             errcode: None,
             state: None,
             retry_after: None,
+            limited: None,
             cause: None,
         }
     }
@@ -194,6 +197,9 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
         }
+        if let Some(limited) = &self.limited {
+            limited.tell(response.headers_mut());
+        }
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
@@ -256,6 +262,7 @@ impl From<Error> for Problem {
             Error::NoRoomForAvatar => Self::no_room_for_avatar(),
             Error::WeChat(error) => Self::from(error),
             Error::Picture(error) => Self::from(error),
+            Error::Limited(limited) => Self::from(limited),
             Error::Store(error) => Self::from(error),
             Error::Unreplicated => Self::new(
                 Code::StoreUnavailable,
@@ -282,6 +289,11 @@ impl From<wechat::Error> for Problem {
                 "WeChat has not answered for a while. Try again when Retry-After says.",
             )
             .after(until.saturating_duration_since(Instant::now())),
+            wechat::Error::Limited(limited) => Self::new(
+                Code::WechatQuota,
+                "As many calls were made to WeChat as this Mini Program may make just now. Try again when Retry-After says.",
+            )
+            .after(limited.retry_after),
             wechat::Error::CutShort => Self::new(
                 Code::WechatUnavailable,
                 "WeChat's picture arrived without its end. Try again shortly.",
@@ -318,11 +330,6 @@ impl From<PictureError> for Problem {
     fn from(error: PictureError) -> Self {
         match error {
             PictureError::WeChat(error) => Self::from(error),
-            PictureError::Quota => Self::new(
-                Code::WechatQuota,
-                "As many codes were asked of WeChat in this minute as it allows. Try again in a minute.",
-            )
-            .after(Duration::from_mins(1)),
             PictureError::Timeout => Self::new(
                 Code::WechatTimeout,
                 "The code's picture is still being made. Ask for it again.",
@@ -404,6 +411,29 @@ impl From<OpenError> for Problem {
     }
 }
 
+impl From<Limited> for Problem {
+    fn from(limited: Limited) -> Self {
+        let what = match limited.rule {
+            Rule::ScenesPerAddress => "Too many logins were started from this address.",
+            Rule::ScenesPerClient => "Too many logins were started at this site.",
+            Rule::UnknownPerAddress => {
+                "Too many scenes that never were, or are over, were asked for from this address."
+            }
+            Rule::ScansPerAddress => "Too many scans came from this address.",
+            Rule::ScansPerScene => "This code was scanned too often. Get a new code and scan that.",
+            Rule::FailedRedemptions => "Too many redemptions of this client failed from this address.",
+            Rule::Pictures | Rule::Code2Session | Rule::TokenCalls | Rule::ForceRefreshes => {
+                return Self::from(wechat::Error::Limited(limited));
+            }
+        };
+        let mut problem = Self::new(Code::RateLimited, format!("{what} Try again when Retry-After says."))
+            .after(limited.retry_after)
+            .caused_by(&limited);
+        problem.limited = Some(limited);
+        problem
+    }
+}
+
 impl From<BytesRejection> for Problem {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
@@ -411,6 +441,21 @@ impl From<BytesRejection> for Problem {
                 Self::new(Code::BodyTooLarge, "The body is larger than this address takes.")
             }
             _ => Self::invalid("The body ended before it was whole."),
+        }
+    }
+}
+
+impl Limited {
+    /// `Retry-After`, and the `RateLimit` fields (draft-ietf-httpapi-ratelimit-headers-10).
+    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        let (rule, rate, wait) = (self.rule.name(), self.rate, whole_seconds(self.retry_after).max(1));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
+        let policy = format!("\"{rule}\";q={};w={}", rate.count(), rate.period().as_secs());
+        let state = format!("\"{rule}\";r=0;t={wait}");
+        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
         }
     }
 }

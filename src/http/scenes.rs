@@ -79,6 +79,7 @@ pub(super) async fn start(
         client,
         authorization: authorization_of(request)?,
         browser: describe(&headers, peer.ip),
+        address: peer.ip,
         now: jiff::Timestamp::now().as_second(),
     };
     let started = state.load.carry(Work::Start, state.login.start(start)).await?;

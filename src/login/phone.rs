@@ -1,5 +1,6 @@
 //! What the phone does: scan, upload an avatar, say yes or no.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use bytes::Bytes;
 use super::nickname;
 use super::{Client, Error, Login};
 use crate::entropy::os_rng;
+use crate::limits::{Rule, octets};
 use crate::scene::{
     Action, Avatar, AvatarId, BrowserDescription, ConfirmToken, Life, Person, Profile, Scene, SceneId, StateName,
 };
 use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
+use crate::wechat::client as wechat;
 use crate::wechat::errcode::Class;
 
 /// How long an uploaded avatar is served.
@@ -43,9 +46,12 @@ impl Login {
     ///
     /// # Errors
     /// [`Error`]; of [`Error::InvalidWxCode`] a fresh `wx.login` code helps.
-    pub async fn scan(&self, id: &SceneId, wx_code: &str) -> Result<Scanned<'_>, Error> {
+    pub async fn scan(&self, id: &SceneId, wx_code: &str, address: IpAddr) -> Result<Scanned<'_>, Error> {
+        let address = octets(address);
+        let (admitted, found) = tokio::join!(self.limits.take(Rule::ScansPerAddress, &address), self.find_settled(id));
+        admitted?;
         // What can't succeed costs WeChat nothing.
-        let seen = self.find_settled(id).await?;
+        let seen = found?;
         match seen.scene.state_name(seen.life()) {
             StateName::Waiting | StateName::Scanned => {}
             StateName::Expired => return Err(Error::Expired),
@@ -56,6 +62,7 @@ impl Login {
         if !has_form_of_wx_code(wx_code) {
             return Err(Error::InvalidWxCode(None));
         }
+        self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
         let client = self.client(&seen.scene.client_id)?;
         let person = self.person(client, wx_code).await?;
         let confirm_token = ConfirmToken::random(&mut os_rng());
@@ -184,6 +191,9 @@ impl Login {
 
     async fn person(&self, client: &Client, wx_code: &str) -> Result<Person, Error> {
         let program = self.program(client)?;
+        let appid = program.mini_program.appid.as_bytes();
+        let admitted = self.limits.take(Rule::Code2Session, appid).await;
+        admitted.map_err(|limited| Error::WeChat(wechat::Error::Limited(limited)))?;
         let session = program.client.jscode2session(&program.mini_program, wx_code).await;
         session.map_err(|error| match error.class() {
             Some(Class::CodeInvalid) => Error::InvalidWxCode(Some(error)),

@@ -22,6 +22,12 @@ impl SceneId {
         Self(uuid::Builder::from_random_bytes(bytes).into_uuid())
     }
 
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// The first two hex digits: what the scene's key and channel share as hash tag, and so as Redis Cluster slot.
     #[must_use]
     pub fn hash_tag(&self) -> String {

@@ -4,6 +4,7 @@
 //! anything waits, so every method is one step for everybody else.
 
 mod expiring;
+mod limits;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -18,12 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::rate::{Rate, Taken};
 use crate::scene::{AvatarId, Life, Scene, SceneId, WriteId};
 use crate::store::{
-    BlobStore, Created, Found, Generation, Grant, News, Picture, Replaced, SceneStore, StoreError, Stored, StoredToken,
-    TokenStore, Write,
+    BlobStore, Created, Found, Generation, Grant, LimitKey, LimitStore, News, Picture, Replaced, SceneStore,
+    StoreError, Stored, StoredToken, TokenStore, Write,
 };
 use expiring::{Expiring, Weight};
+pub use limits::MemoryLimits;
 
 /// How much all pictures may weigh. Beyond it those that end soonest make room: they can be made again.
 const PICTURES_BYTES_MAX: usize = 96 << 20;
@@ -35,6 +38,7 @@ const AVATARS_BYTES_MAX: usize = 32 << 20;
 #[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    limits: MemoryLimits,
     news: mpsc::Sender<News>,
     lost: Arc<Lost>,
 }
@@ -123,6 +127,7 @@ impl MemoryStore {
                 leases: HashMap::new(),
                 watched: HashSet::new(),
             }),
+            limits: MemoryLimits::default(),
             news,
             lost,
         }
@@ -390,6 +395,13 @@ impl TokenStore for MemoryStore {
             token.sealed = None;
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl LimitStore for MemoryStore {
+    async fn take(&self, key: LimitKey, rate: Rate) -> Result<Taken, StoreError> {
+        Ok(self.limits.take_now(key, rate))
     }
 }
 

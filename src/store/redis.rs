@@ -8,6 +8,7 @@ mod blobs;
 mod commands;
 mod fault;
 mod keys;
+mod limits;
 mod link;
 mod nodes;
 mod record;

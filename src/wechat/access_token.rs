@@ -23,6 +23,7 @@ use super::MiniProgram;
 use super::client::{Client, Error};
 use super::errcode::Errcode;
 use crate::entropy::between;
+use crate::limits::Limits;
 use crate::store::{Generation, TokenStore};
 use crate::telemetry::Metrics;
 
@@ -99,17 +100,27 @@ struct Pause {
 impl AccessTokens {
     /// Fetches nothing yet; what it will fetch runs as a task of `tasks` until `shutdown`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "its parts, each once, wired in one place")]
     pub fn new(
         mini_program: MiniProgram,
         mode: TokenMode,
         client: Client,
         store: Arc<dyn TokenStore>,
+        limits: Limits,
         metrics: Metrics,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
-            fetcher: Fetcher::new(mini_program, mode, client, store, tasks.clone(), shutdown.clone()),
+            fetcher: Fetcher::new(
+                mini_program,
+                mode,
+                client,
+                store,
+                limits,
+                tasks.clone(),
+                shutdown.clone(),
+            ),
             metrics,
             tasks,
             shutdown,
@@ -117,17 +128,13 @@ impl AccessTokens {
         }))
     }
 
-    /// Makes a call that needs the token, and makes it once more with another token if WeChat refuses this one. A call that did
-    /// not ask WeChat after all says `None`.
+    /// Makes a call that needs the token, and makes it once more with another token if WeChat refuses this one.
     ///
     /// # Errors
     /// The call's, or why there is no token.
-    pub async fn with_token<T: Send, Fut>(
-        &self,
-        call: impl Fn(AccessToken) -> Fut + Send + Sync,
-    ) -> Result<Option<T>, Error>
+    pub async fn with_token<T: Send, Fut>(&self, call: impl Fn(AccessToken) -> Fut + Send + Sync) -> Result<T, Error>
     where
-        Fut: Future<Output = Result<Option<T>, Error>> + Send,
+        Fut: Future<Output = Result<T, Error>> + Send,
     {
         match self.with_this_token(&call).await? {
             Err(Error::TokenRefused { .. }) => self.with_this_token(&call).await?,
@@ -139,9 +146,9 @@ impl AccessTokens {
     async fn with_this_token<T: Send, Fut>(
         &self,
         call: &(impl Fn(AccessToken) -> Fut + Sync),
-    ) -> Result<Result<Option<T>, Error>, Error>
+    ) -> Result<Result<T, Error>, Error>
     where
-        Fut: Future<Output = Result<Option<T>, Error>> + Send,
+        Fut: Future<Output = Result<T, Error>> + Send,
     {
         let token = match self.get().await {
             Ok(token) => token,
@@ -149,10 +156,10 @@ impl AccessTokens {
         };
         let result = call(token.clone()).await;
         match &result {
-            Ok(Some(_)) => self.0.lock().accept(&token),
+            Ok(_) => self.0.lock().accept(&token),
             Err(error @ Error::TokenRefused { .. }) => self.0.lock().reject(&token, error),
             // Nothing is known of the token: WeChat has not seen it, or has not said.
-            Ok(None) | Err(_) => {}
+            Err(_) => {}
         }
         Ok(result)
     }

@@ -8,9 +8,11 @@ mod hosts;
 mod reply;
 mod transport;
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::json;
@@ -18,11 +20,13 @@ use tokio::time::Instant;
 
 pub use reqwest::Url;
 
+pub use self::transport::MayRepeat;
 use self::transport::{Request, Transport};
 use super::access_token::AccessToken;
 use super::errcode::{Class, Errcode};
 use super::picture::CodePicture;
 use super::{EnvVersion, MiniProgram};
+use crate::limits::Limited;
 use crate::scene::{Person, SceneId};
 use crate::telemetry::Metrics;
 
@@ -63,6 +67,9 @@ pub enum Error {
         /// When a call may find out whether it is back.
         until: Instant,
     },
+    /// As many were made as WeChat allows, so this one was not sent.
+    #[error("WeChat is not asked: {0}")]
+    Limited(#[source] Limited),
     /// A picture without its end.
     #[error("WeChat's answer was cut short")]
     CutShort,
@@ -77,7 +84,12 @@ impl Error {
     pub fn errcode(&self) -> Option<Errcode> {
         match self {
             Self::Errcode { errcode, .. } | Self::TokenRefused { errcode, .. } => Some(*errcode),
-            Self::Timeout | Self::Unavailable(_) | Self::CircuitOpen { .. } | Self::CutShort | Self::Invalid(_) => None,
+            Self::Timeout
+            | Self::Unavailable(_)
+            | Self::CircuitOpen { .. }
+            | Self::Limited(_)
+            | Self::CutShort
+            | Self::Invalid(_) => None,
         }
     }
 
@@ -195,10 +207,9 @@ impl Client {
             call: Call::StableToken,
             query: &[],
             body: Some(&body),
-            may_repeat: &|| true,
             secrets: &[secret],
         };
-        self.0.call(request, reply::granted).await
+        self.0.call(request, ALWAYS, reply::granted).await
     }
 
     /// Asks for an `access_token` of the older kind: every call makes a new one, and the previous lives five more minutes.
@@ -216,10 +227,9 @@ impl Client {
             call: Call::Token,
             query: &query,
             body: None,
-            may_repeat: &|| true,
             secrets: &[secret],
         };
-        self.0.call(request, reply::granted).await
+        self.0.call(request, ALWAYS, reply::granted).await
     }
 
     /// Asks for the code of a scene, and once or twice more if the answer was cut short or WeChat is busy, each time if `may_repeat`
@@ -232,7 +242,7 @@ impl Client {
         token: &AccessToken,
         scene: &SceneId,
         settings: &CodeSettings,
-        may_repeat: &(dyn Fn() -> bool + Sync),
+        may_repeat: MayRepeat<'_>,
     ) -> Result<CodePicture, Error> {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -247,10 +257,9 @@ impl Client {
             call: Call::GetWxaCodeUnlimit,
             query: &[("access_token", token.expose())],
             body: Some(&body),
-            may_repeat,
             secrets: &[token.expose()],
         };
-        self.0.call(request, reply::picture).await
+        self.0.call(request, may_repeat, reply::picture).await
     }
 
     /// Asks who called `wx.login`. The code is spent by this, whatever the answer, so it is never sent twice.
@@ -269,10 +278,9 @@ impl Client {
             call: Call::Jscode2session,
             query: &query,
             body: None,
-            may_repeat: &|| true,
             secrets: &[secret, js_code],
         };
-        let session = self.0.call(request, reply::session).await?;
+        let session = self.0.call(request, ALWAYS, reply::session).await?;
         Ok(Person {
             appid: mini_program.appid.clone(),
             openid: session.openid,
@@ -280,6 +288,9 @@ impl Client {
         })
     }
 }
+
+/// Of calls that nothing counts.
+const ALWAYS: MayRepeat<'static> = &|| ready(true).boxed();
 
 /// The calls, and what each may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

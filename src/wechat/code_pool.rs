@@ -3,28 +3,26 @@
 //! The ids of codes made ahead are kept in this process's own memory and are given out once: a list in the store could be rolled
 //! back by a fail-over and hand one id to two browsers, and whoever kept an old picture would scan a stranger's login.
 
-mod budget;
-
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use self::budget::Budget;
 use super::access_token::AccessTokens;
 use super::client::{self, Client};
 use super::picture::CodePicture;
 use super::{EnvVersion, MiniProgram};
 use crate::entropy::{between, os_rng};
+use crate::limits::{Limited, Limits, Rule};
 use crate::scene::SceneId;
 use crate::store::{BlobStore, Picture, StoreError};
 use crate::telemetry::Metrics;
@@ -58,9 +56,6 @@ pub enum PictureError {
     /// WeChat did not make one.
     #[error(transparent)]
     WeChat(#[from] client::Error),
-    /// This replica's share of the calls that WeChat allows in a minute is used up.
-    #[error("as many codes were asked of WeChat in this minute as it allows")]
-    Quota,
     /// Whoever makes it is not done in time.
     #[error("the picture was not made in time")]
     Timeout,
@@ -88,12 +83,21 @@ struct Inner {
     client: Client,
     tokens: AccessTokens,
     store: Arc<dyn BlobStore>,
-    budget: Budget,
+    limits: Limits,
     ready: Mutex<VecDeque<Ready>>,
     taken: Notify,
     metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// By whom a picture is.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// By a page that waits.
+    Now,
+    /// By nobody yet.
+    Ahead,
 }
 
 /// A code made ahead.
@@ -114,6 +118,7 @@ impl CodePool {
         client: Client,
         tokens: AccessTokens,
         store: Arc<dyn BlobStore>,
+        limits: Limits,
         metrics: Metrics,
         tasks: TaskTracker,
         shutdown: CancellationToken,
@@ -124,7 +129,7 @@ impl CodePool {
             client,
             tokens,
             store,
-            budget: Budget::new(),
+            limits,
             ready: Mutex::default(),
             taken: Notify::new(),
             metrics,
@@ -214,7 +219,7 @@ impl Inner {
                     Ok(()) => delays = self::delays(),
                     // Those under way when the first one failed tell nothing new.
                     Err(_) if Instant::now() < pause_until => {}
-                    Err(PictureError::Quota) => pause_until = Instant::now() + SPENT_PAUSE,
+                    Err(PictureError::WeChat(client::Error::Limited(_))) => pause_until = Instant::now() + SPENT_PAUSE,
                     Err(error) => {
                         let delay = delays.next().unwrap_or(DELAY_MAX);
                         pause_until = Instant::now() + delay;
@@ -230,7 +235,7 @@ impl Inner {
     async fn make_ahead(&self) -> Result<(), PictureError> {
         let id = SceneId::random(&mut os_rng());
         let picture = self
-            .make(&id, self.mini_program.code.env_version, Budget::spend_spare)
+            .make(&id, self.mini_program.code.env_version, Wanted::Ahead)
             .await?;
         let made_at = Instant::now();
         self.store.put_picture(&id, picture.bytes().clone(), AHEAD_LIFE).await?;
@@ -246,7 +251,7 @@ impl Inner {
         life: Duration,
         claimed_at: Instant,
     ) -> Result<CodePicture, PictureError> {
-        let making = timeout_at(claimed_at + MAKING_MAX, self.make(&id, env_version, Budget::spend));
+        let making = timeout_at(claimed_at + MAKING_MAX, self.make(&id, env_version, Wanted::Now));
         let made = match self.shutdown.run_until_cancelled(making).await {
             Some(Ok(made)) => made,
             Some(Err(_)) => Err(PictureError::WeChat(client::Error::Timeout)),
@@ -263,23 +268,23 @@ impl Inner {
         made
     }
 
-    async fn make(
-        &self,
-        id: &SceneId,
-        env_version: EnvVersion,
-        spend: fn(&Budget) -> bool,
-    ) -> Result<CodePicture, PictureError> {
+    async fn make(&self, id: &SceneId, env_version: EnvVersion, wanted: Wanted) -> Result<CodePicture, PictureError> {
         let settings = &self.mini_program.code.of_edition(env_version);
-        let spend = &|| spend(&self.budget);
+        let may_repeat = &|| self.spend(wanted).map(|spent| spent.is_ok()).boxed();
         let picture = self.tokens.with_token(|token| async move {
             // Not before there is a token: while WeChat gives none, no code is asked for, however many wait for one.
-            if !spend() {
-                return Ok(None);
-            }
-            let made = self.client.getwxacodeunlimit(&token, id, settings, spend).await;
-            made.map(Some)
+            self.spend(wanted).await.map_err(client::Error::Limited)?;
+            self.client.getwxacodeunlimit(&token, id, settings, may_repeat).await
         });
-        picture.await?.ok_or(PictureError::Quota)
+        Ok(picture.await?)
+    }
+
+    async fn spend(&self, wanted: Wanted) -> Result<(), Limited> {
+        let appid = self.mini_program.appid.as_bytes();
+        match wanted {
+            Wanted::Now => self.limits.take(Rule::Pictures, appid).await,
+            Wanted::Ahead => self.limits.take_spare(Rule::Pictures, appid).await,
+        }
     }
 
     /// The codes that are ready now; none of them too old.

@@ -14,18 +14,19 @@ mod versions;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use scanlogin::entropy::os_rng;
+use scanlogin::rate::{Rate, Taken};
 use scanlogin::scene::{
     Action, AuthorizationCode, AvatarId, GRACE, GrantFault, Life, Redemption, Refused, Scene, SceneId, StateName,
     WriteId,
 };
 use scanlogin::store::{
-    ApplyError, Created, Durability, Generation, Grant, News, Picture, Replaced, Store, StoreError, StoredToken, Write,
-    apply, find_one,
+    ApplyError, Created, Durability, Generation, Grant, LimitKey, News, Picture, Replaced, Store, StoreError,
+    StoredToken, Write, apply, find_one,
 };
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -86,6 +87,7 @@ promises![
     an_older_answer_never_replaces_a_newer_token,
     generations_rise_over_dropped_tokens,
     a_full_store_refuses_new_scenes_and_goes_on_with_old_ones,
+    what_is_limited_is_counted_by_all_together,
     a_store_that_answers_is_ready,
 ];
 
@@ -99,6 +101,50 @@ async fn a_new_scene_is_found_with_the_life_it_was_given(backend: &Backend) {
     assert!(left <= TTL && left + Duration::from_secs(5) > TTL, "{left:?}");
     sleep(Duration::from_millis(20)).await;
     assert!(stored.life().until_deadline() < left, "it passes");
+}
+
+async fn what_is_limited_is_counted_by_all_together(backend: &Backend) {
+    let rate = Rate::bursting(10, Duration::from_secs(60));
+    let whose = |subject| LimitKey {
+        rule: "scans",
+        subject: [subject; 16],
+    };
+    let began = Instant::now();
+    for n in 0..5 {
+        for replica in [&backend.here, &backend.there] {
+            let taken = replica.take(whose(1), rate).await.unwrap();
+            assert!(
+                matches!(taken, Taken::Yes(debt) if debt <= rate.apart() * (2 * n + 2)),
+                "{taken:?}"
+            );
+        }
+    }
+    let Taken::NotFor(wait) = backend.there.take(whose(1), rate).await.unwrap() else {
+        panic!("an eleventh in {:?}", began.elapsed());
+    };
+    assert!(
+        wait <= rate.apart() && wait + began.elapsed() + Duration::from_millis(10) >= rate.apart(),
+        "{wait:?}"
+    );
+    let other = backend.here.take(whose(2), rate).await.unwrap();
+    assert!(matches!(other, Taken::Yes(_)), "each has a debt of its own");
+    for _ in 0..4 {
+        backend.here.take(whose(2), rate.sparing()).await.unwrap();
+    }
+    let spare = backend.there.take(whose(2), rate.sparing()).await.unwrap();
+    assert!(matches!(spare, Taken::NotFor(_)), "half is left to others");
+    assert!(matches!(
+        backend.there.take(whose(2), rate).await.unwrap(),
+        Taken::Yes(_)
+    ));
+
+    let quick = Rate::bursting(2, Duration::from_millis(400));
+    while let Taken::Yes(_) = backend.here.take(whose(3), quick).await.unwrap() {}
+    eventually("one comes in again", || async {
+        let taken = backend.there.take(whose(3), quick).await.unwrap();
+        matches!(taken, Taken::Yes(_)).then_some(())
+    })
+    .await;
 }
 
 async fn a_scene_is_created_once_and_the_first_stays(backend: &Backend) {

@@ -27,6 +27,7 @@ mod failovers;
 mod kill_points;
 mod lease;
 mod lifecycle;
+mod limits;
 mod log_output;
 mod login_flow;
 mod made_ahead;

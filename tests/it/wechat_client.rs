@@ -11,7 +11,9 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use scanlogin::limits::{Counts, Limits};
 use scanlogin::store::TokenStore;
+use scanlogin::store::memory::MemoryLimits;
 use scanlogin::telemetry::Metrics;
 use scanlogin::wechat::access_token::{AccessTokens, TokenMode};
 use scanlogin::wechat::client::{Client, CodeSettings};
@@ -24,6 +26,7 @@ use self::upstream::WeChat;
 
 const APPID: &str = "wx0123456789abcdef";
 const SECRET: &str = "canary0secret0123456789abcdef012";
+const SCENE_TTL: Duration = Duration::from_mins(2);
 
 fn mini_program() -> MiniProgram {
     MiniProgram {
@@ -37,6 +40,7 @@ fn mini_program() -> MiniProgram {
 struct Replica {
     client: Client,
     tokens: AccessTokens,
+    limits: Limits,
     metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -55,11 +59,14 @@ impl Replica {
         let metrics = Metrics::new().unwrap();
         let client = Client::new(wechat.base(), None, metrics.clone()).unwrap();
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let alone = Arc::new(MemoryLimits::default());
+        let limits = Limits::new(alone, Counts::DEFAULT, false, SCENE_TTL, metrics.clone());
         let tokens = AccessTokens::new(
             mini_program,
             mode,
             client.clone(),
             store,
+            limits.clone(),
             metrics.clone(),
             tasks.clone(),
             shutdown.clone(),
@@ -67,6 +74,7 @@ impl Replica {
         Self {
             client,
             tokens,
+            limits,
             metrics,
             tasks,
             shutdown,

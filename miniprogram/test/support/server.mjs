@@ -20,7 +20,7 @@ export class Server {
     const server = new Server()
     server.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-miniprogram-'))
     const env = { PATH: process.env.PATH, NO_COLOR: '1' }
-    const all = { LISTEN: '127.0.0.1:0', OPS_LISTEN: '127.0.0.1:0', DRAIN_DELAY: '0', ...settings }
+    const all = { LISTEN: '127.0.0.1:0', OPS_LISTEN: '127.0.0.1:0', DRAIN_DELAY: '0', LIMITS: 'off', ...settings }
     for (const [name, value] of Object.entries(all)) env[`SCANLOGIN_${name}`] = value
     if (config !== null) {
       env.SCANLOGIN_CONFIG = path.join(server.dir, 'scanlogin.toml')

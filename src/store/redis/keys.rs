@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::scene::{AvatarId, SceneId};
+use crate::store::LimitKey;
 
 /// Names keys under one prefix.
 #[derive(Debug, Clone)]
@@ -51,6 +52,11 @@ impl Keys {
 
     pub(super) fn lease(&self, appid: &str) -> String {
         format!("{}:{{wx:{appid}}}:lease", self.prefix)
+    }
+
+    pub(super) fn limit(&self, key: &LimitKey) -> String {
+        let subject = u128::from_be_bytes(key.subject);
+        format!("{}:limit:{}:{subject:032x}", self.prefix, key.rule)
     }
 
     /// Where the rights are tried out at the start.

@@ -1,7 +1,7 @@
 //! The scripts, and how one is run: by its hash, or whole where the server does not know the hash yet.
 //!
-//! All are marked `allow-oom`: they go on with what is under way and keep the replicas to one access_token, which a full Redis must
-//! not stop.
+//! All but `take` are marked `allow-oom`: they go on with what is under way and keep the replicas to one access_token, which a full
+//! Redis must not stop.
 
 use bytes::Bytes;
 use fred::types::FromValue;
@@ -37,6 +37,7 @@ scripts!(
     drop_token,
     acquire_lease,
     release_lease,
+    take,
     trial
 );
 

@@ -2,7 +2,7 @@
 //!
 //! A replica asks only while it holds the lease named like the AppID. The lease is for thrift: that an old answer never replaces
 //! a newer one is the store's promise ([`TokenStore::put_token`]). Leases that nobody gives back count what all replicas
-//! did: `<appid>:pause` after a failure, `<appid>:fetch…` for each token fetched, `<appid>:force…` for each forced.
+//! did: `<appid>:pause` after a failure, `<appid>:fetch…` for each token fetched, `<appid>:force` for one that was forced.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{AccessToken, TokenMode};
 use crate::entropy::{between, os_rng};
+use crate::limits::{Limits, Rule};
 use crate::scene::WriteId;
 use crate::store::{Generation, StoreError, TokenStore};
 use crate::wechat::MiniProgram;
@@ -40,10 +41,8 @@ const FETCHES_APART: Duration = Duration::from_secs(40);
 const MORE_FETCHES_MAX: usize = 3;
 const MORE_FETCHES_WITHIN: Duration = Duration::from_mins(10);
 
-/// A token is forced at most once in this time, and at most so often in a day; WeChat allows 20.
+/// A token is forced at most once in this time, however many a day may be ([`Rule::ForceRefreshes`]).
 const FORCES_APART: Duration = Duration::from_hours(1);
-const FORCES_MAX: usize = 5;
-const FORCES_WITHIN: Duration = Duration::from_hours(24);
 
 /// While the store is away a replica asks WeChat at most once in this time.
 const ALONE_APART: Duration = Duration::from_mins(1);
@@ -56,6 +55,7 @@ pub(super) struct Fetcher {
     mode: TokenMode,
     client: Client,
     store: Arc<dyn TokenStore>,
+    limits: Limits,
     sealer: Sealer,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -114,6 +114,7 @@ impl Fetcher {
         mode: TokenMode,
         client: Client,
         store: Arc<dyn TokenStore>,
+        limits: Limits,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
@@ -123,6 +124,7 @@ impl Fetcher {
             mode,
             client,
             store,
+            limits,
             tasks,
             shutdown,
             alone_at: Mutex::new(None),
@@ -210,6 +212,7 @@ impl Fetcher {
         };
         // From here on the store's troubles cost thrift only, so they must not hide the answer.
         let _ = self.store.release_lease(&pause, owner).await;
+        self.count_answer(&answer, &pause, owner).await;
         match answer {
             Ok(granted) => Ok(self.keep(granted, called_at, owner, found).await),
             Err(error) => {
@@ -266,6 +269,15 @@ impl Fetcher {
         });
     }
 
+    /// What WeChat has answered counts against the day's budget. After the last one nobody asks until there is one again.
+    async fn count_answer(&self, answer: &Result<Granted, Error>, pause: &str, owner: WriteId) {
+        let is_answered = answer.as_ref().map_or_else(|error| error.errcode().is_some(), |_| true);
+        if is_answered && let Err(limited) = self.limits.take(Rule::TokenCalls, self.appid().as_bytes()).await {
+            tracing::warn!(appid = self.appid(), %limited, "WeChat is asked for no access_token for a while");
+            let _ = self.store.acquire_lease(pause, owner, limited.retry_after).await;
+        }
+    }
+
     async fn count_fetch(&self, owner: WriteId) -> Result<Option<String>, StoreError> {
         let lease = self.lease("fetch");
         if self.store.acquire_lease(&lease, owner, FETCHES_APART).await? {
@@ -279,7 +291,12 @@ impl Fetcher {
             .store
             .acquire_lease(&self.lease("force"), owner, FORCES_APART)
             .await?;
-        Ok(is_apart && self.count("force", FORCES_MAX, FORCES_WITHIN, owner).await?.is_some())
+        Ok(is_apart
+            && self
+                .limits
+                .take(Rule::ForceRefreshes, self.appid().as_bytes())
+                .await
+                .is_ok())
     }
 
     /// Counts one more of at most `max` within `within`, by a lease that ends by itself; `None` when there were so many.

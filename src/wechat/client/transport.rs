@@ -3,11 +3,12 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::hosts::Hosts;
 use super::reply::scrubbed;
@@ -24,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Shorter than servers usually keep a silent connection, so that a single-use code is not sent into one just closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-const FURTHER_TRIES_MAX: u32 = 2;
+const FURTHER_TRIES_MAX: usize = 2;
 
 /// A further try this shortly before the deadline, the wait before it included, would only be cut off.
 const LAST_TRY: Duration = Duration::from_secs(1);
@@ -36,11 +37,12 @@ pub(super) struct Request<'a> {
     pub(super) query: &'a [(&'static str, &'a str)],
     /// With one it is a POST of this JSON, without a GET.
     pub(super) body: Option<&'a serde_json::Value>,
-    /// Asked before each further try, which costs as much as the first.
-    pub(super) may_repeat: &'a (dyn Fn() -> bool + Sync),
     /// What must not be repeated by any error, even if WeChat's message does.
     pub(super) secrets: &'a [&'a str],
 }
+
+/// Asked before each further try, which costs as much as the first.
+pub type MayRepeat<'a> = &'a (dyn Fn() -> BoxFuture<'a, bool> + Sync);
 
 /// How an answer is read.
 pub(super) type Read<T> = fn(&Bytes) -> Result<T, Error>;
@@ -98,23 +100,34 @@ impl Transport {
     }
 
     /// Sends until there is an answer that `read` can read, within the call's deadline.
-    pub(super) async fn call<T: Send>(&self, request: Request<'_>, read: Read<T>) -> Result<T, Error> {
+    pub(super) async fn call<T: Send>(
+        &self,
+        request: Request<'_>,
+        may_repeat: MayRepeat<'_>,
+        read: Read<T>,
+    ) -> Result<T, Error> {
         let started = Instant::now();
         let deadline = started + request.call.deadline();
         let result = match self.hosts.rest_until(request.call) {
             Some(until) => Err(Error::CircuitOpen { until }),
-            None => self.wait_and_try(request, read, deadline).await,
+            None => self.wait_and_try(request, may_repeat, read, deadline).await,
         }
         .map_err(|error| scrubbed(error, request.secrets));
         self.observe(request.call, started.elapsed(), result.as_ref().err());
         result
     }
 
-    async fn wait_and_try<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Error> {
+    async fn wait_and_try<T>(
+        &self,
+        request: Request<'_>,
+        may_repeat: MayRepeat<'_>,
+        read: Read<T>,
+        deadline: Instant,
+    ) -> Result<T, Error> {
         // What begins late would be cut off, and a single-use code be spent for nothing.
         let begin_until = deadline - request.call.deadline() / 2;
         match timeout_at(begin_until, self.lane(request.call).acquire()).await {
-            Ok(Ok(_permit)) => self.tries(request, read, deadline).await,
+            Ok(Ok(_permit)) => self.tries(request, may_repeat, read, deadline).await,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable(format!("{CALLS_MAX} calls are under way"))),
         }
     }
@@ -126,26 +139,32 @@ impl Transport {
         }
     }
 
-    async fn tries<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Error> {
+    async fn tries<T>(
+        &self,
+        request: Request<'_>,
+        may_repeat: MayRepeat<'_>,
+        read: Read<T>,
+        deadline: Instant,
+    ) -> Result<T, Error> {
         let delays = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
-            .without_max_times()
+            .with_max_times(FURTHER_TRIES_MAX)
             .with_jitter();
-        let mut left = FURTHER_TRIES_MAX;
-        let again = |failure: &Failure| {
-            let is_passing = failure.error == Error::CutShort || failure.error.class() == Some(Class::Busy);
-            let is_safe = failure.end == End::Unsent || (is_passing && request.call.is_repeatable());
-            if !is_safe || left == 0 || Instant::now() + LAST_TRY >= deadline {
-                return false;
+        let mut delays = delays.build();
+        loop {
+            let Failure { error, end } = match self.send(request, read, deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let is_passing = error == Error::CutShort || error.class() == Some(Class::Busy);
+            let is_safe = end == End::Unsent || (is_passing && request.call.is_repeatable());
+            match delays.next() {
+                Some(delay) if is_safe && Instant::now() + LAST_TRY < deadline && may_repeat().await => {
+                    sleep(delay).await;
+                }
+                Some(_) | None => return Err(error),
             }
-            left -= 1;
-            (request.may_repeat)()
-        };
-        (|| async { self.send(request, read, deadline).await })
-            .retry(delays)
-            .when(again)
-            .await
-            .map_err(|failure| failure.error)
+        }
     }
 
     async fn send<T>(&self, request: Request<'_>, read: Read<T>, deadline: Instant) -> Result<T, Failure> {
@@ -201,6 +220,7 @@ impl Transport {
             Some(Error::Timeout) => "timeout",
             Some(Error::Unavailable(_) | Error::CutShort) => "unavailable",
             Some(Error::CircuitOpen { .. }) => "circuit_open",
+            Some(Error::Limited(_)) => "limited",
             Some(Error::Invalid(_)) => "invalid",
         };
         self.metrics

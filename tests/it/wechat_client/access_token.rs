@@ -1,9 +1,13 @@
 //! The thrift with tokens: how many calls to WeChat it takes to keep many replicas calling.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
+use scanlogin::limits::{Counts, Limits, Rule};
+use scanlogin::store::memory::MemoryLimits;
 use scanlogin::wechat::access_token::TokenMode;
 use scanlogin::wechat::client::Error;
 use tokio::time::{Instant, timeout};
@@ -20,11 +24,10 @@ pub(super) async fn use_token(replica: &Replica) -> Result<(), Error> {
     let settings = &scanlogin::wechat::client::CodeSettings::new("page", scanlogin::wechat::EnvVersion::Release);
     let scene = &"0123456789abcdef0123456789abcdef".parse().unwrap();
     let using = replica.tokens.with_token(|token| async move {
-        let made = replica
+        replica
             .client
-            .getwxacodeunlimit(&token, scene, settings, &|| true)
-            .await;
-        made.map(Some)
+            .getwxacodeunlimit(&token, scene, settings, &|| ready(true).boxed())
+            .await
     });
     using.await.map(drop)
 }
@@ -126,7 +129,7 @@ async fn a_day_of_five_replicas_takes_thirteen_tokens_of_two_hours() {
     while began.elapsed() < MINUTE * 60 * 24 {
         let used = replicas
             .iter()
-            .map(|replica| replica.tokens.with_token(|_| async { Ok(Some(())) }));
+            .map(|replica| replica.tokens.with_token(|_| async { Ok(()) }));
         for used in join_all(used).await {
             used.unwrap();
         }
@@ -292,8 +295,23 @@ async fn a_refused_token_is_tried_by_one_of_all_who_wait_and_not_before_that_one
 async fn a_refused_token_is_not_believed_in_because_a_call_with_it_was_left_undone() {
     let (wechat, replica) = with_a_refused_token().await;
     let before = wechat.calls(PICTURE);
-    let undone = replica.tokens.with_token(|_| async { Ok(None::<()>) }).await;
-    assert!(matches!(undone, Ok(None)), "{undone:?}");
+    let pictures = Limits::new(
+        Arc::new(MemoryLimits::default()),
+        Counts {
+            pictures: 1,
+            ..Counts::DEFAULT
+        },
+        false,
+        MINUTE,
+        replica.metrics.clone(),
+    );
+    pictures.take(Rule::Pictures, b"").await.unwrap();
+    let limited = pictures.take(Rule::Pictures, b"").await.unwrap_err();
+    let undone = replica
+        .tokens
+        .with_token(|_| async { Err::<(), _>(Error::Limited(limited)) })
+        .await;
+    assert_eq!(undone, Err(Error::Limited(limited)));
     use_token(&replica).await.unwrap_err();
     assert_eq!(
         wechat.calls(PICTURE),

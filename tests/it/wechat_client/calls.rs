@@ -1,10 +1,12 @@
 //! Each call against each way in which WeChat may misbehave.
 
 use std::fmt::Write;
+use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -55,6 +57,7 @@ fn kind(error: &Error) -> &'static str {
         Error::Timeout => "timeout",
         Error::Unavailable(_) | Error::CutShort => "unavailable",
         Error::CircuitOpen { .. } => "circuit open",
+        Error::Limited(_) => "limited",
         Error::Invalid(_) => "invalid",
     }
 }
@@ -62,13 +65,12 @@ fn kind(error: &Error) -> &'static str {
 async fn picture(replica: &Replica) -> Result<MediaType, Error> {
     let settings = &settings();
     let made = replica.tokens.with_token(|token| async move {
-        let made = replica
+        replica
             .client
-            .getwxacodeunlimit(&token, &scene(), settings, &|| true)
-            .await;
-        made.map(Some)
+            .getwxacodeunlimit(&token, &scene(), settings, &|| ready(true).boxed())
+            .await
     });
-    made.await.map(|picture| picture.unwrap().media_type())
+    made.await.map(|picture| picture.media_type())
 }
 
 async fn wechat_and_replica() -> (WeChat, Replica) {
@@ -404,7 +406,7 @@ async fn no_error_log_or_metric_ever_holds_a_secret() {
     }
     let token = replica
         .tokens
-        .with_token(|token| async move { Ok(Some(token)) })
+        .with_token(|token| async move { Ok(token) })
         .await
         .unwrap();
     writeln!(

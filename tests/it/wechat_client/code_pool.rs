@@ -27,6 +27,7 @@ fn pool(replica: &Replica, store: &Arc<Shared>, size: usize) -> CodePool {
         replica.client.clone(),
         replica.tokens.clone(),
         Arc::clone(store) as _,
+        replica.limits.clone(),
         replica.metrics.clone(),
         replica.tasks.clone(),
         replica.shutdown.clone(),

@@ -1,0 +1,257 @@
+//! Who may do what how often.
+//!
+//! What is limited is counted in the store, by all replicas together. Where that does not answer, each counts for itself: a limit
+//! never holds up a login, and a store that is away lets nobody do more on one replica than it may do on all.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::digest;
+use tokio::time::timeout;
+
+use crate::rate::{Rate, Taken};
+use crate::scene::Life;
+use crate::store::memory::MemoryLimits;
+use crate::store::{LimitKey, LimitStore};
+use crate::telemetry::Metrics;
+
+/// How long the store has to count.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])+ $rule:ident $name:literal,)*) => {
+        /// What is limited, and by whom it is counted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Rule { $($(#[doc = $doc])+ $rule,)* }
+
+        impl Rule {
+            /// Its name: on the wire, in keys and in metrics.
+            #[must_use]
+            pub fn name(self) -> &'static str { match self { $(Self::$rule => $name,)* } }
+        }
+    };
+}
+
+rules! {
+    /// Scenes started, by address.
+    ScenesPerAddress "scenes_per_address",
+    /// Scenes started, by client.
+    ScenesPerClient "scenes_per_client",
+    /// Answers that there is no such scene, by address.
+    UnknownPerAddress "unknown_per_address",
+    /// Scans, by address.
+    ScansPerAddress "scans_per_address",
+    /// Scans, by scene.
+    ScansPerScene "scans_per_scene",
+    /// Redemptions that failed, by client and address.
+    FailedRedemptions "failed_redemptions",
+    /// Codes asked of WeChat, by AppID.
+    Pictures "pictures",
+    /// `wx.login` codes shown to WeChat, by AppID.
+    Code2Session "code2session",
+    /// Access tokens asked of WeChat, by AppID.
+    TokenCalls "token_calls",
+    /// Access tokens forced, by AppID.
+    ForceRefreshes "force_refreshes",
+}
+
+/// How often each may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// A minute.
+    pub scenes_per_address: u32,
+    /// A minute.
+    pub scenes_per_client: u32,
+    /// A minute.
+    pub unknown_per_address: u32,
+    /// A minute.
+    pub scans_per_address: u32,
+    /// In all its life.
+    pub scans_per_scene: u32,
+    /// A minute.
+    pub failed_redemptions: u32,
+    /// A minute.
+    pub pictures: u32,
+    /// A minute.
+    pub code2session: u32,
+    /// A day.
+    pub token_calls: u32,
+    /// A day.
+    pub force_refreshes: u32,
+}
+
+impl Counts {
+    /// What is right for most: an address may be an office's, or a carrier's.
+    pub const DEFAULT: Self = Self {
+        scenes_per_address: 120,
+        scenes_per_client: 6_000,
+        unknown_per_address: 120,
+        scans_per_address: 120,
+        scans_per_scene: 10,
+        failed_redemptions: 60,
+        pictures: 4_000,
+        code2session: 4_000,
+        token_calls: 200,
+        force_refreshes: 5,
+    };
+}
+
+/// Too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{} reached its limit of {} in {:?}", rule.name(), rate.count(), rate.period())]
+pub struct Limited {
+    /// Of what.
+    pub rule: Rule,
+    /// How often it may be.
+    pub rate: Rate,
+    /// After how long the next one may.
+    pub retry_after: Duration,
+}
+
+/// Counts. Clones count together.
+#[derive(Clone)]
+pub struct Limits(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn LimitStore>,
+    alone: MemoryLimits,
+    counts: Counts,
+    /// Whether only what WeChat counts is limited.
+    is_off: bool,
+    life_of_scene: Duration,
+    metrics: Metrics,
+}
+
+impl Limits {
+    /// These, counted in this store. With `is_off` only what WeChat itself counts is.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn LimitStore>,
+        counts: Counts,
+        is_off: bool,
+        scene_ttl: Duration,
+        metrics: Metrics,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            alone: MemoryLimits::default(),
+            counts,
+            is_off,
+            life_of_scene: Life::of_new(scene_ttl).0,
+            metrics,
+        }))
+    }
+
+    /// Takes one of what `subject` may have.
+    ///
+    /// # Errors
+    /// [`Limited`] when none is left.
+    pub async fn take(&self, rule: Rule, subject: &[u8]) -> Result<(), Limited> {
+        self.take_at(rule, self.rate(rule), subject).await
+    }
+
+    /// The same where nobody waits for it: it leaves some to those who do.
+    ///
+    /// # Errors
+    /// [`Limited`]
+    pub async fn take_spare(&self, rule: Rule, subject: &[u8]) -> Result<(), Limited> {
+        self.take_at(rule, self.rate(rule).sparing(), subject).await
+    }
+
+    async fn take_at(&self, rule: Rule, rate: Rate, subject: &[u8]) -> Result<(), Limited> {
+        if self.0.is_off && !rule.is_wechats() {
+            return Ok(());
+        }
+        let key = key(rule, subject);
+        let counted = timeout(PATIENCE, self.0.store.take(key, rate)).await;
+        let taken = counted.ok().and_then(Result::ok).unwrap_or_else(|| {
+            self.0.metrics.limits_alone_total.inc();
+            self.0.alone.take_now(key, rate)
+        });
+        match taken {
+            Taken::Yes(_) => Ok(()),
+            Taken::NotFor(retry_after) => {
+                self.0.metrics.limited_total.with_label_values(&[rule.name()]).inc();
+                Err(Limited {
+                    rule,
+                    rate,
+                    retry_after,
+                })
+            }
+        }
+    }
+
+    fn rate(&self, rule: Rule) -> Rate {
+        let counts = &self.0.counts;
+        match rule {
+            Rule::ScenesPerAddress => Rate::bursting(counts.scenes_per_address, MINUTE),
+            Rule::ScenesPerClient => Rate::bursting(counts.scenes_per_client, MINUTE),
+            Rule::UnknownPerAddress => Rate::bursting(counts.unknown_per_address, MINUTE),
+            Rule::ScansPerAddress => Rate::bursting(counts.scans_per_address, MINUTE),
+            Rule::ScansPerScene => Rate::once(counts.scans_per_scene, self.0.life_of_scene),
+            Rule::FailedRedemptions => Rate::bursting(counts.failed_redemptions, MINUTE),
+            Rule::Pictures => Rate::smooth(counts.pictures, MINUTE),
+            Rule::Code2Session => Rate::smooth(counts.code2session, MINUTE),
+            Rule::TokenCalls => Rate::bursting(counts.token_calls, DAY),
+            Rule::ForceRefreshes => Rate::bursting(counts.force_refreshes, DAY),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether WeChat counts it too, and refuses everybody once it is too much.
+    fn is_wechats(self) -> bool {
+        matches!(
+            self,
+            Self::Pictures | Self::Code2Session | Self::TokenCalls | Self::ForceRefreshes
+        )
+    }
+}
+
+/// Domain-separated by the rule, so that none is taken for another.
+fn key(rule: Rule, subject: &[u8]) -> LimitKey {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [rule.name().as_bytes(), &[0], subject] {
+        context.update(part);
+    }
+    let hash = context.finish();
+    let subject = hash.as_ref().first_chunk().copied().unwrap_or_default();
+    LimitKey {
+        rule: rule.name(),
+        subject,
+    }
+}
+
+/// Who an address is, as a subject of [`Limits::take`].
+#[must_use]
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match network_of(address) {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// Whoever has one IPv6 address has its /64.
+#[must_use]
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+impl std::fmt::Debug for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limits")
+            .field("counts", &self.0.counts)
+            .field("is_off", &self.0.is_off)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! Who took how much of what is limited.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::expiring::{Expiring, Weight};
+use crate::rate::{Rate, Taken};
+use crate::store::{LimitKey, LimitStore, StoreError};
+
+/// How many are remembered. Beyond it those are forgotten first who have the least debt.
+const REMEMBERED: usize = 100_000;
+
+/// Counts in this process alone: for the embedded store, and where the shared one does not answer.
+#[derive(Debug, Default)]
+pub struct MemoryLimits(Mutex<Expiring<LimitKey, Owed>>);
+
+/// Its end is when the debt is paid.
+#[derive(Debug)]
+struct Owed;
+
+impl Weight for Owed {
+    fn bytes(&self) -> usize {
+        1
+    }
+}
+
+impl MemoryLimits {
+    /// As [`LimitStore::take`], which never fails here.
+    pub fn take_now(&self, key: LimitKey, rate: Rate) -> Taken {
+        let now = Instant::now();
+        let mut owed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        owed.sweep(now);
+        let taken = rate.take(owed.get(&key, now).map_or(Duration::ZERO, |(_, debt)| debt));
+        if let Taken::Yes(debt) = taken {
+            owed.insert(key, Owed, now + debt);
+            owed.shrink(REMEMBERED, &key);
+        }
+        taken
+    }
+}
+
+#[async_trait]
+impl LimitStore for MemoryLimits {
+    async fn take(&self, key: LimitKey, rate: Rate) -> Result<Taken, StoreError> {
+        Ok(self.take_now(key, rate))
+    }
+}

@@ -17,7 +17,7 @@ use crate::store::{LimitKey, LimitStore};
 use crate::telemetry::Metrics;
 
 /// How long the store has to count.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);

@@ -1,6 +1,7 @@
 //! The use cases of a login: start, show the code, scan, confirm, decline, cancel, redeem. No word of HTTP, none of Redis.
 
 pub mod clients;
+pub mod entry;
 mod nickname;
 mod phone;
 mod redeem;
@@ -19,8 +20,8 @@ use tracing::Instrument;
 use crate::entropy::os_rng;
 use crate::limits::{Limited, Limits, Rule, octets};
 use crate::scene::{
-    Action, Authorization, AvatarId, BrowserDescription, BrowserSecret, EventId, Life, Refused, Scene, SceneId, State,
-    StateName, WriteId,
+    Action, Authorization, AvatarId, BrowserDescription, BrowserSecret, Caution, EventId, Life, Refused, Scene,
+    SceneId, State, StateName, WriteId,
 };
 use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
 use crate::telemetry::Metrics;
@@ -87,6 +88,12 @@ pub enum Error {
     /// The confirm token is missing, wrong or replaced.
     #[error("the confirm token is missing, wrong or replaced")]
     ConfirmToken,
+    /// The phone came to the code in a way that this site does not take.
+    #[error("the site takes no scan that came so")]
+    EntrySceneRefused,
+    /// The number is not the one on the browser's screen.
+    #[error("the wrong number was picked")]
+    WrongNumber,
     /// Another person scanned first.
     #[error("another person scanned first")]
     ScannedByAnother,
@@ -142,6 +149,10 @@ impl From<ApplyError> for Error {
                 Refused::ScannedByAnother => Self::ScannedByAnother,
                 Refused::AlreadyFinished(state) => Self::AlreadyFinished(state),
                 Refused::Expired => Self::Expired,
+                Refused::NumberMissing => {
+                    Self::InvalidRequest("match_number is missing: the number on the browser's screen.".to_owned())
+                }
+                Refused::WrongNumber => Self::WrongNumber,
                 Refused::InvalidGrant(fault) => Self::InvalidRequest(fault.to_string()),
             },
         }
@@ -374,6 +385,7 @@ impl Login {
             authorization: start.authorization.clone(),
             browser: start.browser.clone(),
             state: State::Waiting,
+            caution: Caution::default(),
             unknown: std::collections::BTreeMap::new(),
         }
     }

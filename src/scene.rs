@@ -6,6 +6,7 @@
 //! To add a state: a variant of [`State`] and of [`StateName`]; the compiler names every place that must decide.
 
 pub mod id;
+mod number;
 pub mod secret;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 
 pub use id::{AvatarId, EventId, NotASceneId, SceneId, WriteId};
+pub use number::{MatchNumber, NumberStep};
 pub use secret::{Access, BrowserSecret, Code, Confirm, ConfirmToken, Digest, Secret};
 
 /// How long a record outlives its deadline: the authorization code of a confirm in the last second lives its full
@@ -86,6 +88,9 @@ pub struct Scene {
     pub browser: BrowserDescription,
     /// Where it stands.
     pub state: State,
+    /// What the first scan was held to: it stands, however the same person scans again.
+    #[serde(default, skip_serializing_if = "Caution::is_none")]
+    pub caution: Caution,
     /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side. Every new field
     /// belongs beside the others, since what stands within one of them is kept only if it is known.
     #[serde(flatten)]
@@ -150,6 +155,23 @@ pub struct Scan {
     /// The avatar it uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar: Option<AvatarId>,
+}
+
+/// What a person is held to before they may say yes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caution {
+    /// Whether they are warned of how they came to the code.
+    #[serde(default)]
+    pub warned: bool,
+    /// The number that they must pick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<NumberStep>,
+}
+
+impl Caution {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The person's own words about themselves: shown, never believed.
@@ -291,6 +313,9 @@ pub struct PublicState {
     /// With `confirmed`.
     #[serde(rename = "p", default, skip_serializing_if = "Profile::is_empty")]
     pub profile: Profile,
+    /// With `scanned`, where the person must pick it on the phone.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub match_number: Option<MatchNumber>,
     /// With `confirmed`: how long the authorization code can still be redeemed, in milliseconds.
     #[serde(rename = "c", default, skip_serializing_if = "is_zero")]
     pub code_left_ms: u64,
@@ -351,6 +376,10 @@ pub enum Action<'a> {
         person: Person,
         /// The digest of the confirm token drawn for this scan.
         confirm_token: Digest<Confirm>,
+        /// Whether they are warned, if they are the first.
+        warned: bool,
+        /// Whether they must pick a number, if they are the first.
+        asks_number: bool,
     },
     /// The phone uploaded a picture.
     KeepAvatar {
@@ -365,6 +394,8 @@ pub enum Action<'a> {
         token: &'a ConfirmToken,
         /// What they tell of themselves; an uploaded avatar is added to it.
         profile: Profile,
+        /// The number that they picked, where they must.
+        match_number: Option<MatchNumber>,
     },
     /// The person says no.
     Decline {
@@ -402,6 +433,8 @@ pub enum Outcome {
     Hidden(Scene),
     /// The same party has done just this before: nothing changes.
     Repeated,
+    /// To be written, and told if the version rose; and refused.
+    Mistaken(Scene, Refused),
 }
 
 /// Why an action is not allowed.
@@ -419,6 +452,12 @@ pub enum Refused {
     /// The deadline is past.
     #[error("the scene has expired")]
     Expired,
+    /// A number must be picked, and none was.
+    #[error("no number was picked")]
+    NumberMissing,
+    /// The number is not the one on the browser's screen.
+    #[error("the wrong number was picked")]
+    WrongNumber,
     /// The authorization code opens nothing here.
     #[error("the grant is invalid: {0}")]
     InvalidGrant(#[from] GrantFault),
@@ -471,10 +510,12 @@ impl Scene {
             State::Confirmed(confirmation) => (confirmation.profile.clone(), confirmation.code_left(life)),
             State::Waiting | State::Scanned(_) | State::Declined(_) | State::Cancelled(_) => Default::default(),
         };
+        let is_asked = matches!(self.state, State::Scanned(_));
         PublicState {
             version: self.version,
             event_id: self.event_id,
             state: self.state_name(life),
+            match_number: self.caution.number.as_ref().filter(|_| is_asked).map(NumberStep::right),
             profile,
             code_left_ms: u64::try_from(code_left.as_millis()).unwrap_or(u64::MAX),
         }
@@ -529,32 +570,52 @@ impl Scene {
     /// [`Refused`], and then nothing may be written.
     pub fn apply(&self, action: Action<'_>, life: Life, rng: &mut impl CryptoRng) -> Result<Outcome, Refused> {
         match action {
-            Action::Scan { person, confirm_token } => self.scanned(person, confirm_token, life, rng),
+            Action::Scan {
+                person,
+                confirm_token,
+                warned,
+                asks_number,
+            } => {
+                let caution = |rng: &mut _| Caution {
+                    warned,
+                    number: asks_number.then(|| NumberStep::draw(rng)),
+                };
+                self.scanned(person, confirm_token, caution, life, rng)
+            }
             Action::KeepAvatar { token, avatar } => self.avatar_kept(token, avatar, life, rng),
-            Action::Confirm { token, profile } => self.confirmed(token, profile, life, rng),
+            Action::Confirm {
+                token,
+                profile,
+                match_number,
+            } => self.confirmed(token, profile, match_number, life, rng),
             Action::Decline { token } => self.declined(token, life, rng),
             Action::Cancel { browser_secret } => self.cancelled(browser_secret, life, rng),
             Action::Redeem(redemption) => self.redeemed(&redemption, life, rng),
         }
     }
 
-    fn scanned(
+    fn scanned<R: CryptoRng>(
         &self,
         person: Person,
         confirm_token: Digest<Confirm>,
+        caution: impl FnOnce(&mut R) -> Caution,
         life: Life,
-        rng: &mut impl CryptoRng,
+        rng: &mut R,
     ) -> Result<Outcome, Refused> {
         match &self.state {
             State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
-            State::Waiting => Ok(self.visibly(
-                State::Scanned(Scan {
+            State::Waiting => {
+                let held = Self {
+                    caution: caution(rng),
+                    ..self.clone()
+                };
+                let scan = Scan {
                     person,
                     confirm_token,
                     avatar: None,
-                }),
-                rng,
-            )),
+                };
+                Ok(Outcome::Visible(held.visibly(State::Scanned(scan), rng)))
+            }
             State::Scanned(scan) if scan.person.is_same(&person) => {
                 let scan = Scan {
                     person,
@@ -593,6 +654,7 @@ impl Scene {
         &self,
         token: &ConfirmToken,
         mut profile: Profile,
+        match_number: Option<MatchNumber>,
         life: Life,
         rng: &mut impl CryptoRng,
     ) -> Result<Outcome, Refused> {
@@ -600,6 +662,12 @@ impl Scene {
         match &self.state {
             State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
             State::Waiting | State::Scanned(_) => {
+                if let Some(step) = &self.caution.number {
+                    let picked = match_number.ok_or(Refused::NumberMissing)?;
+                    if let Some(mistaken) = self.mistaken(step, picked, scan, rng) {
+                        return mistaken;
+                    }
+                }
                 profile.avatar = scan.avatar.map(Avatar::Uploaded).or(profile.avatar);
                 let confirmation = Confirmation {
                     scan: scan.clone(),
@@ -608,18 +676,50 @@ impl Scene {
                     redeemed: false,
                     settled: false,
                 };
-                Ok(self.visibly(State::Confirmed(confirmation), rng))
+                Ok(Outcome::Visible(self.visibly(State::Confirmed(confirmation), rng)))
             }
             State::Confirmed(_) => Ok(Outcome::Repeated),
             State::Declined(_) | State::Cancelled(_) => Err(self.already_finished(life)),
         }
     }
 
+    /// What a number makes of it that is not the one on the browser's screen. The same one again, perhaps of a retry, costs no try.
+    fn mistaken(
+        &self,
+        step: &NumberStep,
+        picked: MatchNumber,
+        scan: &Scan,
+        rng: &mut impl CryptoRng,
+    ) -> Option<Result<Outcome, Refused>> {
+        if step.is_right(picked) {
+            return None;
+        }
+        if step.was_wrong(picked) {
+            return Some(Err(Refused::WrongNumber));
+        }
+        let next = match step.after_wrong(picked) {
+            Some(step) => {
+                let held = Self {
+                    caution: Caution {
+                        number: Some(step),
+                        ..self.caution.clone()
+                    },
+                    ..self.clone()
+                };
+                held.with(self.state.clone(), rng)
+            }
+            None => self.visibly(State::Declined(scan.clone()), rng),
+        };
+        Some(Ok(Outcome::Mistaken(next, Refused::WrongNumber)))
+    }
+
     fn declined(&self, token: &ConfirmToken, life: Life, rng: &mut impl CryptoRng) -> Result<Outcome, Refused> {
         let scan = self.scan_of(token)?;
         match &self.state {
             State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
-            State::Waiting | State::Scanned(_) => Ok(self.visibly(State::Declined(scan.clone()), rng)),
+            State::Waiting | State::Scanned(_) => {
+                Ok(Outcome::Visible(self.visibly(State::Declined(scan.clone()), rng)))
+            }
             State::Declined(_) => Ok(Outcome::Repeated),
             State::Confirmed(_) | State::Cancelled(_) => Err(self.already_finished(life)),
         }
@@ -631,8 +731,10 @@ impl Scene {
         }
         match &self.state {
             State::Waiting | State::Scanned(_) if life.is_past_deadline() => Ok(Outcome::Repeated),
-            State::Waiting => Ok(self.visibly(State::Cancelled(None), rng)),
-            State::Scanned(scan) => Ok(self.visibly(State::Cancelled(Some(scan.clone())), rng)),
+            State::Waiting => Ok(Outcome::Visible(self.visibly(State::Cancelled(None), rng))),
+            State::Scanned(scan) => Ok(Outcome::Visible(
+                self.visibly(State::Cancelled(Some(scan.clone())), rng),
+            )),
             State::Cancelled(_) => Ok(Outcome::Repeated),
             State::Confirmed(_) | State::Declined(_) => Err(self.already_finished(life)),
         }
@@ -693,11 +795,11 @@ impl Scene {
         Refused::AlreadyFinished(self.state_name(life))
     }
 
-    fn visibly(&self, state: State, rng: &mut impl CryptoRng) -> Outcome {
+    fn visibly(&self, state: State, rng: &mut impl CryptoRng) -> Scene {
         let mut next = self.with(state, rng);
         next.version += 1;
         next.event_id = EventId::random(rng);
-        Outcome::Visible(next)
+        next
     }
 
     fn hidden(&self, state: State, rng: &mut impl CryptoRng) -> Outcome {

@@ -357,7 +357,7 @@ pub async fn apply<'a>(
 ) -> Result<Applied, ApplyError> {
     let durable = !matches!(durability, Durability::Ordinary);
     for _ in 0..ATTEMPTS {
-        let (next, changed) = match seen.scene.apply(action(), seen.life(), rng) {
+        let (next, mistaken, changed) = match seen.scene.apply(action(), seen.life(), rng) {
             Err(refused) => {
                 let write_id = seen.scene.write_id;
                 seen = Box::pin(certain(store, seen)).await?.ok_or(ApplyError::NotFound)?;
@@ -366,9 +366,10 @@ pub async fn apply<'a>(
                 }
                 continue;
             }
-            Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => (next, true),
+            Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => (next, None, true),
+            Ok(Outcome::Mistaken(next, refused)) => (next, Some(refused), true),
             // Its reply may have been lost before it counted.
-            Ok(Outcome::Repeated) if durable && seen.scene.is_unsettled() => (seen.scene.clone(), false),
+            Ok(Outcome::Repeated) if durable && seen.scene.is_unsettled() => (seen.scene.clone(), None, false),
             Ok(Outcome::Repeated) => {
                 let scene = seen.scene.clone();
                 return Ok(Applied {
@@ -396,7 +397,7 @@ pub async fn apply<'a>(
             granted,
         };
         match replaced {
-            Ok(Replaced::Written) => return Ok(applied),
+            Ok(Replaced::Written) => return mistaken.map_or(Ok(applied), |refused| Err(refused.into())),
             Ok(Replaced::Unreplicated) => return Err(ApplyError::Unreplicated(Box::new(applied))),
             Ok(Replaced::Late) => return Err(Refused::Expired.into()),
             Ok(Replaced::Absent) => return Err(ApplyError::NotFound),

@@ -11,6 +11,7 @@ use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::PublicUrl;
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
+use crate::login::entry::{EntryScenes, NumberMatching};
 use crate::login::{Client, Clients};
 use crate::oidc::SigningKeys;
 use crate::store::redis::RedisSettings;
@@ -263,6 +264,8 @@ impl Settings {
                 .collect(),
             mini_program: mini_program.appid.clone(),
             avatar_hosts: super::file::avatar_hosts(),
+            entry_scenes: EntryScenes::default(),
+            number_matching: NumberMatching::Off,
         };
         Ok(Some((client, !described)))
     }

@@ -1,5 +1,6 @@
 //! The optional TOML file: the same settings as defaults, and the tables for several sites and Mini Programs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -8,6 +9,7 @@ use toml::Value;
 use super::check::{only, read_file, secret_of};
 use super::{ConfigError, no_setting, wrong};
 use crate::login::Client;
+use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
 use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, MiniProgram};
 
@@ -35,6 +37,10 @@ struct ClientTable {
     mini_program: Option<String>,
     #[serde(default = "avatar_hosts")]
     avatar_hosts: Vec<String>,
+    #[serde(default)]
+    number_matching: NumberMatching,
+    #[serde(default)]
+    entry_scenes: BTreeMap<String, Verdict>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,6 +161,12 @@ impl ClientTable {
             origins: self.origins.clone(),
             mini_program: program.appid.clone(),
             avatar_hosts: self.avatar_hosts.clone(),
+            number_matching: self.number_matching,
+            entry_scenes: EntryScenes::default().with(&self.entry_scenes).map_err(|name| {
+                wrong(format!(
+                    "client {id}: entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other or typed"
+                ))
+            })?,
         })
     }
 }

@@ -12,7 +12,7 @@ use super::peer::Peer;
 use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
 use crate::login::{UploadedAvatar, media_type_of_avatar};
-use crate::scene::{Avatar, AvatarId, BrowserDescription, ConfirmToken, Scene, SceneId, StateName};
+use crate::scene::{Avatar, AvatarId, BrowserDescription, ConfirmToken, MatchNumber, Scene, SceneId, StateName};
 
 /// What `chooseAvatar` gives, compressed, is far smaller.
 pub(super) const AVATAR_BYTES: usize = 64 * 1024;
@@ -20,9 +20,7 @@ pub(super) const AVATAR_BYTES: usize = 64 * 1024;
 #[derive(Debug, Deserialize)]
 pub(super) struct ScanRequest {
     code: String,
-    /// Read so that a wrong type is refused; no client asks for it.
-    #[serde(rename = "entry_scene")]
-    _entry_scene: Option<i64>,
+    entry_scene: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,6 +31,10 @@ pub(super) struct ScanReply {
     requested_at: String,
     requested_seconds_ago: u64,
     expires_in: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    match_choices: Option<Vec<MatchNumber>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,11 +52,12 @@ pub(super) async fn scan(
     State(state): State<AppState>,
     peer: Peer,
     SceneOf(id): SceneOf,
+    headers: HeaderMap,
     Json(request): Json<ScanRequest>,
 ) -> Result<axum::Json<ScanReply>, Problem> {
     let scan = state
         .lifecycle
-        .while_there_is_time(state.login.scan(&id, &request.code, peer.ip));
+        .while_there_is_time(state.login.scan(&id, &request.code, request.entry_scene, peer.ip));
     let scanned = state.load.carry(Work::Scan, scan).await?;
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),
@@ -68,15 +71,31 @@ pub(super) async fn scan(
         requested_at: rfc3339(scanned.requested_at),
         requested_seconds_ago: scanned.requested_ago.as_secs(),
         expires_in: whole_seconds(scanned.expires_in),
+        warning: scanned.caution.warned.then(|| warning(&headers)),
+        match_choices: scanned.caution.number.map(|step| step.choices().to_vec()),
     }))
+}
+
+/// What the phone shows to somebody who did not scan a screen with the camera, in the first of our languages that it names.
+fn warning(headers: &HeaderMap) -> &'static str {
+    let languages = headers
+        .get(header::ACCEPT_LANGUAGE)
+        .and_then(|value| value.to_str().ok());
+    let languages = languages.unwrap_or_default().split(',').map(str::trim_start);
+    let first = languages
+        .clone()
+        .find(|language| language.starts_with("zh") || language.starts_with("en"));
+    if first.is_some_and(|language| language.starts_with("en")) {
+        "You did not scan this code from a screen with the camera. If somebody sent it to you, it logs them in as you: decline."
+    } else {
+        "您不是用相机对着屏幕扫码进入的。如果这个码是别人发给您的，确认后对方将以您的身份登录，请拒绝。"
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ConfirmRequest {
     profile: Option<ProfileRequest>,
-    /// Read so that a wrong type is refused; no client asks for it.
-    #[serde(rename = "match_number")]
-    _match_number: Option<String>,
+    match_number: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,10 +118,14 @@ pub(super) async fn confirm(
     Json(request): Json<ConfirmRequest>,
 ) -> Result<axum::Json<AnswerReply>, Problem> {
     let ProfileRequest { nickname, avatar_url } = request.profile.unwrap_or_default();
+    let match_number = request.match_number.as_deref().map(|text| {
+        MatchNumber::parse(text).ok_or_else(|| Problem::invalid("match_number must be two digits, as a string."))
+    });
+    let match_number = match_number.transpose()?;
     let token = confirm_token(&headers);
     let confirm = state
         .login
-        .confirm(&id, token.as_ref(), nickname.as_deref(), avatar_url);
+        .confirm(&id, token.as_ref(), nickname.as_deref(), avatar_url, match_number);
     let scene = state.load.carry(Work::Finish, confirm).await?;
     Ok(answer(&scene, StateName::Confirmed))
 }

@@ -66,6 +66,8 @@ codes! {
     ScannedByAnother "scanned_by_another" CONFLICT "Another person scanned first",
     AlreadyFinished "already_finished" CONFLICT "The scene has ended",
     Expired "expired" GONE "The scene's time is over",
+    EntrySceneRefused "entry_scene_refused" FORBIDDEN "This site takes no scan that came so",
+    WrongMatchNumber "wrong_match_number" FORBIDDEN "Not the number on the screen",
     WechatBlockedUser "wechat_blocked_user" FORBIDDEN "WeChat blocked this login",
     WechatQuota "wechat_quota" TOO_MANY_REQUESTS "WeChat's quota is used up for now",
     WechatUnavailable "wechat_unavailable" SERVICE_UNAVAILABLE "WeChat can't be reached",
@@ -231,6 +233,14 @@ impl From<Error> for Problem {
             Error::ConfirmToken => Self::new(
                 Code::ConfirmTokenRequired,
                 "Send the confirm_token of the last scan as Authorization: Bearer; scanning again gives a new one.",
+            ),
+            Error::EntrySceneRefused => Self::new(
+                Code::EntrySceneRefused,
+                "Scan the code with the camera, from the screen that shows it: this site takes no code that was passed on.",
+            ),
+            Error::WrongNumber => Self::new(
+                Code::WrongMatchNumber,
+                "Look at the browser's screen once more. After a second wrong number the login is declined.",
             ),
             Error::ScannedByAnother => Self::new(
                 Code::ScannedByAnother,

@@ -16,7 +16,7 @@ use super::peer::Peer;
 use super::problem::Problem;
 use crate::hub::{Change, Told};
 use crate::login::{Error, Start};
-use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, SceneId, StateName};
+use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, MatchNumber, SceneId, StateName};
 
 /// No long-poll waits longer.
 const WAIT_MOST: Duration = Duration::from_secs(30);
@@ -273,6 +273,8 @@ pub(super) struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    match_number: Option<MatchNumber>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<ProfileView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
@@ -306,6 +308,7 @@ impl View {
             },
             expires_at: rfc3339(scene.expires_at),
             reason: told.reason().map(crate::hub::Reason::as_str),
+            match_number: told.public().and_then(|public| public.match_number),
             profile: profile.map(|profile| ProfileView {
                 nickname: profile.nickname.clone(),
                 avatar_url: profile

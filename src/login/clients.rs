@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
+use super::entry::{EntryScenes, NumberMatching};
+
 /// One site (an OAuth client).
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -22,6 +24,10 @@ pub struct Client {
     pub origins: Vec<String>,
     /// The AppID of the Mini Program that asks its people.
     pub mini_program: String,
+    /// What becomes of a phone by how it came to the code.
+    pub entry_scenes: EntryScenes,
+    /// Whether the browser shows a number that the person picks on the phone.
+    pub number_matching: NumberMatching,
     /// Hosts that a phone may name an avatar on; `*.` stands for any subdomain.
     pub avatar_hosts: Vec<String>,
 }
@@ -123,6 +129,8 @@ mod tests {
             redirect_uris: vec!["https://blog.example/callback".to_owned()],
             origins: vec!["https://www.blog.example".to_owned()],
             mini_program: "wx0".to_owned(),
+            entry_scenes: EntryScenes::default(),
+            number_matching: NumberMatching::Off,
             avatar_hosts: vec!["*.qlogo.cn".to_owned(), "blog.example".to_owned()],
         }
     }

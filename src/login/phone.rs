@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::entry::Verdict;
 use super::nickname;
 use super::{Client, Error, Login};
 use crate::entropy::os_rng;
 use crate::limits::{Rule, octets};
 use crate::scene::{
-    Action, Avatar, AvatarId, BrowserDescription, ConfirmToken, Life, Person, Profile, Scene, SceneId, StateName,
+    Action, Avatar, AvatarId, BrowserDescription, Caution, ConfirmToken, Life, MatchNumber, Person, Profile, Scene,
+    SceneId, State, StateName,
 };
 use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
 use crate::wechat::client as wechat;
@@ -35,6 +37,8 @@ pub struct Scanned<'a> {
     pub requested_ago: Duration,
     /// How long the person has left to answer.
     pub expires_in: Duration,
+    /// What they are held to.
+    pub caution: Caution,
 }
 
 /// An avatar kept for the scene.
@@ -46,7 +50,13 @@ impl Login {
     ///
     /// # Errors
     /// [`Error`]; of [`Error::InvalidWxCode`] a fresh `wx.login` code helps.
-    pub async fn scan(&self, id: &SceneId, wx_code: &str, address: IpAddr) -> Result<Scanned<'_>, Error> {
+    pub async fn scan(
+        &self,
+        id: &SceneId,
+        wx_code: &str,
+        entry_scene: Option<i64>,
+        address: IpAddr,
+    ) -> Result<Scanned<'_>, Error> {
         let address = octets(address);
         let (admitted, found) = tokio::join!(self.limits.take(Rule::ScansPerAddress, &address), self.find_settled(id));
         admitted?;
@@ -62,13 +72,22 @@ impl Login {
         if !has_form_of_wx_code(wx_code) {
             return Err(Error::InvalidWxCode(None));
         }
-        self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
         let client = self.client(&seen.scene.client_id)?;
+        let verdict = client.entry_scenes.verdict(entry_scene);
+        // Of whoever scans again the first scan's verdict stands.
+        if verdict == Verdict::Refuse && matches!(seen.scene.state, State::Waiting) {
+            self.step("entry_scene_refused");
+            return Err(Error::EntrySceneRefused);
+        }
+        self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
         let person = self.person(client, wx_code).await?;
         let confirm_token = ConfirmToken::random(&mut os_rng());
+        let warned = verdict == Verdict::Warn;
         let scan = || Action::Scan {
             person: person.clone(),
             confirm_token: confirm_token.digest(),
+            warned,
+            asks_number: client.number_matching.asks(warned),
         };
         let Applied { before, scene, .. } =
             apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await?;
@@ -83,6 +102,7 @@ impl Login {
             requested_at: scene.created_at,
             requested_ago,
             expires_in,
+            caution: scene.caution,
         })
     }
 
@@ -139,6 +159,7 @@ impl Login {
         token: Option<&ConfirmToken>,
         nickname: Option<&str>,
         avatar_url: Option<String>,
+        match_number: Option<MatchNumber>,
     ) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
         let profile = self.profile(&seen.scene, nickname, avatar_url)?;
@@ -147,6 +168,7 @@ impl Login {
             let confirm = || Action::Confirm {
                 token: &token,
                 profile: profile.clone(),
+                match_number,
             };
             apply(&*store, seen, Durability::Durable, &mut os_rng(), confirm).await
         };

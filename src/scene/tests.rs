@@ -38,6 +38,7 @@ impl Login {
             },
             browser: BrowserDescription::default(),
             state: State::Waiting,
+            caution: Caution::default(),
             unknown: BTreeMap::new(),
         };
         Self {
@@ -53,6 +54,8 @@ impl Login {
         let steps: &[Try] = match name {
             "waiting" => &[],
             "scanned" => &[Try::Scan],
+            "asked" => &[Try::ScanAndBeAsked],
+            "asked again" => &[Try::ScanAndBeAsked, Try::PickWrong],
             "confirmed" => &[Try::Scan, Try::Confirm],
             "redeemed" => &[Try::Scan, Try::Confirm, Try::Redeem],
             "declined" => &[Try::Scan, Try::Decline],
@@ -62,7 +65,7 @@ impl Login {
         };
         for step in steps {
             match login.tries(*step, FRESH) {
-                Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => login.scene = next,
+                Ok(Outcome::Visible(next) | Outcome::Hidden(next) | Outcome::Mistaken(next, _)) => login.scene = next,
                 other => panic!("{step:?} to {name}: {other:?}"),
             }
         }
@@ -73,7 +76,7 @@ impl Login {
         let stranger = ConfirmToken::random(&mut self.rng);
         let other_browser = BrowserSecret::random(&mut self.rng);
         let code = AuthorizationCode::derive(self.scene.id, self.scene.event_id, &self.browser);
-        let (token, profile) = (&self.token, Profile::default());
+        let token = &self.token;
         let scan = |openid: &str, unionid: Option<&str>| Action::Scan {
             person: Person {
                 appid: "wx0".to_owned(),
@@ -81,6 +84,23 @@ impl Login {
                 unionid: unionid.map(ToOwned::to_owned),
             },
             confirm_token: self.token.digest(),
+            warned: false,
+            asks_number: step == Try::ScanAndBeAsked,
+        };
+        let pick = |match_number| Action::Confirm {
+            token,
+            profile: Profile::default(),
+            match_number,
+        };
+        let number = self.scene.caution.number.as_ref();
+        let wrong = |n| {
+            number.and_then(|step| {
+                step.choices()
+                    .iter()
+                    .filter(|choice| !step.is_right(**choice))
+                    .nth(n)
+                    .copied()
+            })
         };
         let action = match step {
             Try::Scan => scan("alice", None),
@@ -90,7 +110,11 @@ impl Login {
                 token,
                 avatar: AvatarId::random(&mut self.rng),
             },
-            Try::Confirm => Action::Confirm { token, profile },
+            Try::ScanAndBeAsked => scan("alice", None),
+            Try::Confirm => pick(None),
+            Try::PickRight => pick(number.map(NumberStep::right)),
+            Try::PickWrong => pick(wrong(0)),
+            Try::PickOtherWrong => pick(wrong(1)),
             Try::Decline => Action::Decline { token },
             Try::Cancel => Action::Cancel {
                 browser_secret: &self.browser,
@@ -98,7 +122,8 @@ impl Login {
             Try::Redeem => Action::Redeem(redemption(&code)),
             Try::StrangerConfirms => Action::Confirm {
                 token: &stranger,
-                profile,
+                profile: Profile::default(),
+                match_number: number.map(NumberStep::right),
             },
             Try::StrangerDeclines => Action::Decline { token: &stranger },
             Try::StrangerKeepsAvatar => Action::KeepAvatar {
@@ -126,10 +151,14 @@ fn redemption(code: &AuthorizationCode) -> Redemption<'_> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Try {
     Scan,
+    ScanAndBeAsked,
     ScanWithUnionid,
     ScanByAnother,
     KeepAvatar,
     Confirm,
+    PickRight,
+    PickWrong,
+    PickOtherWrong,
     Decline,
     Cancel,
     Redeem,
@@ -139,12 +168,16 @@ enum Try {
     StrangerCancels,
 }
 
-const TRIES: [Try; 12] = [
+const TRIES: [Try; 16] = [
     Try::Scan,
+    Try::ScanAndBeAsked,
     Try::ScanWithUnionid,
     Try::ScanByAnother,
     Try::KeepAvatar,
     Try::Confirm,
+    Try::PickRight,
+    Try::PickWrong,
+    Try::PickOtherWrong,
     Try::Decline,
     Try::Cancel,
     Try::Redeem,
@@ -159,6 +192,9 @@ fn told(outcome: &Result<Outcome, Refused>) -> String {
         Ok(Outcome::Visible(next)) => format!("-> {}", next.state_name(FRESH).as_str()),
         Ok(Outcome::Hidden(_)) => "hidden".to_owned(),
         Ok(Outcome::Repeated) => "repeated".to_owned(),
+        Ok(Outcome::Mistaken(next, _)) => format!("wrong, {}", next.state_name(FRESH).as_str()),
+        Err(Refused::NumberMissing) => "missing".to_owned(),
+        Err(Refused::WrongNumber) => "wrong".to_owned(),
         Err(Refused::WrongSecret) => "secret".to_owned(),
         Err(Refused::ScannedByAnother) => "another".to_owned(),
         Err(Refused::AlreadyFinished(_)) => "finished".to_owned(),
@@ -173,27 +209,30 @@ fn told(outcome: &Result<Outcome, Refused>) -> String {
 #[rustfmt::skip]
 fn each_action_meets_each_state_as_the_table_says() {
     use Try::*;
-    let columns = ["waiting", "scanned", "confirmed", "redeemed", "declined", "cancelled", "cancelled after the scan"];
-    let in_time: [(Try, [&str; 7]); 12] = [
-        (Scan,                ["-> scanned",   "hidden",       "finished", "finished", "finished", "finished", "finished"]),
-        (ScanWithUnionid,     ["-> scanned",   "hidden",       "finished", "finished", "finished", "finished", "finished"]),
-        (ScanByAnother,       ["-> scanned",   "another",      "finished", "finished", "finished", "finished", "finished"]),
-        (KeepAvatar,          ["secret",       "hidden",       "finished", "finished", "finished", "secret",   "finished"]),
-        (Confirm,             ["secret",       "-> confirmed", "repeated", "repeated", "finished", "secret",   "finished"]),
-        (Decline,             ["secret",       "-> declined",  "finished", "finished", "repeated", "secret",   "finished"]),
-        (Cancel,              ["-> cancelled", "-> cancelled", "finished", "finished", "finished", "repeated", "repeated"]),
-        (Redeem,              ["no grant",     "no grant",     "hidden",   "used",     "no grant", "no grant", "no grant"]),
-        (StrangerConfirms,    ["secret"; 7]),
-        (StrangerDeclines,    ["secret"; 7]),
-        (StrangerKeepsAvatar, ["secret"; 7]),
-        (StrangerCancels,     ["secret"; 7]),
+    let columns = ["waiting", "scanned", "asked", "asked again", "confirmed", "redeemed", "declined", "cancelled", "cancelled after the scan"];
+    let in_time: [(Try, [&str; 9]); 16] = [
+        (Scan,                ["-> scanned",   "hidden",       "hidden",          "hidden",          "finished", "finished", "finished", "finished", "finished"]),
+        (ScanAndBeAsked,      ["-> scanned",   "hidden",       "hidden",          "hidden",          "finished", "finished", "finished", "finished", "finished"]),
+        (ScanWithUnionid,     ["-> scanned",   "hidden",       "hidden",          "hidden",          "finished", "finished", "finished", "finished", "finished"]),
+        (ScanByAnother,       ["-> scanned",   "another",      "another",         "another",         "finished", "finished", "finished", "finished", "finished"]),
+        (KeepAvatar,          ["secret",       "hidden",       "hidden",          "hidden",          "finished", "finished", "finished", "secret",   "finished"]),
+        (Confirm,             ["secret",       "-> confirmed", "missing",         "missing",         "repeated", "repeated", "finished", "secret",   "finished"]),
+        (PickRight,           ["secret",       "-> confirmed", "-> confirmed",    "-> confirmed",    "repeated", "repeated", "finished", "secret",   "finished"]),
+        (PickWrong,           ["secret",       "-> confirmed", "wrong, scanned",  "wrong",           "repeated", "repeated", "finished", "secret",   "finished"]),
+        (PickOtherWrong,      ["secret",       "-> confirmed", "wrong, scanned",  "wrong, declined", "repeated", "repeated", "finished", "secret",   "finished"]),
+        (Decline,             ["secret",       "-> declined",  "-> declined",     "-> declined",     "finished", "finished", "repeated", "secret",   "finished"]),
+        (Cancel,              ["-> cancelled", "-> cancelled", "-> cancelled",    "-> cancelled",    "finished", "finished", "finished", "repeated", "repeated"]),
+        (Redeem,              ["no grant",     "no grant",     "no grant",        "no grant",        "hidden",   "used",     "no grant", "no grant", "no grant"]),
+        (StrangerConfirms,    ["secret"; 9]),
+        (StrangerDeclines,    ["secret"; 9]),
+        (StrangerKeepsAvatar, ["secret"; 9]),
+        (StrangerCancels,     ["secret"; 9]),
     ];
     // What the deadline changes: only what is still open, never what is final.
     let after_the_deadline = |step: Try, column: &str, in_time: &'static str| match (column, step) {
-        ("waiting" | "scanned", Scan | ScanWithUnionid | ScanByAnother) | ("scanned", KeepAvatar | Confirm | Decline) => {
-            "expired"
-        }
-        ("waiting" | "scanned", Cancel) => "repeated",
+        ("waiting" | "scanned" | "asked" | "asked again", Scan | ScanAndBeAsked | ScanWithUnionid | ScanByAnother)
+        | ("scanned" | "asked" | "asked again", KeepAvatar | Confirm | PickRight | PickWrong | PickOtherWrong | Decline) => "expired",
+        ("waiting" | "scanned" | "asked" | "asked again", Cancel) => "repeated",
         _ => in_time,
     };
     for (step, expected) in in_time {
@@ -217,6 +256,33 @@ fn a_refusal_names_the_state_that_refuses() {
         let refused = Login::in_state(state).tries(Try::ScanByAnother, LATE);
         assert_eq!(refused, Err(Refused::AlreadyFinished(name)), "even after the deadline");
     }
+}
+
+#[test]
+fn the_number_is_told_to_the_browser_while_it_is_asked_for_and_stays_the_same_however_the_phone_scans_again() {
+    let number = |login: &Login| login.scene.public_state(FRESH).match_number;
+    let mut login = Login::in_state("asked");
+    let asked = login.scene.caution.number.clone().unwrap();
+    assert_eq!(number(&login), Some(asked.right()));
+    for again in [Try::Scan, Try::ScanAndBeAsked, Try::ScanWithUnionid] {
+        let Ok(Outcome::Hidden(next)) = login.tries(again, FRESH) else {
+            panic!("{again:?}");
+        };
+        assert_eq!(next.caution, login.scene.caution);
+    }
+    for (last, is_told) in [(Try::PickWrong, true), (Try::PickOtherWrong, false)] {
+        let Ok(Outcome::Mistaken(next, Refused::WrongNumber)) = login.tries(last, FRESH) else {
+            panic!("{last:?}");
+        };
+        login.scene = next;
+        assert_eq!(number(&login).is_some(), is_told, "{last:?}");
+    }
+    assert_eq!(
+        login.tries(Try::PickRight, FRESH),
+        Err(Refused::AlreadyFinished(StateName::Declined))
+    );
+    assert_eq!(number(&Login::in_state("scanned")), None);
+    assert_eq!(number(&Login::in_state("confirmed")), None);
 }
 
 #[test]
@@ -304,7 +370,16 @@ fn a_redemption_needs_everything_right() {
 
 #[test]
 fn a_record_comes_back_as_it_was_and_keeps_what_it_does_not_know() {
-    for state in ["waiting", "scanned", "confirmed", "redeemed", "declined", "cancelled"] {
+    for state in [
+        "waiting",
+        "scanned",
+        "asked",
+        "asked again",
+        "confirmed",
+        "redeemed",
+        "declined",
+        "cancelled",
+    ] {
         let scene = Login::in_state(state).scene;
         let mut json = serde_json::to_value(&scene).unwrap();
         json["of_a_later_version"] = serde_json::json!({"kept": true});
@@ -323,7 +398,7 @@ proptest! {
     fn no_order_of_actions_breaks_the_rules(steps in prop::collection::vec((0..TRIES.len(), 0_u64..20), 1..40)) {
         let mut login = Login::waiting();
         let mut life = FRESH;
-        let mut redemptions = 0;
+        let (mut redemptions, mut wrong) = (0, 0);
         for (step, seconds) in steps {
             let step = TRIES[step];
             life = life.after(Duration::from_secs(seconds));
@@ -341,6 +416,8 @@ proptest! {
                     prop_assert_eq!(next.version, before.version + 1);
                     prop_assert_ne!(next.event_id, before.event_id);
                     prop_assert_ne!(next.write_id, before.write_id);
+                    let unasked = before.caution.number.is_none() || step == Try::PickRight;
+                    prop_assert!(next.state_name(life) != StateName::Confirmed || unasked, "{step:?} passed for the number");
                     login.scene = next;
                 }
                 Ok(Outcome::Hidden(next)) => {
@@ -349,6 +426,15 @@ proptest! {
                     prop_assert_ne!(next.write_id, before.write_id);
                     prop_assert_eq!(next.state_name(life), was);
                     redemptions += u32::from(step == Try::Redeem);
+                    login.scene = next;
+                }
+                Ok(Outcome::Mistaken(next, refused)) => {
+                    prop_assert_eq!((was, refused), (StateName::Scanned, Refused::WrongNumber));
+                    prop_assert_ne!(next.write_id, before.write_id);
+                    let is_second = next.state_name(life) == StateName::Declined;
+                    prop_assert_eq!(next.version, before.version + u64::from(is_second));
+                    wrong += 1;
+                    prop_assert_eq!(is_second, wrong == 2);
                     login.scene = next;
                 }
                 Ok(Outcome::Repeated) | Err(_) => {}

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use super::super::*;
 use crate::scene::{
-    Authorization, BrowserDescription, ConfirmToken, EventId, Life, Person, Scan, Scene, State, StateName, WriteId,
+    Authorization, BrowserDescription, Caution, ConfirmToken, EventId, Life, Person, Scan, Scene, State, StateName,
+    WriteId,
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{Created, Found, Grant, News, Replaced, SceneStore, Stored, Write};
@@ -95,6 +96,7 @@ impl Place {
             authorization: Authorization::default(),
             browser: BrowserDescription::default(),
             state: State::Waiting,
+            caution: Caution::default(),
             unknown: BTreeMap::new(),
         };
         self.store.inner.create(&scene, Life::of_new(TTL)).await.unwrap();

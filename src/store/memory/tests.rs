@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::scene::{Authorization, BrowserDescription, BrowserSecret, EventId, GRACE, State as SceneState};
+use crate::scene::{Authorization, BrowserDescription, BrowserSecret, Caution, EventId, GRACE, State as SceneState};
 
 const TTL: Duration = Duration::from_mins(2);
 
@@ -23,6 +23,7 @@ fn scene(rng: &mut StdRng) -> Scene {
         authorization: Authorization::default(),
         browser: BrowserDescription::default(),
         state: SceneState::Waiting,
+        caution: Caution::default(),
         unknown: BTreeMap::new(),
     }
 }

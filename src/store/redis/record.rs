@@ -43,7 +43,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::scene::{Authorization, BrowserDescription, BrowserSecret, EventId, State};
+    use crate::scene::{Authorization, BrowserDescription, BrowserSecret, Caution, EventId, State};
 
     fn scene() -> Scene {
         let mut rng = StdRng::seed_from_u64(1);
@@ -61,6 +61,7 @@ mod tests {
             authorization: Authorization::default(),
             browser: BrowserDescription::default(),
             state: State::Waiting,
+            caution: Caution::default(),
             unknown: BTreeMap::from([("later".to_owned(), serde_json::json!({"a": [1, 2]}))]),
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use scanlogin::entropy::os_rng;
 use scanlogin::scene::{
-    Action, Authorization, AuthorizationCode, BrowserDescription, BrowserSecret, ConfirmToken, EventId, Life, Person,
-    Profile, Redemption, Scene, SceneId, State, WriteId,
+    Action, Authorization, AuthorizationCode, BrowserDescription, BrowserSecret, Caution, ConfirmToken, EventId, Life,
+    Person, Profile, Redemption, Scene, SceneId, State, WriteId,
 };
 use scanlogin::store::memory::MemoryStore;
 use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
@@ -142,6 +142,7 @@ impl Login {
             authorization: Authorization::default(),
             browser: BrowserDescription::default(),
             state: State::Waiting,
+            caution: Caution::default(),
             unknown: BTreeMap::new(),
         };
         let token = ConfirmToken::random(rng);
@@ -185,6 +186,8 @@ impl Login {
                 unionid: None,
             },
             confirm_token: self.token.digest(),
+            warned: false,
+            asks_number: false,
         })
         .await
     }
@@ -193,6 +196,7 @@ impl Login {
         self.act(store, Durability::Durable, || Action::Confirm {
             token: &self.token,
             profile: Profile::default(),
+            match_number: None,
         })
         .await
     }

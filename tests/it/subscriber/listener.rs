@@ -149,6 +149,7 @@ pub(super) fn state_of_version(version: u64) -> PublicState {
         version,
         event_id: EventId::NONE,
         state: StateName::Scanned,
+        match_number: None,
         profile: Profile::default(),
         code_left_ms: 0,
     }

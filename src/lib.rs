@@ -30,7 +30,7 @@
 //! | [`store`] | Redis: its keys, scripts and failures; and the same promises kept in memory |
 //! | [`scene`], [`rate`] | the rules |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
-//! | [`telemetry`], [`entropy`] | logs and metrics; randomness |
+//! | [`telemetry`], [`entropy`], [`hardening`] | logs and metrics; randomness; what others may see of the process |
 //!
 //! # What always holds
 //!
@@ -45,6 +45,7 @@
 pub mod app;
 pub mod config;
 pub mod entropy;
+pub mod hardening;
 pub mod http;
 pub mod hub;
 pub mod keys;

@@ -144,7 +144,7 @@ impl From<ApplyError> for Error {
             ApplyError::NotFound => Self::UnknownScene,
             ApplyError::Unreplicated(_) => Self::Unreplicated,
             ApplyError::Unknown(_, error) | ApplyError::Store(error) => Self::Store(error),
-            ApplyError::Refused(refused) => match refused {
+            ApplyError::Refused(refused) | ApplyError::Mistaken(_, refused) => match refused {
                 Refused::WrongSecret => Self::ConfirmToken,
                 Refused::ScannedByAnother => Self::ScannedByAnother,
                 Refused::AlreadyFinished(state) => Self::AlreadyFinished(state),

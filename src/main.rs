@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use scanlogin::app::App;
 use scanlogin::config::{Cli, Command, ConfigError, KeysCommand};
+use scanlogin::hardening;
 use scanlogin::keys;
 use scanlogin::telemetry::Logs;
 use scanlogin::wechat::simulator;
@@ -38,11 +39,13 @@ async fn run() -> anyhow::Result<()> {
         }) => keys::new(alg, out.as_deref()),
         Some(Command::Simulate(args)) => {
             let _logs = Logs::init(false)?;
+            hardening::keep_memory_private();
             Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
         }
         None => {
             let config = cli.settings.check(&tables)?;
             let logs = Logs::init(config.log_json)?;
+            hardening::keep_memory_private();
             // Heard from before the first request on.
             let asked = until_asked_to_end()?;
             App::start(config, &logs).await?.run(asked).await

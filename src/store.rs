@@ -300,6 +300,9 @@ pub enum ApplyError {
     /// The rules say no.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Written; and the rules say no all the same.
+    #[error("{1}")]
+    Mistaken(Box<Applied>, #[source] Refused),
     /// Written, but no replica confirmed it in time. What was written, for whoever wants to take it back.
     #[error("written, but no replica of the store confirmed it in time")]
     Unreplicated(Box<Applied>),
@@ -397,7 +400,12 @@ pub async fn apply<'a>(
             granted,
         };
         match replaced {
-            Ok(Replaced::Written) => return mistaken.map_or(Ok(applied), |refused| Err(refused.into())),
+            Ok(Replaced::Written) => {
+                return match mistaken {
+                    None => Ok(applied),
+                    Some(refused) => Err(ApplyError::Mistaken(Box::new(applied), refused)),
+                };
+            }
             Ok(Replaced::Unreplicated) => return Err(ApplyError::Unreplicated(Box::new(applied))),
             Ok(Replaced::Late) => return Err(Refused::Expired.into()),
             Ok(Replaced::Absent) => return Err(ApplyError::NotFound),

@@ -18,6 +18,10 @@ pub struct Metrics {
     pub scenes_created_total: IntCounter,
     /// Steps of logins, by `step` (`scanned`, `confirmed`, `declined`, `not_me`, `cancelled`, `redeemed`).
     pub login_steps_total: IntCounterVec,
+    /// Logins declined, by `client` and `reason` (`no`, `not_me`, `wrong_number`): many of the last two are an attack.
+    pub declined_total: IntCounterVec,
+    /// Scans by what the site makes of how the phone came to the code, by `client` and `verdict` (`allow`, `warn`, `refuse`).
+    pub entries_total: IntCounterVec,
     /// Event streams open now.
     pub streams_open: IntGauge,
     /// Event streams ended, by `reason`.
@@ -93,6 +97,16 @@ impl Metrics {
         Ok(Self {
             scenes_created_total: counter("scenes_created_total", "Scenes started.")?,
             login_steps_total: counters("login_steps_total", "Steps of logins.", &["step"])?,
+            declined_total: counters(
+                "declined_total",
+                "Logins that a person, or a wrong number, declined.",
+                &["client", "reason"],
+            )?,
+            entries_total: counters(
+                "entries_total",
+                "Scans by what the site makes of how the phone came to the code.",
+                &["client", "verdict"],
+            )?,
             streams_open: gauge("streams_open", "Event streams open now.")?,
             streams_closed_total: counters("streams_closed_total", "Event streams ended.", &["reason"])?,
             scenes_watched: gauge("scenes_watched", "Scenes watched by this replica now.")?,

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::file::Tables;
+use super::values::{avatar_host, redirect_uri};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::PublicUrl;
 use crate::hub::StreamLimits;
@@ -188,6 +189,12 @@ impl Settings {
             .public_url
             .as_ref()
             .is_none_or(|url| url.is_loopback() && !url.is_https());
+        if !self.simulator && !self.listen.ip().is_loopback() {
+            return Err(wrong(
+                "no Mini Program is configured, and SCANLOGIN_LISTEN is not on loopback: set SCANLOGIN_WECHAT_APPID and \
+                 SCANLOGIN_WECHAT_SECRET, or say SCANLOGIN_SIMULATOR=true to let anybody log in as anybody",
+            ));
+        }
         if !self.simulator && !loopback_http {
             return Err(wrong(
                 "no Mini Program is configured, and SCANLOGIN_PUBLIC_URL is not http on loopback: set SCANLOGIN_WECHAT_APPID \
@@ -222,6 +229,9 @@ impl Settings {
         clients.extend(own.map(|(client, _)| client));
         let mut ids: Vec<&str> = clients.iter().map(|client| client.client_id.as_str()).collect();
         ids.sort_unstable();
+        for client in &clients {
+            check_addresses(client)?;
+        }
         if let Some(twice) = ids
             .windows(2)
             .find(|pair| pair.first() == pair.last())
@@ -269,6 +279,24 @@ impl Settings {
         };
         Ok(Some((client, !described)))
     }
+}
+
+/// What people are shown of a site, and sent to.
+fn check_addresses(client: &Client) -> Result<(), ConfigError> {
+    let id = &client.client_id;
+    let checked = |name: &str, value: &String, found: Result<(), &'static str>| {
+        found.map_err(|problem| wrong(format!("client {id}: {name}: {value:?} {problem}")))
+    };
+    for uri in &client.redirect_uris {
+        checked("redirect_uris", uri, redirect_uri(uri))?;
+    }
+    if let Some(url) = &client.logo_url {
+        checked("logo_url", url, redirect_uri(url))?;
+    }
+    for host in &client.avatar_hosts {
+        checked("avatar_hosts", host, avatar_host(host))?;
+    }
+    Ok(())
 }
 
 fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigError> {

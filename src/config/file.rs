@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::check::{only, read_file, secret_of};
+use super::values::origin;
 use super::{ConfigError, no_setting, wrong};
 use crate::login::Client;
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
@@ -132,6 +133,15 @@ impl Tables {
 }
 
 impl ClientTable {
+    /// As browsers write them.
+    fn origins(&self, id: &str) -> Result<Vec<String>, ConfigError> {
+        let parsed = self.origins.iter().map(|text| {
+            let parsed = origin(text).map_err(|problem| wrong(format!("client {id}: origins: {text:?}: {problem}")));
+            parsed.map(|origin| origin.as_str().to_owned())
+        });
+        parsed.collect()
+    }
+
     fn client(&self, programs: &[MiniProgram]) -> Result<Client, ConfigError> {
         let id = &self.client_id;
         let name = format!("client {id}: client_secret");
@@ -158,7 +168,7 @@ impl ClientTable {
             name: self.name.clone().unwrap_or_else(|| id.clone()),
             logo_url: self.logo_url.clone(),
             redirect_uris: self.redirect_uris.clone(),
-            origins: self.origins.clone(),
+            origins: self.origins(id)?,
             mini_program: program.appid.clone(),
             avatar_hosts: self.avatar_hosts.clone(),
             number_matching: self.number_matching,

@@ -25,7 +25,42 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     text.trim()
         .parse()
         .or_else(|_| text.trim().parse().map(single))
-        .map_err(|_| "it must be networks such as 10.0.0.0/8,fd00::/8".to_owned())
+        .ok()
+        // Who trusts everybody takes the caller's own word for where it comes from.
+        .filter(|network: &IpNet| network.prefix_len() > 0)
+        .ok_or_else(|| "it must be networks such as 10.0.0.0/8,fd00::/8, and not everybody's".to_owned())
+}
+
+/// Where a site takes people back: an address that shows whose it is.
+pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
+    let url = url::Url::parse(text).map_err(|_| "is no address; such as https://blog.example/callback")?;
+    let is_loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
+        Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
+        None => false,
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if is_loopback => {}
+        _ => return Err("must be https, or http on this machine"),
+    }
+    if url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+        return Err("must have no user and no fragment (#)");
+    }
+    Ok(())
+}
+
+/// Where people's pictures may be: a host, or `*.` and a domain that somebody can own.
+pub(super) fn avatar_host(text: &str) -> Result<(), &'static str> {
+    let host = text.strip_prefix("*.").unwrap_or(text);
+    let is_host = url::Host::parse(host).is_ok_and(|parsed| parsed.to_string() == host);
+    let is_wide = text.starts_with("*.") && !host.contains('.');
+    if is_host && !is_wide {
+        Ok(())
+    } else {
+        Err("must be a host such as img.example, or *. and a domain such as *.qlogo.cn")
+    }
 }
 
 pub(super) fn edition(text: &str) -> Result<EnvVersion, String> {

@@ -212,16 +212,102 @@ pub(super) fn describe(headers: &HeaderMap, ip: std::net::IpAddr) -> BrowserDesc
     }
 }
 
+/// Names come from a list, versions from whoever sent them: of those only what looks like one is shown on somebody's confirm screen.
 fn joined(name: &str, version: &str) -> String {
-    match (known(name), known(version)) {
+    let version = Some(version).filter(|version| is_version(version)).unwrap_or_default();
+    match (known(name), version) {
         ("", _) => "?".to_owned(),
         (name, "") => name.to_owned(),
         // Some names carry their version already.
-        (name, version) if name.contains(version) || version == "NT 10.0" => name.to_owned(),
+        (name, version) if name.contains(version) => name.to_owned(),
         (name, version) => format!("{name} {version}"),
     }
 }
 
 fn known(word: &str) -> &str {
     if word == "UNKNOWN" { "" } else { word }
+}
+
+/// Such as `143`, `10.15.7` or `14_2`.
+fn is_version(version: &str) -> bool {
+    let parts = || version.split(['.', '_']);
+    parts().count() <= 4
+        && parts().all(|part| (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn described(agent: &str) -> (String, String) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, agent.parse().unwrap());
+        let BrowserDescription { name, os, .. } = describe(&headers, Ipv4Addr::LOCALHOST.into());
+        (name, os)
+    }
+
+    #[test]
+    fn a_browser_is_known_by_its_name_and_version() {
+        let webkit = "AppleWebKit/537.36 (KHTML, like Gecko)";
+        for (agent, name, os) in [
+            (
+                "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:143.0) Gecko/20100101 Firefox/143.0".to_owned(),
+                "Firefox 143",
+                "Windows 10",
+            ),
+            (
+                format!("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) {webkit} Chrome/141.0.0.0 Safari/537.36"),
+                "Chrome 141",
+                "Mac OSX 10.15.7",
+            ),
+            (
+                format!("Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) {webkit} Chrome/141.0.0.0 Safari/537.36"),
+                "Chrome 141",
+                "ChromeOS",
+            ),
+            (
+                format!("Mozilla/5.0 (X11; CrOS WECHAT SAFETY CHECK: TAP CONFIRM) {webkit} Chrome/1 Safari/1"),
+                "Chrome 1",
+                "ChromeOS",
+            ),
+            (
+                format!("Mozilla/5.0 (X11; FreeBSD tap confirm; x) {webkit} Chrome/1 Safari/1"),
+                "Chrome 1",
+                "BSD",
+            ),
+            (
+                format!(
+                    "Mozilla/5.0 (X11; Linux x86_64) {webkit} Chrome/{} Safari/1",
+                    "1".repeat(4_000)
+                ),
+                "Chrome",
+                "Linux",
+            ),
+            ("curl/8".to_owned(), "HTTP Library", "?"),
+            (String::new(), "?", "?"),
+        ] {
+            assert_eq!(described(&agent), (name.to_owned(), os.to_owned()), "{agent:.120}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_writes_on_a_confirm_screen(
+            kind in prop::sample::select(vec!["X11; CrOS ", "X11; FreeBSD ", "Windows NT ", "Macintosh; Intel Mac OS X ", "Linux; Android "]),
+            words in "[ -~]{0,200}",
+            version in "[ -~]{0,60}",
+        ) {
+            let (name, os) = described(&format!("Mozilla/5.0 ({kind}{words}) Chrome/{version} Safari/1"));
+            for shown in [&name, &os] {
+                prop_assert!(shown.len() <= 40, "{shown}");
+                // Whatever stands behind the name is a version.
+                let foreign = |word: &str| words.contains(word) && word.len() > 3 && word.bytes().all(|byte| byte.is_ascii_lowercase());
+                prop_assert!(!shown.split(' ').any(foreign), "{shown}");
+            }
+        }
+    }
 }

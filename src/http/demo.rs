@@ -58,6 +58,7 @@ pub(super) async fn profile(
     headers: HeaderMap,
 ) -> Result<JsonReply<ProfileReply>, Problem> {
     demo_client(&state)?;
+    check_own_origin(&state, &headers)?;
     let Some(session) = state.public_url.read_cookie(&headers, SESSION) else {
         return Ok(JsonReply(ProfileReply { profile: None }));
     };

@@ -87,6 +87,7 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; frame-ancestors 'none'",
         ))
+        .layer(unless_set(header::X_FRAME_OPTIONS, "DENY"))
         .layer(unless_set(header::REFERRER_POLICY, "no-referrer"))
         .layer(unless_set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(unless_set(

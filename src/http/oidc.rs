@@ -55,8 +55,8 @@ pub(super) async fn token(
     let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
     match redeemed(&state, &headers, &form).await {
         Err(error) if error.is_failed_redemption() => {
-            // By who it says it is: what is counted is guessing.
-            let client_id = claimed_client(&headers, &form).unwrap_or_default();
+            // By the client that is guessed at, however its name is written.
+            let client_id = claimed_client(&state.login, &headers, &form).unwrap_or_default();
             let guesser = [&octets(peer.ip), client_id.as_bytes()].concat();
             state.login.limits().take(Rule::FailedRedemptions, &guesser).await?;
             Err(error)
@@ -176,12 +176,14 @@ fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Resul
     proven(Some(&encoded)).or_else(|error| proven(Some(&(id, secret))).map_err(|_| error))
 }
 
-/// The client that the request says it is of.
-fn claimed_client(headers: &HeaderMap, form: &Form) -> Option<String> {
-    let basic = basic_credentials(headers).ok().flatten();
-    basic
-        .map(|(id, _)| id)
-        .or_else(|| form.get("client_id").map(ToOwned::to_owned))
+/// The client that the request says it is of, if there is one of that name.
+fn claimed_client<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Option<&'a str> {
+    let clients = login.clients();
+    let client = match basic_credentials(headers).ok().flatten() {
+        Some((id, _)) => clients.get(&form_decoded(&id)).or_else(|| clients.get(&id)),
+        None => clients.get(form.get("client_id")?),
+    };
+    client.map(|client| client.client_id.as_str())
 }
 
 /// The client and its secret in `Authorization: Basic`, as they are there.

@@ -1,6 +1,6 @@
 //! Whose request this is, by address: the connection's, unless a proxy that we trust says otherwise.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRequestParts;
@@ -10,7 +10,10 @@ use ipnet::IpNet;
 
 use super::AppState;
 
-/// The proxies whose `X-Forwarded-For` counts.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED: &str = "forwarded";
+
+/// The proxies whose `X-Forwarded-For` and `Forwarded` (RFC 7239) count.
 #[derive(Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
@@ -37,19 +40,40 @@ impl TrustedProxies {
         }
     }
 
-    /// The rightmost hop that is not a trusted proxy: whatever stands left of it, anybody can have written.
+    /// Whom the trusted proxies name. Where they name two, by the two headers there are for it, the connection's own address.
     fn peer(&self, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
         let connected = connected.to_canonical();
         if !self.trust(connected) {
-            self.warn_if_forwarded(connected, headers);
+            if headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED) {
+                self.warn_if_near(connected);
+            }
             return connected;
         }
-        let chain = headers.get_all("x-forwarded-for").iter().rev();
-        let hops = chain.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+        let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let of_each = values(X_FORWARDED_FOR).flat_map(|value| value.split(','));
+        let by_custom = self.named(connected, of_each.collect());
+        let by_rfc_7239 = self.named(
+            connected,
+            values(FORWARDED).flat_map(elements).map(for_parameter).collect(),
+        );
+        match (headers.contains_key(X_FORWARDED_FOR), headers.contains_key(FORWARDED)) {
+            (false, false) => connected,
+            (true, false) => by_custom,
+            (false, true) => by_rfc_7239,
+            (true, true) if by_custom == by_rfc_7239 => by_custom,
+            (true, true) => {
+                self.warn_of_two(connected);
+                connected
+            }
+        }
+    }
+
+    /// The rightmost hop that is not a trusted proxy: whatever stands left of it, anybody can have written.
+    fn named(&self, connected: IpAddr, hops: Vec<&str>) -> IpAddr {
         let mut nearest = connected;
-        for hop in hops {
+        for hop in hops.into_iter().rev() {
             // What is no address was not written by a proxy of ours; the last one that was stands.
-            let Ok(ip) = hop.trim().parse::<IpAddr>() else { break };
+            let Some(ip) = address(hop) else { break };
             nearest = ip.to_canonical();
             if !self.trust(nearest) {
                 break;
@@ -63,15 +87,62 @@ impl TrustedProxies {
     }
 
     /// A proxy that nobody listed makes every browser look like itself: worth one line.
-    fn warn_if_forwarded(&self, ip: IpAddr, headers: &HeaderMap) {
+    fn warn_if_near(&self, ip: IpAddr) {
         let private = match ip {
             IpAddr::V4(v4) => v4.is_private() || v4.is_loopback(),
             IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
         };
-        if private && headers.contains_key("x-forwarded-for") && !self.warned.swap(true, Ordering::Relaxed) {
+        if private && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(%ip, "a forwarded address from a private peer is not believed; list the proxy in SCANLOGIN_TRUSTED_PROXIES");
         }
     }
+
+    fn warn_of_two(&self, ip: IpAddr) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%ip, "a proxy passes on Forwarded and X-Forwarded-For, which name different callers, so neither is believed; have it remove one");
+        }
+    }
+}
+
+/// The elements of a `Forwarded` field (RFC 7239 §4), which quoted strings may hide the commas of.
+fn elements(value: &str) -> impl Iterator<Item = &str> {
+    outside_quotes(value, ',')
+}
+
+/// What an element says of who sent the request; nothing, where it says nothing.
+fn for_parameter(element: &str) -> &str {
+    let mut pairs = outside_quotes(element, ';').filter_map(|pair| pair.split_once('='));
+    let found = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
+    let value = found.map_or("", |(_, value)| value.trim());
+    value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+        .unwrap_or(value)
+}
+
+/// The parts between separators that stand in no quoted string.
+fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    text.split(move |c| {
+        let separates = c == separator && !is_quoted;
+        is_quoted ^= c == '"' && !is_escaped;
+        is_escaped = is_quoted && c == '\\' && !is_escaped;
+        separates
+    })
+}
+
+/// An address, with a port or without.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || {
+        hop.strip_prefix('[')?
+            .strip_suffix(']')?
+            .parse::<Ipv6Addr>()
+            .ok()
+            .map(IpAddr::V6)
+    };
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 impl FromRequestParts<AppState> for Peer {
@@ -90,15 +161,22 @@ impl FromRequestParts<AppState> for Peer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn seen(forwarded: &[&str], connected: &str) -> String {
+    fn seen_by(headers: &[(&'static str, &str)], connected: &str) -> String {
         let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let mut headers = HeaderMap::new();
-        for value in forwarded {
-            headers.append("x-forwarded-for", value.parse().unwrap());
+        let mut sent = HeaderMap::new();
+        for (name, value) in headers {
+            sent.append(*name, value.parse().unwrap());
         }
-        proxies.peer(connected.parse().unwrap(), &headers).to_string()
+        proxies.peer(connected.parse().unwrap(), &sent).to_string()
+    }
+
+    fn seen(forwarded: &[&str], connected: &str) -> String {
+        let headers: Vec<_> = forwarded.iter().map(|value| (X_FORWARDED_FOR, *value)).collect();
+        seen_by(&headers, connected)
     }
 
     #[test]
@@ -114,8 +192,71 @@ mod tests {
             (vec![""], "10.0.0.1", "10.0.0.1"),
             (vec!["2001:db8::1"], "::1", "2001:db8::1"),
             (vec!["::ffff:198.51.100.1"], "::ffff:10.0.0.1", "198.51.100.1"),
+            (vec!["198.51.100.1:4711, 10.2.3.4:80"], "10.0.0.1", "198.51.100.1"),
+            (vec!["[2001:db8::1]:4711"], "10.0.0.1", "2001:db8::1"),
+            (vec!["[2001:db8::1]"], "10.0.0.1", "2001:db8::1"),
+            (vec!["198.51.100.1,"], "10.0.0.1", "10.0.0.1"),
+            (vec!["1.1.1.1 198.51.100.1"], "10.0.0.1", "10.0.0.1"),
+            (vec!["10.9.9.9, 10.2.3.4"], "10.0.0.1", "10.9.9.9"),
         ] {
             assert_eq!(seen(&forwarded, connected), expected, "{forwarded:?} from {connected}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_may_say_it_as_rfc_7239_does() {
+        for (forwarded, connected, expected) in [
+            (vec!["for=198.51.100.1"], "10.0.0.1", "198.51.100.1"),
+            (vec!["for=198.51.100.1"], "203.0.113.9", "203.0.113.9"),
+            (
+                vec!["For=198.51.100.1;proto=https;by=10.0.0.2"],
+                "10.0.0.1",
+                "198.51.100.1",
+            ),
+            (vec!["proto=https; for = 198.51.100.1"], "10.0.0.1", "198.51.100.1"),
+            (
+                vec!["for=1.1.1.1, for=198.51.100.1, for=10.2.3.4"],
+                "10.0.0.1",
+                "198.51.100.1",
+            ),
+            (vec!["for=1.1.1.1", "for=198.51.100.1"], "10.0.0.1", "198.51.100.1"),
+            (vec!["for=\"[2001:db8::1]:4711\""], "10.0.0.1", "2001:db8::1"),
+            (vec!["for=\"198.51.100.1:4711\""], "10.0.0.1", "198.51.100.1"),
+            (vec!["for=1.1.1.1;host=\"a, for=9.9.9.9\""], "10.0.0.1", "1.1.1.1"),
+            (
+                vec!["for=9.9.9.9;host=\"a\\\", for=8.8.8.8\", for=1.1.1.1"],
+                "10.0.0.1",
+                "1.1.1.1",
+            ),
+            (vec!["for=unknown"], "10.0.0.1", "10.0.0.1"),
+            (vec!["for=1.1.1.1, for=_hidden"], "10.0.0.1", "10.0.0.1"),
+            (vec!["proto=https"], "10.0.0.1", "10.0.0.1"),
+            (vec!["for=\"198.51.100.1"], "10.0.0.1", "10.0.0.1"),
+            (vec![""], "10.0.0.1", "10.0.0.1"),
+        ] {
+            let headers: Vec<_> = forwarded.iter().map(|value| (FORWARDED, *value)).collect();
+            assert_eq!(seen_by(&headers, connected), expected, "{forwarded:?} from {connected}");
+        }
+    }
+
+    #[test]
+    fn of_two_words_that_differ_neither_is_believed() {
+        let both = |one, other| seen_by(&[(X_FORWARDED_FOR, one), (FORWARDED, other)], "10.0.0.1");
+        assert_eq!(both("1.1.1.1, 198.51.100.1", "for=198.51.100.1"), "198.51.100.1");
+        assert_eq!(both("198.51.100.1", "for=1.1.1.1"), "10.0.0.1");
+        assert_eq!(both("198.51.100.1", "proto=https"), "10.0.0.1");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_left_of_the_nearest_stranger_changes_nothing(left in "[ -~]{0,80}", custom: bool) {
+            let (name, value) = if custom {
+                (X_FORWARDED_FOR, format!("{left}, 198.51.100.1, 10.2.3.4"))
+            } else {
+                // One that opens a quoted string and does not close it makes of all of it no address.
+                (FORWARDED, format!("{}, for=198.51.100.1, for=10.2.3.4", left.replace('"', "")))
+            };
+            prop_assert_eq!(seen_by(&[(name, &value)], "10.0.0.1"), "198.51.100.1");
         }
     }
 }

@@ -19,6 +19,18 @@ pub enum Verdict {
     Refuse,
 }
 
+impl Verdict {
+    /// In the metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Warn => "warn",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
 /// When the browser shows a number that the person picks on the phone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

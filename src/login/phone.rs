@@ -75,9 +75,12 @@ impl Login {
         let client = self.client(&seen.scene.client_id)?;
         let verdict = client.entry_scenes.verdict(entry_scene);
         // Of whoever scans again the first scan's verdict stands.
-        if verdict == Verdict::Refuse && matches!(seen.scene.state, State::Waiting) {
-            self.step("entry_scene_refused");
-            return Err(Error::EntrySceneRefused);
+        if matches!(seen.scene.state, State::Waiting) {
+            let labels = [client.client_id.as_str(), verdict.as_str()];
+            self.metrics.entries_total.with_label_values(&labels).inc();
+            if verdict == Verdict::Refuse {
+                return Err(Error::EntrySceneRefused);
+            }
         }
         self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
         let person = self.person(client, wx_code).await?;
@@ -136,7 +139,7 @@ impl Login {
         let unwanted = match &kept {
             // Whoever uploads again and again fills no memory.
             Ok(applied) => applied.before.scene.avatar(),
-            Err(ApplyError::NotFound | ApplyError::Refused(_)) => Some(avatar),
+            Err(ApplyError::NotFound | ApplyError::Refused(_) | ApplyError::Mistaken(..)) => Some(avatar),
             // The scene may name it all the same.
             Err(ApplyError::Unknown(..) | ApplyError::Unreplicated(_) | ApplyError::Store(_)) => None,
         };
@@ -173,7 +176,13 @@ impl Login {
             apply(&*store, seen, Durability::Durable, &mut os_rng(), confirm).await
         };
         // A page would hear late of a confirm that was given up when it counted and was not announced yet.
-        let applied = self.see_through(confirming).await?;
+        let confirmed = self.see_through(confirming).await;
+        if let Err(ApplyError::Mistaken(applied, _)) = &confirmed
+            && matches!(applied.scene.state, State::Declined(_))
+        {
+            self.declined(&applied.scene, "wrong_number");
+        }
+        let applied = confirmed?;
         if applied.changed {
             self.step("confirmed");
         }
@@ -189,9 +198,20 @@ impl Login {
         let decline = || Action::Decline { token };
         let applied = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), decline).await?;
         if applied.changed {
-            self.step(if not_me { "not_me" } else { "declined" });
+            self.declined(&applied.scene, if not_me { "not_me" } else { "no" });
         }
         Ok(applied.scene)
+    }
+
+    /// Counts it. Where somebody else may be behind the login, the operator is told who.
+    fn declined(&self, scene: &Scene, reason: &str) {
+        self.step("declined");
+        let labels = [scene.client_id.as_str(), reason];
+        self.metrics.declined_total.with_label_values(&labels).inc();
+        if reason != "no" {
+            let (client, browser) = (&scene.client_id, &scene.browser);
+            tracing::warn!(scene = ?scene.id, client, reason, browser.ip, browser.name, browser.os, "a login was not asked for by the person who scanned it");
+        }
     }
 
     /// Existence is looked at before the secret: an unknown scene is unknown whatever the secret.

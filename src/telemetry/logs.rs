@@ -50,6 +50,11 @@ impl Logs {
             layer.with_ansi(io::stderr().is_terminal()).boxed()
         };
         tracing_subscriber::registry().with(filter).with(layer).try_init()?;
+        // What a panic says may hold anything, so only where it was is told.
+        std::panic::set_hook(Box::new(|panic| {
+            let location = panic.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!("panicked at {location}");
+        }));
         Ok(Self {
             dropped,
             _worker: worker,

@@ -77,7 +77,12 @@ async fn a_person_can_say_no(store: Store) {
         assert!(next.data.get("code").is_none());
         events.ends().await;
     }
-    assert!(service.metric("scanlogin_login_steps_total", "not_me").await >= 1.0);
+    assert!(
+        service
+            .metric("scanlogin_declined_total", "client=\"demo\",reason=\"not_me\"")
+            .await
+            >= 1.0
+    );
 }
 
 async fn a_browser_can_give_up_before_and_after_the_scan(store: Store) {

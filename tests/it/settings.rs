@@ -37,6 +37,25 @@ const API_BASE: (&str, &str) = ("SCANLOGIN_WECHAT_API_BASE", "http://127.0.0.1:1
 /// One value each that can't be used.
 const VALUES: &[Case] = &[
     Case(
+        &["--trusted-proxies", "0.0.0.0/0"],
+        &[],
+        "",
+        &["SCANLOGIN_TRUSTED_PROXIES", "not everybody's"],
+    ),
+    Case(
+        &["--trusted-proxies", "10.0.0.0/8,::/0"],
+        &[],
+        "",
+        &["SCANLOGIN_TRUSTED_PROXIES", "not everybody's"],
+    ),
+    Case(
+        &["--limit-pictures", "0"],
+        &[],
+        "",
+        &["SCANLOGIN_LIMIT_PICTURES", "such as 4000"],
+    ),
+    Case(&["--limits", "maybe"], &[], "", &["SCANLOGIN_LIMITS", "on, off"]),
+    Case(
         &["--listen", "nonsense"],
         &[],
         "",
@@ -177,6 +196,18 @@ const VALUES: &[Case] = &[
 
 /// What can't be together, or not alone.
 const TOGETHER: &[Case] = &[
+    Case(
+        &[],
+        &[("SCANLOGIN_LISTEN", "0.0.0.0:0")],
+        "",
+        &["SCANLOGIN_LISTEN is not on loopback", "SCANLOGIN_SIMULATOR=true"],
+    ),
+    Case(
+        &["--listen", "[::]:0"],
+        &[],
+        "",
+        &["SCANLOGIN_LISTEN is not on loopback", "SCANLOGIN_SIMULATOR=true"],
+    ),
     Case(
         &[],
         &[("SCANLOGIN_PUBLIC_URL", "https://login.example")],
@@ -329,6 +360,84 @@ const TOGETHER: &[Case] = &[
 
 /// The settings file.
 const FILES: &[Case] = &[
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\norigins = [\"null\"]",
+        &["client blog: origins", "\"null\""],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\norigins = [\"https://blog.example/page\"]",
+        &["client blog: origins", "no path"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"blog.example/callback\"]",
+        &["client blog: redirect_uris", "such as https://blog.example/callback"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"http://blog.example/callback\"]",
+        &["client blog: redirect_uris", "must be https, or http on this machine"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"javascript:alert(1)\"]",
+        &["client blog: redirect_uris", "must be https"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://blog.example/#a\"]",
+        &["client blog: redirect_uris", "no fragment"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://blog.example@evil.example/\"]",
+        &["client blog: redirect_uris", "no user"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nlogo_url = \"data:image/png;base64,\"",
+        &["client blog: logo_url", "must be https"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\navatar_hosts = [\"*.cn\"]",
+        &["client blog: avatar_hosts", "such as *.qlogo.cn"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\navatar_hosts = [\"https://img.example\"]",
+        &["client blog: avatar_hosts", "must be a host"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nnumber_matching = \"sometimes\"",
+        &["SCANLOGIN_CONFIG", "`on_warning`"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nentry_scenes = { camera = \"allow\" }",
+        &["client blog: entry_scenes", "\"camera\"", "1047"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nentry_scenes = { 1047 = \"block\" }",
+        &["SCANLOGIN_CONFIG", "`refuse`"],
+    ),
     Case(
         &[],
         &[],

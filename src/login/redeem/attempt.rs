@@ -66,7 +66,7 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
             Err(ApplyError::Refused(Refused::InvalidGrant(fault))) => {
                 let _ = tell.send(Err(RedeemError::InvalidGrant(Some(fault))));
             }
-            Err(ApplyError::NotFound | ApplyError::Refused(_)) => {
+            Err(ApplyError::NotFound | ApplyError::Refused(_) | ApplyError::Mistaken(..)) => {
                 let _ = tell.send(Err(RedeemError::InvalidGrant(None)));
             }
             Err(ApplyError::Store(error)) => {

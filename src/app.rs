@@ -18,14 +18,12 @@ use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, TrustedProxies};
-use crate::limits::Limits;
 use crate::login::Login;
-use crate::store::Store;
 use crate::store::redis::FatalError;
 use crate::telemetry::Logs;
 use crate::wechat::simulator::Simulator;
 
-use parts::{Ground, Kept, WeChat};
+use parts::{Ground, Kept, WeChat, limits};
 
 /// What requests under way get beyond the time that streams take to end.
 const CLOSE: Duration = Duration::from_millis(1500);
@@ -57,16 +55,7 @@ impl App {
 
         let kept = Kept::start(&config, &ground)?;
         let wechat = WeChat::connect(&config, &public_url, &listener, &ground).await?;
-        let limits = Limits::new(
-            Arc::<dyn Store>::clone(&kept.store),
-            config.limits,
-            config.limits_off,
-            config.scene_ttl,
-            ground.metrics.clone(),
-        );
-        if config.limits_off {
-            tracing::warn!("SCANLOGIN_LIMITS is off: anybody may start, scan and guess as often as they like");
-        }
+        let limits = limits(&config, &kept.store, &ground);
         let programs = wechat.programs(&config, &kept.store, &limits, &ground)?;
         let login = Login::new(
             Arc::clone(&kept.store),
@@ -79,13 +68,9 @@ impl App {
             ground.tasks.clone(),
         );
         let (lifecycle, serving) = (Lifecycle::default(), TaskTracker::new());
-        tracing::info!(
-            public_url = public_url.as_str(),
-            listen = %listener.local_addr()?,
-            ops_listen = %ops_listener.local_addr()?,
-            version = env!("CARGO_PKG_VERSION"),
-            "listening"
-        );
+        let (public, ops) = (listener.local_addr()?, ops_listener.local_addr()?);
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(public_url = public_url.as_str(), listen = %public, ops_listen = %ops, version, "listening");
         let ops = ops::router(OpsState {
             store: kept.store,
             tasks: ground.tasks.clone(),

@@ -13,3 +13,17 @@ pub fn keep_memory_private() {
         tracing::warn!(%error, "the system may write this process's memory to disk if it breaks");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn afterwards_there_is_no_core_and_nobody_may_look() {
+        keep_memory_private();
+        assert_eq!(getrlimit(Resource::Core).current, Some(0));
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+}

@@ -10,6 +10,7 @@ mod number;
 pub mod secret;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use base64::Engine;
@@ -412,7 +413,7 @@ pub enum Action<'a> {
 }
 
 /// What a relying party presents at `/token`; the client has been authenticated.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Redemption<'a> {
     /// The code.
     pub code: &'a AuthorizationCode,
@@ -422,6 +423,15 @@ pub struct Redemption<'a> {
     pub redirect_uri: Option<&'a str>,
     /// PKCE (RFC 7636 §4.3).
     pub code_verifier: Option<&'a str>,
+}
+
+/// What proves that it may is not shown.
+impl fmt::Debug for Redemption<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redemption")
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What an allowed action makes of a scene.

@@ -70,6 +70,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When two share a name: a bug that every start would show.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;

@@ -137,6 +137,20 @@ impl Kept {
     }
 }
 
+/// How often everybody may do what.
+pub(super) fn limits(config: &Config, store: &Arc<dyn Store>, ground: &Ground) -> Limits {
+    if config.limits_off {
+        tracing::warn!("SCANLOGIN_LIMITS is off: anybody may start, scan and guess as often as they like");
+    }
+    Limits::new(
+        Arc::<dyn Store>::clone(store),
+        config.limits,
+        config.limits_off,
+        config.scene_ttl,
+        ground.metrics.clone(),
+    )
+}
+
 /// Marks the process started once Redis has answered, and hands on what no retry will change.
 fn watch_start(redis: Arc<RedisStore>, started: Arc<AtomicBool>, ground: &Ground) -> mpsc::Receiver<FatalError> {
     let (tell, fatal) = mpsc::channel(1);

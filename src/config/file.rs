@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Value;
 
@@ -27,7 +28,7 @@ pub struct Tables {
 #[serde(deny_unknown_fields)]
 struct ClientTable {
     client_id: String,
-    client_secret: Option<String>,
+    client_secret: Option<SecretString>,
     client_secret_file: Option<PathBuf>,
     name: Option<String>,
     logo_url: Option<String>,
@@ -48,7 +49,7 @@ struct ClientTable {
 #[serde(deny_unknown_fields)]
 struct MiniProgramTable {
     appid: String,
-    secret: Option<String>,
+    secret: Option<SecretString>,
     secret_file: Option<PathBuf>,
     page: Option<String>,
     env_version: Option<EnvVersion>,
@@ -110,7 +111,7 @@ impl Tables {
         let mini_program = |table: &MiniProgramTable| {
             let name = format!("mini_program {}: secret", table.appid);
             let secret = secret_of(
-                table.secret.clone().map(Into::into).as_ref(),
+                table.secret.as_ref(),
                 table.secret_file.as_deref(),
                 &name,
                 "secret_file",
@@ -160,7 +161,7 @@ impl ClientTable {
         Ok(Client {
             client_id: id.clone(),
             client_secret: secret_of(
-                self.client_secret.clone().map(Into::into).as_ref(),
+                self.client_secret.as_ref(),
                 self.client_secret_file.as_deref(),
                 &name,
                 "client_secret_file",

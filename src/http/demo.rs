@@ -104,7 +104,7 @@ pub(super) async fn start(State(state): State<AppState>, headers: HeaderMap) -> 
         .into_response())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(super) struct CallbackRequest {
     code: String,
     state: String,

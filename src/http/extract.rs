@@ -70,7 +70,6 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
 }
 
 /// A form (`application/x-www-form-urlencoded`). A parameter that comes twice is refused (RFC 6749 §3.2).
-#[derive(Debug)]
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {

@@ -22,7 +22,7 @@ use crate::login::{
 };
 use crate::oidc::IdToken;
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(super) struct TokenReply {
     access_token: String,
     token_type: &'static str,
@@ -40,7 +40,7 @@ pub(super) struct OauthError {
     /// What `WWW-Authenticate` says, with a 401.
     challenge: Option<String>,
     retry: bool,
-    limited: Option<Limited>,
+    limited: Option<Box<Limited>>,
     cause: Option<String>,
 }
 
@@ -328,7 +328,7 @@ impl From<Limited> for OauthError {
         let words = "Too many redemptions of this client failed from this address. A right one still succeeds.";
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", words);
         Self {
-            limited: Some(limited),
+            limited: Some(Box::new(limited)),
             cause: Some(chain(&limited)),
             ..error
         }

@@ -17,13 +17,13 @@ use crate::scene::{Avatar, AvatarId, BrowserDescription, ConfirmToken, MatchNumb
 /// What `chooseAvatar` gives, compressed, is far smaller.
 pub(super) const AVATAR_BYTES: usize = 64 * 1024;
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(super) struct ScanRequest {
     code: String,
     entry_scene: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(super) struct ScanReply {
     confirm_token: String,
     client: ClientView,
@@ -58,7 +58,7 @@ pub(super) async fn scan(
     let scan = state
         .lifecycle
         .while_there_is_time(state.login.scan(&id, &request.code, request.entry_scene, peer.ip));
-    let scanned = state.load.carry(Work::Scan, scan).await?;
+    let scanned = state.load.carry(Work::Scan, Box::pin(scan)).await?;
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),
         client: ClientView {

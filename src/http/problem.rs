@@ -31,7 +31,7 @@ pub(super) struct Problem {
     errcode: Option<i64>,
     state: Option<StateName>,
     retry_after: Option<Duration>,
-    limited: Option<Limited>,
+    limited: Option<Box<Limited>>,
     /// What only the log is told.
     cause: Option<String>,
 }
@@ -213,6 +213,7 @@ impl IntoResponse for Problem {
 }
 
 impl From<Error> for Problem {
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn from(error: Error) -> Self {
         match error {
             Error::InvalidRequest(detail) => Self::invalid(detail),
@@ -439,7 +440,7 @@ impl From<Limited> for Problem {
         let mut problem = Self::new(Code::RateLimited, format!("{what} Try again when Retry-After says."))
             .after(limited.retry_after)
             .caused_by(&limited);
-        problem.limited = Some(limited);
+        problem.limited = Some(Box::new(limited));
         problem
     }
 }

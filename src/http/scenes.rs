@@ -34,7 +34,7 @@ pub(super) struct StartRequest {
     authorization_request: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(super) struct StartReply {
     scene: SceneId,
     id: String,
@@ -262,7 +262,7 @@ pub(super) async fn cancel(
 }
 
 /// A scene's state, as its browser sees it: the body of the status and the data of an event.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(super) struct View {
     scene: SceneId,
     pub(super) id: String,

@@ -2,6 +2,7 @@
 
 pub(super) mod attempt;
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,6 @@ use crate::store::{Applied, StoreError};
 pub const ACCESS_TOKEN_LIFE: Duration = Duration::from_mins(10);
 
 /// How a client proves itself at `/token`.
-#[derive(Debug)]
 pub enum ClientCredentials<'a> {
     /// By its secret, in the `Authorization` header or in the form (RFC 6749 §2.3.1).
     Secret {
@@ -53,6 +53,35 @@ pub enum RedeemError {
     Unreplicated,
 }
 
+/// None of what proves anything is shown.
+impl fmt::Debug for ClientCredentials<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, client_id) = match self {
+            Self::Secret { client_id, .. } => ("Secret", client_id),
+            Self::None { client_id } => ("None", client_id),
+        };
+        f.debug_struct(kind)
+            .field("client_id", client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("redirect_uri", &self.redirect_uri)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Redeemed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redeemed")
+            .field("client", &self.client.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
 impl From<StoreError> for RedeemError {
     fn from(error: StoreError) -> Self {
         Self::Unavailable(error)
@@ -60,7 +89,7 @@ impl From<StoreError> for RedeemError {
 }
 
 /// What a site's backend presents, once it is authenticated.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Presented<'a> {
     /// The authorization code.
     pub code: &'a str,
@@ -71,7 +100,6 @@ pub struct Presented<'a> {
 }
 
 /// What a redeemed code gives.
-#[derive(Debug)]
 pub struct Redeemed<'a> {
     /// Opens `/userinfo`: `scene "." random`.
     pub access_token: String,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -377,6 +378,11 @@ impl AccessToken {
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.text.expose_secret()
+    }
+
+    /// Whether this is its text.
+    fn reads(&self, text: &str) -> bool {
+        self.expose().as_bytes().ct_eq(text.as_bytes()).into()
     }
 
     /// Whether both are the same find: a token that WeChat gave again after it was refused is another.

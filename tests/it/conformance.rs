@@ -14,7 +14,7 @@ mod versions;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -29,7 +29,7 @@ use scanlogin::store::{
     StoredToken, Write, apply, find_one,
 };
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::support::eventually;
 use crate::support::shape::{Security, Topology};
@@ -104,7 +104,7 @@ async fn a_new_scene_is_found_with_the_life_it_was_given(backend: &Backend) {
 }
 
 async fn what_is_limited_is_counted_by_all_together(backend: &Backend) {
-    let rate = Rate::bursting(10, Duration::from_secs(60));
+    let rate = Rate::bursting(10, Duration::from_mins(1));
     let whose = |subject| LimitKey {
         rule: "scans",
         subject: [subject; 16],

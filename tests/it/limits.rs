@@ -1,12 +1,13 @@
 //! What is limited, counted by all replicas together: who comes too often is told so, and harms nobody else.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use scanlogin::scene::s256;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::support::cli::cli;
 use crate::support::eventually;
@@ -174,12 +175,12 @@ async fn ten_thousand_guesses_at_one_scene_reach_wechat_ten_times_and_leave_othe
     let (guessed, other) = (Browser::start(&replicas[0]).await, Browser::start(&replicas[0]).await);
     let mut replies = Vec::new();
     for hundred in 0..100 {
-        let guesses = (0..100).map(|n| {
+        let crowd = (0..100).map(|n| {
             let (replica, code) = (&replicas[n % 3], format!("guess-{hundred}-{n}"));
             let scene = &guessed.scene;
             async move { scan(replica, "203.0.113.7", scene, &code).await }
         });
-        replies.extend(join_all(guesses).await);
+        replies.extend(join_all(crowd).await);
     }
     assert_eq!(replicas[0].wechat_calls("jscode2session").await, 10);
     assert_eq!(counted(&replies), BTreeMap::from([(400, 10), (429, 9_990)]));

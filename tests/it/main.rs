@@ -43,6 +43,7 @@ mod shapes;
 mod simulator;
 mod stores;
 mod subscriber;
+mod threats;
 mod token_thrift;
 mod troubles;
 mod waiting;

@@ -48,7 +48,8 @@ impl Browser {
         (reply.status == 201).then(|| Self::started(service, &reply))
     }
 
-    fn started(service: &Service, reply: &Reply) -> Self {
+    /// The one that was answered so.
+    pub(crate) fn started(service: &Service, reply: &Reply) -> Self {
         let started = reply.json();
         Self {
             http: service.http.clone(),

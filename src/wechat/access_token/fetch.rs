@@ -235,7 +235,7 @@ impl Fetcher {
         let is_refused = known
             .refused
             .as_ref()
-            .is_some_and(|refused| refused.expose() == granted.token.expose_secret());
+            .is_some_and(|refused| refused.reads(granted.token.expose_secret()));
         if !is_refused || !self.may_force(owner).await.unwrap_or(false) {
             return Ok(granted);
         }
@@ -338,7 +338,7 @@ impl Fetcher {
         };
         match self.share(owner, seen, &sealed, &token).await {
             Ok(shared) => {
-                let is_kept = shared.expose() == token.expose();
+                let is_kept = shared.reads(token.expose());
                 tracing::info!(appid = self.appid(), is_kept, left = ?token.left(), "fetched an access_token");
                 shared
             }
@@ -385,7 +385,7 @@ impl Fetcher {
             known
                 .refused
                 .as_ref()
-                .is_some_and(|refused| refused.expose() == text.expose_secret())
+                .is_some_and(|refused| refused.reads(text.expose_secret()))
         };
         let Some(text) = self.sealer.open(&stored.sealed).filter(|text| !is_refused(text)) else {
             return Ok(Found::Unusable(stored.generation));

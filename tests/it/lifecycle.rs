@@ -251,7 +251,7 @@ async fn serves_with_connection_close(service: &Service) {
 #[tokio::test]
 async fn a_start_on_a_redis_that_is_there_warns_of_nothing_but_the_simulator() {
     let redis = RedisServer::start();
-    let service = Service::builder().redis(&redis).start().await;
+    let service = Service::builder().with("LIMITS", "on").redis(&redis).start().await;
     service.log().line_with(&["redis is reached"]).await;
     let lines = service.log().lines();
     let warnings = lines

@@ -199,7 +199,9 @@ impl ServiceBuilder {
             .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_DRAIN_DELAY", "0")
             // All come from one address, and some tests in crowds.
-            .env("SCANLOGIN_LIMITS", "off");
+            .env("SCANLOGIN_LIMITS", "off")
+            .env("SCANLOGIN_LIMIT_PICTURES", "1000000")
+            .env("SCANLOGIN_LIMIT_CODE2SESSION", "1000000");
         if let Some(text) = &self.config {
             let path = self.files.path().join("scanlogin.toml");
             std::fs::write(&path, text).expect("the settings file");

@@ -210,7 +210,7 @@ export class Installation {
   async #run(settings) {
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-browser-'))
     const keys = path.join(this.dir, 'keys.json')
-    execFileSync(binary(), ['keys', 'new', '--out', keys], { stdio: 'pipe' })
+    execFileSync(binary(), ['keys', 'new', '--out', keys], { stdio: 'pipe', env: { PATH: process.env.PATH } })
     this.redis = await Redis.start()
     this.wire = await Wire.lay()
     this.phoneWire = await Wire.lay()

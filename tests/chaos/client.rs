@@ -42,7 +42,8 @@ impl Client {
     }
 
     pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        request.header("x-forwarded-for", self.name.address().to_string())
     }
 
     /// Sends it, and records what `what` makes of the outcome. `read` takes the JSON of a 2xx.

@@ -1,5 +1,6 @@
 //! What every client sent and got, with times: JSON lines, each with the client's name.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::{fmt, fs, io};
 
@@ -17,6 +18,20 @@ pub(crate) enum ClientName {
     Simulator,
     /// Who injects the faults and takes the samples.
     Harness,
+}
+
+impl ClientName {
+    /// Where it calls from, as a proxy before ours says: each of its own, as limits are.
+    pub(crate) fn address(self) -> Ipv4Addr {
+        let (kind, n) = match self {
+            Self::Browser(n) => (1, n),
+            Self::Phone(n) => (2, n),
+            Self::Site(n) => (3, n),
+            Self::Simulator | Self::Harness => (0, 0),
+        };
+        let [_, high, middle, low] = n.to_be_bytes();
+        Ipv4Addr::new(10, kind * 16 + high % 16, middle, low)
+    }
 }
 
 impl fmt::Display for ClientName {

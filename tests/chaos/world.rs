@@ -126,6 +126,7 @@ impl World {
                 .with("HEARTBEAT", 5)
                 // Drawing and reading pictures is most of what this machine does.
                 .with("CODE_WIDTH", 280)
+                .with("LIMITS", "on")
                 .with("LIMIT_STREAMS_PER_ADDRESS", 20_000)
                 // Longer than the proxy keeps connections that nobody uses.
                 .with("DRAIN_DELAY", 3);

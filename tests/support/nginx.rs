@@ -108,7 +108,7 @@ http {{
         proxy_http_version 1.1;
         proxy_set_header Connection '';
         proxy_set_header Host $http_host;
-        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         gzip on; gzip_proxied any; gzip_types text/event-stream;
         proxy_connect_timeout 1s;
         proxy_read_timeout 60s;

@@ -6,6 +6,8 @@ use reqwest::Response;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::canaries;
+
 /// One event, or a block of the stream that dispatches none.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_field_names, reason = "the stream's own names of its fields")]
@@ -123,10 +125,12 @@ impl EventStream {
                 _ => panic!("no field of an event stream: {line}"),
             }
         }
+        let data = serde_json::from_str(&data?).expect("JSON");
+        canaries::learn_from(&data);
         Some(Event {
             event,
             id: self.last_event_id.clone(),
-            data: serde_json::from_str(&data?).expect("JSON"),
+            data,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests stand on: real processes, links that add time, and conditions to wait for.
 
+pub(crate) mod canaries;
 pub mod cli;
 pub(crate) mod clock;
 pub mod cluster;

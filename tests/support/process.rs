@@ -4,16 +4,19 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::eventually;
+use super::{canaries, eventually};
 
-/// Dies with the test.
+/// Dies with the test, which fails if a secret is in its log.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
     log: Log,
+    /// Reads the log to its end.
+    reading: Option<JoinHandle<()>>,
 }
 
 /// What a process has written to standard error so far.
@@ -56,13 +59,13 @@ impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = Self::start_with_log_to(command, Stdio::piped());
         let (log, output) = (process.log.clone(), process.child.stderr.take().expect("a pipe"));
-        std::thread::spawn(move || {
+        process.reading = Some(std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 log.lines.lock().unwrap().push(line);
                 let still = log.reader.stands_still.lock().unwrap();
                 drop(log.reader.goes_on.wait_while(still, |still| *still).unwrap());
             }
-        });
+        }));
         process
     }
 
@@ -75,7 +78,8 @@ impl Process {
             .spawn()
             .expect("the program starts");
         let log = Log::default();
-        Self { child, log }
+        let reading = None;
+        Self { child, log, reading }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -107,12 +111,28 @@ impl Process {
         })
         .await
     }
+
+    /// Waits for its end: what it has said by then.
+    pub(crate) async fn said(&mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.ended().await;
+        self.read_to_end();
+        (status, self.log.lines())
+    }
+
+    fn read_to_end(&mut self) {
+        self.log.read_on();
+        if let Some(reading) = self.reading.take() {
+            let _ = reading.join();
+        }
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.read_to_end();
+        canaries::assert_none_in("the log", self.log.lines().join("\n").as_bytes());
     }
 }
 

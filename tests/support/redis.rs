@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::cli::{OPERATOR, cli, cli_ok};
-use super::{eventually, temporary_directory};
+use super::{canaries, eventually, temporary_directory};
 
-/// Dies with the test.
+/// Dies with the test, which fails if the server still runs and holds a secret.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
@@ -128,8 +128,10 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
+        let dump = canaries::dump(self.addr);
         let _ = self.child.kill();
         let _ = self.child.wait();
+        canaries::assert_none_in("Redis", &dump);
     }
 }
 

@@ -5,6 +5,8 @@ use reqwest::RequestBuilder;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use super::canaries;
+
 /// An answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
@@ -17,11 +19,15 @@ impl Reply {
     /// Sends the request and reads the answer to its end.
     pub(crate) async fn to(request: RequestBuilder) -> Self {
         let response = request.send().await.expect("an answer");
-        Self {
+        let reply = Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.bytes().await.expect("a whole body"),
+        };
+        if let Ok(told) = serde_json::from_slice(&reply.body) {
+            canaries::learn_from(&told);
         }
+        reply
     }
 
     /// The body as text; a picture is only told by its length.

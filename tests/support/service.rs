@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, Url};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use super::process::{Log, Process, scanlogin, scanlogin_with};
 use super::redis::RedisServer;
 use super::reply::Reply;
-use super::{eventually, temporary_directory};
+use super::{canaries, eventually, temporary_directory};
 
-/// A replica that is running. Dies with the test.
+/// A replica that is running. Dies with the test, which fails if a secret is in its metrics or in its log.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) process: Process,
@@ -137,7 +137,15 @@ impl Service {
     pub(crate) async fn wx_code(&self, openid: &str) -> String {
         let asked = self.simulator(Method::POST, "login").json(&json!({ "openid": openid }));
         let given = Reply::to(asked).await.ok();
-        given["code"].as_str().expect("a code").to_owned()
+        let code = given["code"].as_str().expect("a code").to_owned();
+        canaries::learn("a code of wx.login", &code);
+        code
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        canaries::assert_none_in("the metrics", &canaries::metrics(&self.ops));
     }
 }
 
@@ -202,7 +210,19 @@ impl ServiceBuilder {
             .env("SCANLOGIN_LIMITS", "off")
             .env("SCANLOGIN_LIMIT_PICTURES", "1000000")
             .env("SCANLOGIN_LIMIT_CODE2SESSION", "1000000");
+        for (name, value) in &self.settings {
+            if let Some(secret) = value
+                .to_str()
+                .filter(|_| name.ends_with("SECRET") || name.ends_with("PASSWORD"))
+            {
+                canaries::learn("a secret of the settings", secret);
+            }
+        }
         if let Some(text) = &self.config {
+            // Some tests have files that can't be read.
+            if let Ok(file) = toml::from_str(text) {
+                canaries::learn_from_settings(&file);
+            }
             let path = self.files.path().join("scanlogin.toml");
             std::fs::write(&path, text).expect("the settings file");
             command.env("SCANLOGIN_CONFIG", path);
@@ -214,6 +234,10 @@ impl ServiceBuilder {
             let keys = self.files.path().join("keys.json");
             let made = scanlogin().args(["keys", "new", "--out"]).arg(&keys).output();
             assert!(made.expect("it runs").status.success(), "no signing keys");
+            canaries::learn_from_keys(&keys);
+            if let Some(password) = Url::parse(url).ok().as_ref().and_then(Url::password) {
+                canaries::learn("a password of Redis", password);
+            }
             command
                 .env("SCANLOGIN_REDIS_URL", url)
                 .env("SCANLOGIN_SIGNING_KEYS_FILE", keys);
@@ -264,8 +288,8 @@ impl ServiceBuilder {
     /// Expects it to end by itself: its exit code, and what it wrote.
     pub(crate) async fn refused(mut self) -> (i32, String) {
         let mut process = Process::start(&mut self.command().await);
-        let status = process.ended().await;
-        (status.code().expect("an exit code"), process.log().lines().join("\n"))
+        let (status, said) = process.said().await;
+        (status.code().expect("an exit code"), said.join("\n"))
     }
 }
 

@@ -1,0 +1,137 @@
+//! Where no secret may be. What each test of this program leaves behind is searched for those that it came by: see
+//! `support/canaries.rs`; here is what that can find, and logins that end in every way.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::future::join_all;
+use reqwest::{Method, RequestBuilder};
+use scanlogin::scene::s256;
+use serde_json::{Value, json};
+
+use crate::support::canaries;
+use crate::support::cli::cli;
+use crate::support::redis::RedisServer;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site, VERIFIER};
+use crate::support::service::Service;
+
+#[test]
+fn t22_a_secret_is_found_in_whatever_form_it_is_told() {
+    let secret = "Zm9yIHRoaXMgdGVzdCBhbG9uZQ_and-no-other-00";
+    canaries::learn("a canary", secret);
+    for told in [
+        secret.to_owned(),
+        format!("Bearer {secret}"),
+        format!("\"browser_secret\":\"{secret}\""),
+        format!("scene.event.{secret}"),
+        format!("abc{secret}def"),
+        format!("code%3D{secret}%26"),
+        secret.replace('-', "%2D").replace('_', "%5F"),
+        canaries::hex(secret.as_bytes()),
+        STANDARD.encode(secret),
+        STANDARD.encode(format!("site:{secret}")),
+        STANDARD.encode(format!("site1:{secret}")),
+        STANDARD.encode(format!("site12:{secret}")),
+        "0aB".repeat(53)[..157].to_owned(),
+    ] {
+        let line = format!("2026-01-01T00:00:00Z INFO request told={told} status=200");
+        assert!(canaries::find(line.as_bytes()).is_some(), "{told}");
+    }
+    for word in [
+        &secret[..20],
+        &secret[1..],
+        "request_id=0123456789abcdef0123456789abcdef",
+    ] {
+        assert_eq!(canaries::find(word.as_bytes()), None, "{word}");
+    }
+}
+
+fn from(address: &str, request: RequestBuilder) -> RequestBuilder {
+    request.header("x-forwarded-for", address)
+}
+
+async fn start(service: &Service, address: &str) -> Browser {
+    let start = service.post(
+        "/scenes",
+        &json!({ "code_challenge": s256(VERIFIER), "nonce": "a-nonce" }),
+    );
+    Browser::started(service, &Reply::to(from(address, start)).await)
+}
+
+/// A login from an address of its own that ends as its number says.
+async fn log_in(service: &Service, login: usize) {
+    let address = format!("203.0.113.{login}");
+    let browser = start(service, &address).await;
+    let scene = &browser.scene;
+    let picture = service.get(&format!("/scenes/{scene}/code"));
+    assert_eq!(Reply::to(from(&address, picture)).await.status, 200);
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    if login.is_multiple_of(6) {
+        assert_eq!(browser.cancel().await.status, 204);
+        return;
+    }
+    let mut phone = Phone::of(&format!("person-{login}"));
+    phone.scan(service, scene).await.ok();
+    match login % 6 {
+        1 => {
+            let not_me = json!({ "reason": "not_me" });
+            phone.decline_with(service, scene, not_me).await.ok();
+        }
+        2 => {
+            phone.scan(service, scene).await.ok();
+            let guess = service.get(&format!("/scenes/{}", "0".repeat(32)));
+            Reply::to(from(&address, guess)).await.problem(404, "unknown_scene");
+        }
+        end => {
+            let image = b"\xff\xd8\xff".as_slice();
+            phone.upload_avatar(service, scene, image).await.ok();
+            let profile = json!({ "profile": { "nickname": "Alice" } });
+            phone.confirm_with(service, scene, profile).await.ok();
+            let code = browser.status().await["code"].as_str().unwrap().to_owned();
+            // Of some the code is never used, of others twice, so that what it gave is taken back.
+            for _ in 3..end {
+                let wrong = [("code", code.as_str()), ("code_verifier", "wrong")];
+                let wrong = Site::demo().token(service, &wrong).await;
+                wrong.oauth_error(400, "invalid_grant");
+                Site::demo().redeem(service, &code).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn t25_whatever_becomes_of_logins_redis_holds_no_secret_and_nothing_for_ever() {
+    let redis = RedisServer::start();
+    let builder = Service::builder().redis(&redis).with("LIMITS", "on");
+    let builder = builder.with("TRUSTED_PROXIES", "127.0.0.0/8").with("CODE_WIDTH", 280);
+    let service = &builder.start().await;
+    join_all((0..48).map(|login| log_in(service, login))).await;
+
+    let dump = canaries::dump(redis.addr());
+    canaries::assert_none_in("Redis", &dump);
+    let holds = |part: &str| dump.windows(part.len()).any(|held| held == part.as_bytes());
+    let calls: Value = Reply::to(service.simulator(Method::GET, "calls")).await.ok();
+    let calls = calls.as_array().unwrap().iter();
+    let tails: Vec<&str> = calls.filter_map(|call| call["token_tail"].as_str()).collect();
+    assert!(
+        !tails.is_empty() && !tails.into_iter().any(holds),
+        "an access_token is there"
+    );
+    for kept in [
+        "limit:scans_per_scene",
+        ":token",
+        ":picture",
+        "avatar",
+        "\"redeemed",
+        "person-5",
+    ] {
+        assert!(holds(kept), "no {kept}: what is searched is not what is kept");
+    }
+    for key in cli(redis.addr(), &["--scan"]).lines() {
+        assert!(key.starts_with("scanlogin:"), "outside the prefix: {key}");
+        let life: i64 = cli(redis.addr(), &["PTTL", key]).trim().parse().unwrap();
+        // What has ended since it was listed is not there.
+        assert!(life > 0 || life == -2, "no end: {key}");
+    }
+}

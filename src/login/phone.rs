@@ -22,6 +22,9 @@ use crate::wechat::errcode::Class;
 /// How long an uploaded avatar is served.
 const AVATAR_LIFE: Duration = Duration::from_mins(10);
 
+/// The longest address of a picture, in bytes: it stands in the record of its scene.
+const AVATAR_URL_LEN: usize = 256;
+
 /// What the phone is told after its scan.
 #[derive(Debug)]
 pub struct Scanned<'a> {
@@ -249,6 +252,14 @@ impl Login {
             .map(nickname::clean)
             .transpose()
             .map_err(|_| Error::InvalidRequest("profile.nickname may have at most 64 characters.".to_owned()))?;
+        if avatar_url
+            .as_ref()
+            .is_some_and(|address| address.len() > AVATAR_URL_LEN)
+        {
+            return Err(Error::InvalidRequest(format!(
+                "profile.avatar_url may have at most {AVATAR_URL_LEN} bytes."
+            )));
+        }
         let client = self.client(&scene.client_id)?;
         if let Some(address) = &avatar_url
             && !client.allows_avatar(address)

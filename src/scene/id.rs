@@ -167,6 +167,41 @@ mod tests {
     }
 
     #[test]
+    fn t02_a_million_ids_of_the_systems_generator_differ_and_every_random_bit_is_fair() {
+        const COUNT: u32 = 1_000_000;
+        let mut rng = crate::entropy::os_rng();
+        let mut seen = HashSet::with_capacity(COUNT as usize);
+        let mut values = [[0_u32; 256]; 16];
+        for _ in 0..COUNT {
+            let id = SceneId::random(&mut rng);
+            seen.insert(id);
+            for (values, byte) in values.iter_mut().zip(id.as_bytes()) {
+                values[usize::from(*byte)] += 1;
+            }
+        }
+        assert_eq!(seen.len(), COUNT as usize);
+        let mut random = 0;
+        for (place, values) in values.iter().enumerate() {
+            for bit in 0..8 {
+                let set: u32 = (0..256)
+                    .filter(|value| value >> bit & 1 == 1)
+                    .map(|value| values[value])
+                    .sum();
+                // The version and the variant (RFC 9562 §5.4) are all that is not random.
+                if set != 0 && set != COUNT {
+                    random += 1;
+                    // Ten standard deviations.
+                    assert!(
+                        set.abs_diff(COUNT / 2) < COUNT / 200,
+                        "bit {bit} of byte {place} is set {set} times"
+                    );
+                }
+            }
+        }
+        assert_eq!(random, 122);
+    }
+
+    #[test]
     fn only_the_exact_form_is_a_scene_id() {
         let id = SceneId::random(&mut StdRng::seed_from_u64(7)).to_string();
         let dashed = uuid::Uuid::try_parse(&id).unwrap().hyphenated().to_string();

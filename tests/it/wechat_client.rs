@@ -56,11 +56,27 @@ impl Replica {
     }
 
     fn of(mini_program: MiniProgram, wechat: &WeChat, store: Arc<dyn TokenStore>, mode: TokenMode) -> Self {
+        let limits = Limits::new(
+            Arc::new(MemoryLimits::default()),
+            Counts::DEFAULT,
+            false,
+            SCENE_TTL,
+            Metrics::new().unwrap(),
+        );
+        Self::limited(mini_program, wechat, store, mode, limits)
+    }
+
+    /// One that counts with these.
+    fn limited(
+        mini_program: MiniProgram,
+        wechat: &WeChat,
+        store: Arc<dyn TokenStore>,
+        mode: TokenMode,
+        limits: Limits,
+    ) -> Self {
         let metrics = Metrics::new().unwrap();
         let client = Client::new(wechat.base(), None, metrics.clone()).unwrap();
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let alone = Arc::new(MemoryLimits::default());
-        let limits = Limits::new(alone, Counts::DEFAULT, false, SCENE_TTL, metrics.clone());
         let tokens = AccessTokens::new(
             mini_program,
             mode,

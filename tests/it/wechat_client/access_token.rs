@@ -440,3 +440,49 @@ async fn a_token_without_a_believable_life_is_not_used() {
         assert_eq!(wechat.calls(STABLE_TOKEN), 1, "{expires_in}");
     }
 }
+
+/// Three replicas that count together, with the limits on what callers do off. How often WeChat was asked, and how often by force, by the
+/// end of each of so many hours in which it takes none of the tokens that it gives.
+async fn asked_by_hour(counts: Counts, hours: usize) -> Vec<(usize, usize)> {
+    let (wechat, store) = (WeChat::start().await, Shared::new());
+    let counted = Arc::new(MemoryLimits::default());
+    let replicas: [Replica; 3] = std::array::from_fn(|_| {
+        let metrics = scanlogin::telemetry::Metrics::new().unwrap();
+        let limits = Limits::new(Arc::clone(&counted) as _, counts, true, MINUTE, metrics);
+        let store = Arc::clone(&store) as _;
+        Replica::limited(super::mini_program(), &wechat, store, TokenMode::Stable, limits)
+    });
+    wechat.always(PICTURE, Reply::errcode(40001));
+    let mut by_hour = Vec::new();
+    for _ in 0..hours {
+        for minute in 0..60 {
+            use_token(&replicas[minute % 3]).await.unwrap_err();
+            pass(MINUTE).await;
+        }
+        let asked = wechat.asked(STABLE_TOKEN);
+        let forced = asked.iter().filter(|asked| asked.body["force_refresh"] == true).count();
+        by_hour.push((asked.len(), forced));
+    }
+    by_hour
+}
+
+#[tokio::test]
+async fn t31_a_day_has_so_many_token_calls_and_forced_ones_for_all_replicas_together_whatever_else_is_limited() {
+    let few_calls = Counts {
+        token_calls: 12,
+        ..Counts::DEFAULT
+    };
+    let by_hour = asked_by_hour(few_calls, 6).await;
+    // One comes in again every two hours; that it was the last is learned by the one after it.
+    let (asked, forced) = by_hour[5];
+    assert!((13..=12 + 1 + 3 * 2).contains(&(asked - forced)), "{by_hour:?}");
+    let few_forced = Counts {
+        token_calls: 100_000,
+        force_refreshes: 2,
+        ..Counts::DEFAULT
+    };
+    let by_hour = asked_by_hour(few_forced, 6).await;
+    let (asked, forced) = by_hour[5];
+    assert_eq!(forced, 2, "{by_hour:?}");
+    assert!(asked > 30, "nobody asks any more: {by_hour:?}");
+}

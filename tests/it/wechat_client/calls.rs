@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::future::ready;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use super::store::Shared;
 use super::upstream::{JPEG, PICTURE, PNG, Reply, SESSION, STABLE_TOKEN, TOKEN, WeChat};
 use super::{APPID, Replica, SECRET, mini_program};
 use crate::support::redis::free_addr;
+use crate::support::roles::{Browser, Phone};
+use crate::support::service::Service;
 
 const CALLS: [&str; 4] = [TOKEN, STABLE_TOKEN, PICTURE, SESSION];
 const JS_CODE: &str = "canary-js-code";
@@ -300,6 +303,96 @@ async fn a_redirect_is_not_followed() {
         );
         assert_eq!(elsewhere.calls(path), 0);
     }
+}
+
+/// `text`, as the system's gzip packs it.
+fn packed(text: &[u8]) -> Vec<u8> {
+    let mut gzip = Command::new("gzip")
+        .arg("-9c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, text) = (gzip.stdin.take().unwrap(), text.to_vec());
+    let writing = std::thread::spawn(move || std::io::Write::write_all(&mut input, &text));
+    let packed = gzip.wait_with_output().unwrap().stdout;
+    writing.join().unwrap().unwrap();
+    packed
+}
+
+#[tokio::test]
+async fn t18_what_is_packed_is_not_unpacked_however_small_it_comes() {
+    let (wechat, replica) = wechat_and_replica().await;
+    let (blank, whole) = (
+        b" ".repeat(64 << 20),
+        json!({ "openid": "o", "access_token": "T", "expires_in": 7200 }),
+    );
+    let bomb = packed(&blank);
+    assert!(bomb.len() < 80 * 1024, "{} bytes for 64 MiB", bomb.len());
+    // A gigabyte, one packet after the other (RFC 1952 §2.2).
+    for (name, packed) in [
+        ("a gigabyte", Bytes::from(bomb.repeat(16))),
+        ("as much as may come", Bytes::from(packed(&blank[..48 << 20]))),
+        ("JSON", Bytes::from(packed(whole.to_string().as_bytes()))),
+        ("a picture", Bytes::from(packed(PNG))),
+    ] {
+        for path in CALLS {
+            wechat.once(path, Reply::Gzip(packed.clone()));
+            let error = call(&replica, path).await.expect_err(name);
+            assert_eq!(kind(&error), "invalid", "{path}, {name}: {error}");
+            let asked = wechat.asked(path);
+            assert_eq!(asked.last().unwrap().accepts, None, "{path}");
+        }
+    }
+}
+
+/// As whoever stands between us and WeChat, or is taken for it, may answer.
+#[tokio::test]
+async fn t18_a_service_neither_goes_where_wechat_sends_it_nor_swells() {
+    let (wechat, metadata) = (WeChat::start().await, WeChat::start().await);
+    let service = Service::builder()
+        .with("WECHAT_APPID", APPID)
+        .with("WECHAT_SECRET", SECRET)
+        .with("WECHAT_API_BASE", wechat.base().as_str().trim_end_matches('/'))
+        .with("SIMULATOR", true)
+        .start()
+        .await;
+    let log_in = async || {
+        let browser = Browser::start(&service).await;
+        let picture = browser.code_image().await;
+        (picture, Phone::scan_with(&service, &browser.scene, "a-wx-code").await)
+    };
+    let (picture, scan) = log_in().await;
+    assert_eq!((picture.status, scan.status), (200, 200), "{}", scan.text());
+    let resident = async || service.metric("process_resident_memory_bytes", "").await;
+    let before = resident().await;
+    let bomb = Bytes::from(packed(&b" ".repeat(64 << 20)).repeat(16));
+    for reply in [
+        Reply::Gzip(bomb),
+        Reply::Endless(Bytes::from(vec![b' '; 16 * 1024])),
+        Reply::Redirect(format!("{}latest/meta-data/iam", metadata.base())),
+        Reply::Redirect("http://169.254.169.254/latest/meta-data".to_owned()),
+        Reply::Redirect("file:///etc/passwd".to_owned()),
+        // One that would be a picture, but for its length.
+        Reply::Bytes(
+            "image/png",
+            Bytes::from([&PNG[..20], &vec![0; 600 * 1024], &PNG[PNG.len() - 8..]].concat()),
+        ),
+    ] {
+        for path in [PICTURE, SESSION] {
+            wechat.once(path, reply.clone());
+        }
+        let (picture, scan) = log_in().await;
+        picture.problem(502, "wechat_error");
+        scan.problem(502, "wechat_error");
+    }
+    let grown = resident().await - before;
+    assert!(grown < 8.0 * 1024.0 * 1024.0, "{grown} bytes more");
+    for path in ["/latest/meta-data/iam", PICTURE, SESSION] {
+        assert_eq!(metadata.calls(path), 0, "{path}");
+    }
+    let (picture, scan) = log_in().await;
+    assert_eq!((picture.status, scan.status), (200, 200), "{}", scan.text());
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ pub(super) enum Reply {
     Json(Value),
     /// 200 with these bytes, labelled so.
     Bytes(&'static str, Bytes),
+    /// 200 with bytes that say that they are compressed.
+    Gzip(Bytes),
     /// This status with an HTML page.
     Status(u16),
     /// A redirect.
@@ -55,6 +57,8 @@ pub(super) struct Asked {
     pub(super) path: String,
     pub(super) query: HashMap<String, String>,
     pub(super) body: Value,
+    /// What it says that it could unpack.
+    pub(super) accepts: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -194,6 +198,10 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request<Body>) 
         path: head.uri.path().to_owned(),
         query: address.query_pairs().into_owned().collect(),
         body: serde_json::from_slice(&body).unwrap_or_default(),
+        accepts: head
+            .headers
+            .get(header::ACCEPT_ENCODING)
+            .map(|value| value.to_str().unwrap().to_owned()),
     };
     let reply = {
         let mut inner = inner.lock().unwrap();
@@ -207,6 +215,10 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request<Body>) 
             .body(Body::from(value.to_string())),
         Reply::Bytes(media_type, bytes) => response
             .header(header::CONTENT_TYPE, media_type)
+            .body(Body::from(bytes)),
+        Reply::Gzip(bytes) => response
+            .header(header::CONTENT_TYPE, "text/plain")
+            .header(header::CONTENT_ENCODING, "gzip")
             .body(Body::from(bytes)),
         Reply::Status(status) => response.status(status).body(Body::from("<html>canary</html>")),
         Reply::Redirect(to) => response

@@ -14,7 +14,7 @@ use crate::support::service::Service;
 
 /// How many codes are fought for: more in `scripts/test --all`.
 #[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the program")]
-fn races() -> usize {
+pub(crate) fn races() -> usize {
     std::env::var("TEST_RACES").map_or(20, |races| races.parse().expect("a number of races"))
 }
 

@@ -1,5 +1,13 @@
 //! What an attacker tries and is not given, each under the name of its row in docs/security.md. Rows that other files tell whole are there.
 
+mod floods;
+mod injection;
+mod json;
+mod keys;
+mod origins;
+mod races;
+mod secrets;
+
 use std::collections::BTreeSet;
 
 use reqwest::{Method, RequestBuilder};

@@ -86,6 +86,7 @@ impl App {
             keys: config.signing_keys,
             public_url,
             trusted_proxies: TrustedProxies::new(config.trusted_proxies),
+            places: config.places,
             load: watched_load(&ground),
             heartbeat: config.heartbeat,
             lifecycle: lifecycle.clone(),

@@ -17,12 +17,13 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use self::values::{address, colour, edition, network, origin, token_mode, whole};
+use self::values::{address, colour, edition, entry_scenes, network, number_matching, origin, token_mode, whole};
 use self::words::one_line;
-use crate::http::PublicUrl;
+use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
 use crate::login::Clients;
+use crate::login::entry::{EntryScenes, NumberMatching};
 use crate::oidc::SigningKeys;
 use crate::store::redis::{RedisSettings, Wait};
 use crate::wechat::access_token::TokenMode;
@@ -101,6 +102,9 @@ pub struct Settings {
     /// Networks (CIDR, comma separated) of the proxies whose X-Forwarded-For is believed.
     #[arg(long, env = "SCANLOGIN_TRUSTED_PROXIES", value_name = "CIDRS", value_delimiter = ',', value_parser = network)]
     trusted_proxies: Vec<IpNet>,
+    /// A MaxMind DB (.mmdb) of cities or countries, read at the start: where the browser's address is then stands on the phone's screen.
+    #[arg(long, env = "SCANLOGIN_PLACES_FILE", value_name = "FILE")]
+    places_file: Option<PathBuf>,
 
     /// Redis: redis://, rediss://, redis-cluster:// or redis-sentinel://. Without it everything is kept in this one process.
     #[arg(long, env = "SCANLOGIN_REDIS_URL", value_name = "URL", hide_env_values = true)]
@@ -212,6 +216,13 @@ pub struct Settings {
     /// The other origins whose pages may call (comma separated).
     #[arg(long, env = "SCANLOGIN_CLIENT_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     client_origins: Vec<PublicUrl>,
+    /// When the browser shows a number that the person picks on the phone: off, on, or on_warning. The demo site takes it too.
+    #[arg(long, env = "SCANLOGIN_CLIENT_NUMBER_MATCHING", value_name = "WHEN", value_parser = number_matching)]
+    client_number_matching: Option<NumberMatching>,
+    /// What becomes of a scan by how the phone came to the code, over the default: WeChat's numbers or other, each with allow, warn or
+    /// refuse, such as 1048=refuse,other=warn. The demo site takes it too.
+    #[arg(long, env = "SCANLOGIN_CLIENT_ENTRY_SCENES", value_name = "TABLE", value_parser = entry_scenes)]
+    client_entry_scenes: Option<EntryScenes>,
 
     /// How long a code may be scanned and confirmed, in seconds.
     #[arg(long, env = "SCANLOGIN_SCENE_TTL", value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, 900, 120))]
@@ -283,6 +294,8 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// Whose word on an address counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where addresses are.
+    pub places: Option<Places>,
     /// Where everything is kept; in this process when absent.
     pub redis: Option<RedisSettings>,
     /// Scenes that the embedded store takes on.

@@ -11,6 +11,7 @@ mod oidc;
 pub mod ops;
 mod peer;
 mod phone;
+mod places;
 mod problem;
 mod scenes;
 pub mod serve;
@@ -34,6 +35,7 @@ pub use axum::Router;
 pub use browser::PublicUrl;
 pub use load::{Load, Memory};
 pub use peer::TrustedProxies;
+pub use places::Places;
 
 /// What the handlers stand on. Clones share it.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub struct Parts {
     pub public_url: PublicUrl,
     /// Whose word on the browser's address counts.
     pub trusted_proxies: TrustedProxies,
+    /// Where addresses are, if the operator has a file that says so.
+    pub places: Option<Places>,
     /// How much is under way.
     pub load: Load,
     /// Comments on a silent stream come this often.

@@ -32,6 +32,7 @@ use crate::wechat::picture::CodePicture;
 use crate::wechat::{EnvVersion, MiniProgram};
 
 pub use clients::{Client, Clients};
+pub(crate) use nickname::may_stand;
 pub use phone::{Scanned, UploadedAvatar, media_type_of_avatar};
 pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Presented, RedeemError, Redeemed, UserinfoError};
 

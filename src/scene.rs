@@ -123,8 +123,17 @@ pub struct BrowserDescription {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
     /// Where that address is, when an offline database says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub place: Option<String>,
+    #[serde(rename = "named_place", default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+}
+
+/// A place, in the languages that phones are answered in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Such as `中国 杭州`.
+    pub zh: String,
+    /// Such as `Hangzhou, China`.
+    pub en: String,
 }
 
 /// Who scanned, as `jscode2session` said; never as the phone said.
@@ -161,7 +170,10 @@ pub struct Scan {
 /// What a person is held to before they may say yes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caution {
-    /// Whether they are warned of how they came to the code.
+    /// How they came to the code, by WeChat's number, as their phone said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry_scene: Option<i64>,
+    /// Whether they are warned of it.
     #[serde(default)]
     pub warned: bool,
     /// The number that they must pick.
@@ -377,6 +389,8 @@ pub enum Action<'a> {
         person: Person,
         /// The digest of the confirm token drawn for this scan.
         confirm_token: Digest<Confirm>,
+        /// How they came to the code, as their phone says.
+        entry_scene: Option<i64>,
         /// Whether they are warned, if they are the first.
         warned: bool,
         /// Whether they must pick a number, if they are the first.
@@ -583,10 +597,12 @@ impl Scene {
             Action::Scan {
                 person,
                 confirm_token,
+                entry_scene,
                 warned,
                 asks_number,
             } => {
                 let caution = |rng: &mut _| Caution {
+                    entry_scene,
                     warned,
                     number: asks_number.then(|| NumberStep::draw(rng)),
                 };

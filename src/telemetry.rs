@@ -20,8 +20,9 @@ pub struct Metrics {
     pub login_steps_total: IntCounterVec,
     /// Logins declined, by `client` and `reason` (`no`, `not_me`, `wrong_number`): many of the last two are an attack.
     pub declined_total: IntCounterVec,
-    /// Scans by what the site makes of how the phone came to the code, by `client` and `verdict` (`allow`, `warn`, `refuse`).
-    pub entries_total: IntCounterVec,
+    /// First scans by how the phone came to the code, by `client`, `entry` (`camera`, `picture`, `card`, `other`) and what the site
+    /// makes of it, the `verdict` (`allow`, `warn`, `refuse`).
+    pub scans_total: IntCounterVec,
     /// Event streams open now.
     pub streams_open: IntGauge,
     /// Event streams ended, by `reason`.
@@ -103,10 +104,10 @@ impl Metrics {
                 "Logins that a person, or a wrong number, declined.",
                 &["client", "reason"],
             )?,
-            entries_total: counters(
-                "entries_total",
-                "Scans by what the site makes of how the phone came to the code.",
-                &["client", "verdict"],
+            scans_total: counters(
+                "scans_total",
+                "First scans by how the phone came to the code.",
+                &["client", "entry", "verdict"],
             )?,
             streams_open: gauge("streams_open", "Event streams open now.")?,
             streams_closed_total: counters("streams_closed_total", "Event streams ended.", &["reason"])?,

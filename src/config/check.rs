@@ -9,10 +9,9 @@ use zeroize::Zeroizing;
 use super::file::Tables;
 use super::values::{avatar_host, redirect_uri};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
-use crate::http::PublicUrl;
+use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
-use crate::login::entry::{EntryScenes, NumberMatching};
 use crate::login::{Client, Clients};
 use crate::oidc::SigningKeys;
 use crate::store::redis::RedisSettings;
@@ -50,6 +49,7 @@ impl Settings {
             ops_listen: self.ops_listen,
             public_url: self.public_url,
             trusted_proxies: self.trusted_proxies,
+            places: self.places_file.as_deref().map(places).transpose()?,
             redis,
             scenes_max: count(self.limit_scenes),
             wechat,
@@ -251,7 +251,7 @@ impl Settings {
         let named = client_secret.is_some() || self.client_name.is_some();
         let described = named || !self.client_redirect_uris.is_empty() || !self.client_origins.is_empty();
         if !described && !alone {
-            return Ok(None);
+            return self.check_own_client_left_out();
         }
         let mini_program = only(programs).ok_or_else(|| {
             wrong("several Mini Programs are configured: clients must be [[client]] tables that name theirs in mini_program")
@@ -274,10 +274,21 @@ impl Settings {
                 .collect(),
             mini_program: mini_program.appid.clone(),
             avatar_hosts: super::file::avatar_hosts(),
-            entry_scenes: EntryScenes::default(),
-            number_matching: NumberMatching::Off,
+            entry_scenes: self.client_entry_scenes.clone().unwrap_or_default(),
+            number_matching: self.client_number_matching.unwrap_or_default(),
         };
         Ok(Some((client, !described)))
+    }
+
+    /// What protects people is not lost without a word.
+    fn check_own_client_left_out(&self) -> Result<Option<(Client, bool)>, ConfigError> {
+        if self.client_number_matching.is_none() && self.client_entry_scenes.is_none() {
+            return Ok(None);
+        }
+        Err(wrong(
+            "SCANLOGIN_CLIENT_NUMBER_MATCHING and SCANLOGIN_CLIENT_ENTRY_SCENES are of the client that settings describe, and there are \
+             only [[client]] tables: write such as number_matching = \"on\" there",
+        ))
     }
 }
 
@@ -297,6 +308,15 @@ fn check_addresses(client: &Client) -> Result<(), ConfigError> {
         checked("avatar_hosts", host, avatar_host(host))?;
     }
     Ok(())
+}
+
+fn places(file: &Path) -> Result<Places, ConfigError> {
+    Places::open(file).map_err(|error| {
+        wrong(format!(
+            "SCANLOGIN_PLACES_FILE: {} can't be used: {error}; it must be a MaxMind DB of cities or countries, such as GeoLite2-City.mmdb",
+            file.display()
+        ))
+    })
 }
 
 fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigError> {

@@ -1,5 +1,6 @@
 //! How one value is read, and what it must be instead.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -7,6 +8,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::http::PublicUrl;
+use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
 use crate::wechat::EnvVersion;
 use crate::wechat::access_token::TokenMode;
 use crate::wechat::client::Rgb;
@@ -70,6 +72,40 @@ pub(super) fn edition(text: &str) -> Result<EnvVersion, String> {
         "develop" => Ok(EnvVersion::Develop),
         _ => Err("it must be release, trial or develop".to_owned()),
     }
+}
+
+pub(super) fn number_matching(text: &str) -> Result<NumberMatching, String> {
+    match text {
+        "off" => Ok(NumberMatching::Off),
+        "on" => Ok(NumberMatching::On),
+        "on_warning" => Ok(NumberMatching::OnWarning),
+        _ => Err("it must be off, on or on_warning".to_owned()),
+    }
+}
+
+/// Changes of the default, each `number=verdict`.
+pub(super) fn entry_scenes(text: &str) -> Result<EntryScenes, String> {
+    let mut table = BTreeMap::new();
+    for change in text.split(',') {
+        let (name, verdict) = change.split_once('=').unwrap_or((change, ""));
+        let (name, verdict) = (name.trim(), verdict.trim());
+        let verdict = match verdict {
+            "allow" => Verdict::Allow,
+            "warn" => Verdict::Warn,
+            "refuse" => Verdict::Refuse,
+            _ => {
+                return Err(format!(
+                    "{name:?} must be allow, warn or refuse, such as 1048=refuse,other=warn"
+                ));
+            }
+        };
+        if table.insert(name.to_owned(), verdict).is_some() {
+            return Err(format!("{name:?} is there twice; such as 1048=refuse,other=warn"));
+        }
+    }
+    EntryScenes::default().with(&table).map_err(|name| {
+        format!("{name:?} is neither one of WeChat's numbers nor other; such as 1048=refuse,other=warn")
+    })
 }
 
 pub(super) fn token_mode(text: &str) -> Result<TokenMode, String> {

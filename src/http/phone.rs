@@ -12,7 +12,7 @@ use super::peer::Peer;
 use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
 use crate::login::{UploadedAvatar, media_type_of_avatar};
-use crate::scene::{Avatar, AvatarId, BrowserDescription, ConfirmToken, MatchNumber, Scene, SceneId, StateName};
+use crate::scene::{Avatar, AvatarId, ConfirmToken, MatchNumber, Scene, SceneId, StateName};
 
 /// What `chooseAvatar` gives, compressed, is far smaller.
 pub(super) const AVATAR_BYTES: usize = 64 * 1024;
@@ -27,7 +27,7 @@ pub(super) struct ScanRequest {
 pub(super) struct ScanReply {
     confirm_token: String,
     client: ClientView,
-    browser: BrowserDescription,
+    browser: BrowserView,
     requested_at: String,
     requested_seconds_ago: u64,
     expires_in: u64,
@@ -47,6 +47,16 @@ struct ClientView {
     logo_url: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct BrowserView {
+    name: String,
+    os: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+}
+
 /// `POST /scenes/{scene}/scan`
 pub(super) async fn scan(
     State(state): State<AppState>,
@@ -59,6 +69,7 @@ pub(super) async fn scan(
         .lifecycle
         .while_there_is_time(state.login.scan(&id, &request.code, request.entry_scene, peer.ip));
     let scanned = state.load.carry(Work::Scan, Box::pin(scan)).await?;
+    let language = Language::of(&headers);
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose().to_string(),
         client: ClientView {
@@ -67,28 +78,56 @@ pub(super) async fn scan(
             domain: scanned.client.domain(),
             logo_url: scanned.client.logo_url.clone(),
         },
-        browser: scanned.browser,
+        browser: BrowserView {
+            name: scanned.browser.name,
+            os: scanned.browser.os,
+            ip: scanned.browser.ip,
+            place: scanned.browser.place.map(|place| match language {
+                Language::Chinese => place.zh,
+                Language::English => place.en,
+            }),
+        },
         requested_at: rfc3339(scanned.requested_at),
         requested_seconds_ago: scanned.requested_ago.as_secs(),
         expires_in: whole_seconds(scanned.expires_in),
-        warning: scanned.caution.warned.then(|| warning(&headers)),
+        warning: scanned.caution.warned.then(|| warning(language)),
         match_choices: scanned.caution.number.map(|step| step.choices().to_vec()),
     }))
 }
 
-/// What the phone shows to somebody who did not scan a screen with the camera, in the first of our languages that it names.
-fn warning(headers: &HeaderMap) -> &'static str {
-    let languages = headers
-        .get(header::ACCEPT_LANGUAGE)
-        .and_then(|value| value.to_str().ok());
-    let languages = languages.unwrap_or_default().split(',').map(str::trim_start);
-    let first = languages
-        .clone()
-        .find(|language| language.starts_with("zh") || language.starts_with("en"));
-    if first.is_some_and(|language| language.starts_with("en")) {
-        "You did not scan this code from a screen with the camera. If somebody sent it to you, it logs them in as you: decline."
-    } else {
-        "您不是用相机对着屏幕扫码进入的。如果这个码是别人发给您的，确认后对方将以您的身份登录，请拒绝。"
+/// What a phone is answered in.
+#[derive(Debug, Clone, Copy)]
+enum Language {
+    Chinese,
+    English,
+}
+
+impl Language {
+    /// The first of ours that the phone names.
+    fn of(headers: &HeaderMap) -> Self {
+        let languages = headers
+            .get(header::ACCEPT_LANGUAGE)
+            .and_then(|value| value.to_str().ok());
+        let mut languages = languages.unwrap_or_default().split(',').map(str::trim_start);
+        let first = languages.find(|language| language.starts_with("zh") || language.starts_with("en"));
+        if first.is_some_and(|language| language.starts_with("en")) {
+            Self::English
+        } else {
+            Self::Chinese
+        }
+    }
+}
+
+/// What the phone shows to somebody who, as far as WeChat says, did not scan a screen with the camera: a signal, and no proof either way.
+fn warning(language: Language) -> &'static str {
+    match language {
+        Language::English => {
+            "WeChat does not say that you scanned a screen with the camera. That alone proves nothing, but if somebody sent you this \
+             code, it logs them in as you: decline."
+        }
+        Language::Chinese => {
+            "微信没有显示你是用相机扫描屏幕进入的。这本身不能证明什么，但如果这个码是别人发给你的，确认后对方将以你的身份登录，请拒绝。"
+        }
     }
 }
 

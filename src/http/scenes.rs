@@ -16,7 +16,9 @@ use super::peer::Peer;
 use super::problem::Problem;
 use crate::hub::{Change, Told};
 use crate::login::{Error, Start};
-use crate::scene::{Authorization, AuthorizationCode, Avatar, BrowserSecret, MatchNumber, SceneId, StateName};
+use crate::scene::{
+    Authorization, AuthorizationCode, Avatar, BrowserDescription, BrowserSecret, MatchNumber, SceneId, StateName,
+};
 
 /// No long-poll waits longer.
 const WAIT_MOST: Duration = Duration::from_secs(30);
@@ -78,7 +80,10 @@ pub(super) async fn start(
     let start = Start {
         client,
         authorization: authorization_of(request)?,
-        browser: describe(&headers, peer.ip),
+        browser: BrowserDescription {
+            place: state.places.as_ref().and_then(|places| places.of(peer.ip)),
+            ..describe(&headers, peer.ip)
+        },
         address: peer.ip,
         now: jiff::Timestamp::now().as_second(),
     };

@@ -87,6 +87,17 @@ impl Default for EntryScenes {
     }
 }
 
+/// The ways in words, of which there are few enough to count.
+#[must_use]
+pub fn kind(entry_scene: Option<i64>) -> &'static str {
+    match entry_scene {
+        Some(number) if CAMERA.contains(&number) => "camera",
+        Some(number) if PICTURE.contains(&number) => "picture",
+        Some(number) if CARD.contains(&number) => "card",
+        Some(_) | None => "other",
+    }
+}
+
 impl EntryScenes {
     /// With these in the place of the default's: `other`, `typed`, or one of WeChat's numbers.
     ///

@@ -12,7 +12,8 @@ const CODE_POINTS: usize = 64;
 /// When it is longer than 64 code points even so.
 pub(super) fn clean(given: &str) -> Result<Option<String>, TooLong> {
     // Whatever the input's length, no more than one character past the limit is kept.
-    let kept: String = given.nfc().filter(|c| may_stand(*c)).take(CODE_POINTS + 1).collect();
+    let seen = given.chars().filter(|c| may_stand(*c));
+    let kept: String = seen.nfc().take(CODE_POINTS + 1).collect();
     if kept.chars().count() > CODE_POINTS {
         return Err(TooLong);
     }
@@ -24,7 +25,8 @@ pub(super) fn clean(given: &str) -> Result<Option<String>, TooLong> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-fn may_stand(c: char) -> bool {
+/// Whether it is seen where it stands: no control, format or unassigned character.
+pub(crate) fn may_stand(c: char) -> bool {
     !matches!(
         c.general_category(),
         GeneralCategory::Control
@@ -60,6 +62,7 @@ mod tests {
             Ok(Some("Zoë".to_owned())),
             "one form for what looks the same"
         );
+        assert_eq!(clean("Zoe\u{200b}\u{308}"), Ok(Some("Zoë".to_owned())));
     }
 
     #[test]

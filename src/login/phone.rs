@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::entry::Verdict;
+use super::entry::{Verdict, kind};
 use super::nickname;
 use super::{Client, Error, Login};
 use crate::entropy::os_rng;
-use crate::limits::{Rule, octets};
+use crate::limits::{Rule, network_of, octets};
 use crate::scene::{
     Action, Avatar, AvatarId, BrowserDescription, Caution, ConfirmToken, Life, MatchNumber, Person, Profile, Scene,
     SceneId, State, StateName,
@@ -79,8 +79,8 @@ impl Login {
         let verdict = client.entry_scenes.verdict(entry_scene);
         // Of whoever scans again the first scan's verdict stands.
         if matches!(seen.scene.state, State::Waiting) {
-            let labels = [client.client_id.as_str(), verdict.as_str()];
-            self.metrics.entries_total.with_label_values(&labels).inc();
+            let labels = [client.client_id.as_str(), kind(entry_scene), verdict.as_str()];
+            self.metrics.scans_total.with_label_values(&labels).inc();
             if verdict == Verdict::Refuse {
                 return Err(Error::EntrySceneRefused);
             }
@@ -92,6 +92,7 @@ impl Login {
         let scan = || Action::Scan {
             person: person.clone(),
             confirm_token: confirm_token.digest(),
+            entry_scene,
             warned,
             asks_number: client.number_matching.asks(warned),
         };
@@ -212,8 +213,10 @@ impl Login {
         let labels = [scene.client_id.as_str(), reason];
         self.metrics.declined_total.with_label_values(&labels).inc();
         if reason != "no" {
-            let (client, browser) = (&scene.client_id, &scene.browser);
-            tracing::warn!(scene = ?scene.id, client, reason, browser.ip, browser.name, browser.os, "a login was not asked for by the person who scanned it");
+            let (client, browser, entry_scene) = (&scene.client_id, &scene.browser, scene.caution.entry_scene);
+            let address = browser.ip.as_deref().and_then(|ip| ip.parse().ok());
+            let network = address.map(network_of).map(tracing::field::display);
+            tracing::warn!(scene = ?scene.id, client, reason, network, entry_scene, browser.name, browser.os, "a login was not asked for by the person who scanned it");
         }
     }
 

@@ -85,6 +85,7 @@ impl Login {
                 unionid: unionid.map(ToOwned::to_owned),
             },
             confirm_token: self.token.digest(),
+            entry_scene: Some(1047),
             warned: false,
             asks_number: step == Try::ScanAndBeAsked,
         };

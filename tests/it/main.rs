@@ -33,6 +33,7 @@ mod login_flow;
 mod made_ahead;
 mod number_matching;
 mod origins;
+mod places;
 mod profile;
 mod redemption;
 mod redis_commands;

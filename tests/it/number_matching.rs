@@ -156,8 +156,112 @@ async fn each_way_to_the_code_meets_the_sites_policy() {
             }
         }
     }
-    let refused = service.metric("scanlogin_entries_total", "client=\"plain\",verdict=\"refuse\"");
-    assert!(refused.await >= 4.0);
+    scans_are_counted(&service).await;
+}
+
+/// Those of the test above, each by its way.
+async fn scans_are_counted(service: &Service) {
+    let mut expected = 0;
+    // Each refused one was scanned again by the camera.
+    for (client, entry, verdict, count) in [
+        ("plain", "camera", "allow", 2 + 4),
+        ("plain", "picture", "warn", 4),
+        ("plain", "card", "refuse", 4),
+        ("plain", "other", "warn", 3),
+        ("strict", "camera", "allow", 2 + 5),
+        ("strict", "picture", "refuse", 1),
+        ("strict", "picture", "warn", 1),
+        ("strict", "card", "warn", 1),
+        ("strict", "card", "refuse", 1),
+        ("strict", "other", "refuse", 3),
+    ] {
+        let labels = format!("client=\"{client}\",entry=\"{entry}\",verdict=\"{verdict}\"");
+        let counted = service.metric("scanlogin_scans_total", &labels).await;
+        assert!((counted - f64::from(count)).abs() < f64::EPSILON, "{labels}: {counted}");
+        expected += count;
+    }
+    let all = service.metric("scanlogin_scans_total", "").await;
+    assert!((all - f64::from(expected)).abs() < f64::EPSILON, "{all}");
+}
+
+/// What an operator has to know of somebody who has others scan codes: and nothing that opens the login.
+#[tokio::test]
+async fn t01_a_login_that_was_not_the_persons_own_is_counted_and_told_with_its_network_and_way() {
+    let service = Service::builder()
+        .config_toml(SITES)
+        .with("TRUSTED_PROXIES", "127.0.0.0/8");
+    let service = service.start().await;
+    for (address, network, reason) in [
+        ("2001:db8:1:2:3:4:5:6", "network=2001:db8:1:2:: ", "not_me"),
+        ("203.0.113.7", "network=203.0.113.7 ", "not_me"),
+        ("198.51.100.7", "", "no"),
+    ] {
+        let wanted = json!({ "client_id": "plain", "code_challenge": s256(VERIFIER) });
+        let start = service.post("/scenes", &wanted).header("x-forwarded-for", address);
+        let browser = Browser::started(&service, &Reply::to(start).await);
+        let (_, phone) = scan(&service, &browser.scene, "alice", json!(1048)).await;
+        let (before, labels) = (service.log().lines(), format!("client=\"plain\",reason=\"{reason}\""));
+        let counted = service.metric("scanlogin_declined_total", &labels).await;
+        let answer = if reason == "no" {
+            json!({})
+        } else {
+            json!({ "reason": reason })
+        };
+        // A retry is the same act.
+        for _ in 0..2 {
+            phone.decline_with(&service, &browser.scene, answer.clone()).await.ok();
+        }
+        let now = service.metric("scanlogin_declined_total", &labels).await;
+        assert!((now - counted - 1.0).abs() < f64::EPSILON, "{labels}: {counted}, {now}");
+        if reason == "no" {
+            // A line about the next request is in the log after any about this one.
+            Reply::to(service.get("/scenes/nothing").header("x-request-id", "the-next")).await;
+            service.log().line_with(&["the-next"]).await;
+            let told = |lines: &[String]| lines.iter().filter(|line| line.contains("not asked for")).count();
+            assert_eq!(told(&service.log().lines()), told(&before));
+            continue;
+        }
+        let line = service
+            .log()
+            .line_with(&["WARN", "not asked for by the person", network])
+            .await;
+        for word in [
+            "client=\"plain\"",
+            "reason=\"not_me\"",
+            "entry_scene=1048",
+            &browser.scene[..8],
+        ] {
+            assert!(line.contains(word), "{word} is not in {line}");
+        }
+        for secret in [&*browser.scene, &browser.secret, &phone.token, "alice", "3:4:5:6"] {
+            assert!(!line.contains(secret), "{secret} is in {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_only_client_and_the_demo_site_take_both_by_settings() {
+    for described in [None, Some("My Blog")] {
+        let mut service = Service::builder()
+            .with("CLIENT_NUMBER_MATCHING", "on_warning")
+            .with("CLIENT_ENTRY_SCENES", "1047=warn, 1007=allow,other=refuse");
+        if let Some(name) = described {
+            service = service.with("CLIENT_NAME", name);
+        }
+        let service = service.start().await;
+        for (entry_scene, status, is_asked) in [
+            (json!(1047), 200, true),
+            (json!(1048), 200, true),
+            (json!(1007), 200, false),
+            (json!(1008), 403, false),
+            (Value::Null, 403, false),
+        ] {
+            let browser = Browser::start(&service).await;
+            let (scanned, _) = scan(&service, &browser.scene, "alice", entry_scene.clone()).await;
+            assert_eq!(scanned.status, status, "{entry_scene}: {}", scanned.text());
+            assert_eq!(scanned.json().get("match_choices").is_some(), is_asked, "{entry_scene}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -264,10 +368,13 @@ async fn a_second_wrong_number_declines_and_the_same_one_again_does_not() {
     }
     let counted = service.metric("scanlogin_declined_total", "client=\"numbers\",reason=\"wrong_number\"");
     assert!((counted.await - 1.0).abs() < f64::EPSILON);
-    service
+    let line = service
         .log()
         .line_with(&["not asked for by the person", "wrong_number"])
         .await;
+    for word in ["WARN", "client=\"numbers\"", "network=127.0.0.1", "entry_scene=1047"] {
+        assert!(line.contains(word), "{word} is not in {line}");
+    }
 }
 
 #[tokio::test]

@@ -189,6 +189,57 @@ const VALUES: &[Case] = &[
         "",
         &["SCANLOGIN_CLIENT_ORIGINS", "such as https://login.example"],
     ),
+    Case(
+        &["--client-number-matching", "sometimes"],
+        &[],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_NUMBER_MATCHING",
+            "\"sometimes\"",
+            "off, on or on_warning",
+        ],
+    ),
+    Case(
+        &["--client-entry-scenes", "1047"],
+        &[],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_ENTRY_SCENES",
+            "\"1047\" must be allow, warn or refuse",
+            "such as 1048=refuse",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "1047=block")],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_ENTRY_SCENES",
+            "\"1047\" must be allow, warn or refuse",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "camera=allow")],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_ENTRY_SCENES",
+            "\"camera\" is neither one of WeChat's numbers",
+            "such as 1048=refuse",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "1047=allow,1047=warn")],
+        "",
+        &["SCANLOGIN_CLIENT_ENTRY_SCENES", "\"1047\" is there twice"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "")],
+        "",
+        &["SCANLOGIN_CLIENT_ENTRY_SCENES", "such as 1048=refuse"],
+    ),
     Case(&["--nonsense"], &[], "", &["--nonsense", "`scanlogin --help`"]),
     Case(&["nonsense"], &[], "", &["nonsense", "`scanlogin --help`"]),
     Case(&[], &[("RUST_LOG", "=%")], "", &["RUST_LOG", "such as info"]),
@@ -196,6 +247,18 @@ const VALUES: &[Case] = &[
 
 /// What can't be together, or not alone.
 const TOGETHER: &[Case] = &[
+    Case(
+        &["--client-number-matching", "on"],
+        &[],
+        "[[client]]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CLIENT_NUMBER_MATCHING", "number_matching = \"on\""],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "other=refuse")],
+        "[[client]]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CLIENT_ENTRY_SCENES", "[[client]]"],
+    ),
     Case(
         &[],
         &[("SCANLOGIN_LISTEN", "0.0.0.0:0")],

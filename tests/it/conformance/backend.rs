@@ -186,6 +186,7 @@ impl Login {
                 unionid: None,
             },
             confirm_token: self.token.digest(),
+            entry_scene: Some(1047),
             warned: false,
             asks_number: false,
         })

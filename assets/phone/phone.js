@@ -104,6 +104,7 @@ async function startScan() {
       scene: model.scene,
       openid: model.person.openid,
       entryScene: Number(byId('entry-scene').value),
+      language: i18n.tag,
     });
     nickname.value = model.person.name;
     forgetAvatar();

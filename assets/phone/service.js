@@ -15,9 +15,9 @@ async function twice(call) {
   }
 }
 
-async function scanOnce({ scene, openid, entryScene }) {
+async function scanOnce({ scene, openid, entryScene, language }) {
   const { code } = await request('POST', '/simulator/login', { json: { openid } });
-  return request('POST', at(scene, 'scan'), { json: { code, entry_scene: entryScene } });
+  return request('POST', at(scene, 'scan'), { json: { code, entry_scene: entryScene }, language });
 }
 
 /** A login code counts once and not for long: if WeChat refuses it, a fresh one is due. */

@@ -44,7 +44,12 @@ export function createRetryButton(button, label) {
 /** The addresses that the page's content security policy lets a picture have. */
 export function showable(url) {
   if (!url) return null;
-  const parsed = new URL(url, location.href);
+  let parsed;
+  try {
+    parsed = new URL(url, location.href);
+  } catch {
+    return null;
+  }
   const ofWechat = parsed.protocol === 'https:' && parsed.hostname.endsWith('.qlogo.cn');
   return parsed.origin === location.origin || ofWechat ? parsed.href : null;
 }

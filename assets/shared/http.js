@@ -37,11 +37,12 @@ export async function problemOf(response) {
  * @returns {Promise<object | null>} the JSON of a 2xx answer, null when it has none
  * @throws {Problem}
  */
-export async function request(method, url, { json, body, bearer, timeout = 15_000, signal } = {}) {
+export async function request(method, url, { json, body, bearer, language, timeout = 15_000, signal } = {}) {
   const headers = { accept: 'application/json' };
   if (json !== undefined) headers['content-type'] = 'application/json';
   if (body?.type) headers['content-type'] = body.type;
   if (bearer) headers.authorization = `Bearer ${bearer}`;
+  if (language) headers['accept-language'] = language;
 
   const abort = new AbortController();
   const giveUp = () => abort.abort();

@@ -1,8 +1,9 @@
 // The real page through its life, with a service whose every reply is scripted.
 
 import assert from 'node:assert/strict'
+import fs from 'node:fs'
 import { test } from 'node:test'
-import { quiet, until } from './support/project.mjs'
+import { quiet, read, until } from './support/project.mjs'
 import { CONFIRMED, DECLINED, INTERRUPTED, OTHER_SCENE, SCENE, ScriptedPhone, json, ok, problem, scanReply } from './support/scripted.mjs'
 
 const JPEG = Buffer.concat([Buffer.from([0xff, 0xd8, 0xff, 0xe0]), Buffer.alloc(2000)])
@@ -28,6 +29,40 @@ test('what the service does not know is not shown', async () => {
   assert.ok(phone.text().includes('Log in to this site on the computer?'))
   assert.doesNotMatch(phone.text(), /undefined|null|Place|IP address/)
   assert.deepEqual(phone.nodes(({ attributes }) => ['domain', 'logo', 'alert'].includes(attributes.class)), [])
+})
+
+test('nothing but colour tells confirm from decline', () => {
+  const rules = [...`${read('app.wxss')}${read('pages/confirm/confirm.wxss')}`.matchAll(/([^{}]+)\{([^{}]*)\}/g)]
+  const own = rules.filter(([, selector]) => /\.(decline|confirm)\b/.test(selector))
+  assert.ok(own.length >= 2, 'both are styled')
+  for (const [rule, , body] of own) {
+    for (const declaration of body.split(';').map((each) => each.trim()).filter(Boolean)) {
+      assert.match(declaration, /^(background|background-color|color|border-color):/, rule)
+    }
+  }
+})
+
+test('whatever somebody else worded is shown as it is, and as nothing but text', async () => {
+  const payloads = Object.values(JSON.parse(fs.readFileSync(new URL('../../tests/payloads.json', import.meta.url)))).flat()
+  assert.ok(payloads.length >= 200)
+  const plain = new ScriptedPhone()
+  await plain.opened(ok(scanReply({ warning: 'x' })))
+  const shape = (phone) => phone.nodes(() => true).map(({ tag, attributes }) => `${tag} ${Object.keys(attributes)}`)
+  for (const words of payloads) {
+    const phone = new ScriptedPhone()
+    await phone.opened(ok(scanReply({
+      client: { client_id: 'x', name: words, domain: words },
+      browser: { name: words, os: words, ip: words, place: words },
+      warning: words,
+    })))
+    const shown = (name) => phone.nodes(({ attributes }) => attributes.class === name).map(({ children }) => children)
+    assert.deepEqual(shown('title'), [[words]], JSON.stringify(words))
+    assert.deepEqual(shown('domain'), [[words]])
+    assert.deepEqual(shown('alert'), [[words]])
+    assert.deepEqual(shown('fact-value').slice(0, 4), [[words], [words], [words], [words]])
+    assert.deepEqual(shape(phone), shape(plain), 'it makes no element and no attribute')
+    phone.close()
+  }
 })
 
 test('decline comes first and is as large as confirm; a broken logo goes away', async () => {

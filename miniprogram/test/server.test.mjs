@@ -16,6 +16,14 @@ redirect_uris = ["https://shop.example/callback"]
 client_id = "bank"
 name = "My Bank"
 redirect_uris = ["https://bank.example/callback"]
+
+[[client]]
+client_id = "numbers"
+number_matching = "on"
+
+[[client]]
+client_id = "careful"
+number_matching = "on_warning"
 `
 
 let server
@@ -44,6 +52,83 @@ test('the login is the login of the person who confirmed', async () => {
   const claims = await browser.redeem('shop', code)
   assert.equal(claims.sub, person)
   assert.deepEqual([claims.nickname, claims.picture], [undefined, undefined])
+})
+
+/** The number on the browser's screen, and those that are not. */
+async function numbersOf({ browser, phone }) {
+  const { match_number: right } = await browser.sees('scanned')
+  assert.match(right, /^\d\d$/)
+  const offered = phone.numbers()
+  assert.equal(new Set(offered).size, 3, offered.join())
+  assert.ok(offered.includes(right), `${right} of ${offered}`)
+  return { right, wrong: offered.filter((number) => number !== right) }
+}
+
+function pick(phone, number) {
+  const [button] = phone.nodes(({ attributes }) => attributes['data-number'] === number)
+  assert.ok(!button.attributes.disabled, `${number} can be picked`)
+  phone.page[button.attributes.bindtap]({ currentTarget: { dataset: { number } } })
+  phone.tap('确认登录')
+}
+
+test('numbers: the one on the screen logs in, after a wrong one too, and is honest about what it shows', async () => {
+  const { browser, phone } = await scanned(shops, 'numbers')
+  const { right, wrong } = await numbersOf({ browser, phone })
+  assert.match(phone.text(), /选对数字不能证明这是你自己的登录/)
+  assert.ok(phone.button('确认登录').attributes.disabled, 'nothing is confirmed without one')
+  pick(phone, wrong[0])
+  await shows(phone, '数字不对')
+  assert.equal((await browser.status()).state, 'scanned')
+  await until('the phone is idle', () => phone.page.data.idle)
+  pick(phone, right)
+  await shows(phone, '已确认登录')
+  const confirmed = await browser.sees('confirmed')
+  assert.ok(confirmed.code)
+  assert.equal(confirmed.match_number, undefined)
+})
+
+test('numbers: two wrong ones decline the login on both', async () => {
+  const { browser, phone } = await scanned(shops, 'numbers')
+  const { wrong } = await numbersOf({ browser, phone })
+  pick(phone, wrong[0])
+  await shows(phone, '数字不对')
+  await until('the phone is idle', () => phone.page.data.idle)
+  pick(phone, wrong[1])
+  await shows(phone, '数字选错了两次')
+  await browser.sees('declined')
+})
+
+test('who came by a picture is warned in their own language, and asked for the number where the site wants that', async () => {
+  for (const [clientId, entryScene, isWarned, isAsked] of [['careful', 1047, false, false], ['careful', 1048, true, true], ['shop', 1049, true, false]]) {
+    const { browser, phone } = await scanned(shops, clientId, entryScene)
+    assert.equal(/如果这个码是别人发给你的/.test(phone.text()), isWarned, `${clientId} ${entryScene}: ${phone.text()}`)
+    assert.equal(phone.numbers().length, isAsked ? 3 : 0)
+    if (isAsked) pick(phone, (await numbersOf({ browser, phone })).right)
+    else phone.tap('确认登录')
+    await browser.sees('confirmed')
+  }
+  const browser = await shops.browser('careful')
+  const english = shops.phone(openid())
+  Object.assign(english, { language: 'en', entryScene: 1048 })
+  english.open(browser.scene)
+  await shows(english, 'That alone proves nothing')
+  await shows(english, 'does not prove that this login is yours')
+})
+
+test('who came by a card is refused before WeChat is asked who they are, and may still scan the screen', async () => {
+  const browser = await shops.browser('shop')
+  const before = await shops.code2sessionCalls()
+  const person = openid()
+  const phone = shops.phone(person)
+  phone.entryScene = 1007
+  phone.open(browser.scene)
+  await shows(phone, '请直接扫描电脑屏幕')
+  assert.equal((await browser.status()).state, 'waiting')
+  assert.equal(await shops.code2sessionCalls(), before)
+  const again = shops.phone(person).open(browser.scene)
+  await shows(again, '要在电脑上登录这个网站吗')
+  again.tap('确认登录')
+  await browser.sees('confirmed')
 })
 
 for (const [label, title] of [['拒绝', '电脑上不会登录'], ['不是我本人的操作', '不要扫描别人发来的登录码']]) {

@@ -2,6 +2,7 @@
 
 import { isRecord, networkProblem, phoneProblem, replyProblem } from './problem'
 import type { Problem } from './problem'
+import type { Language } from './words'
 
 /** wx.request's own default is 60 s: too long for someone who holds a phone to a screen. */
 const TIMEOUT_MS = 10_000
@@ -50,10 +51,12 @@ export type Outcome<T> = { ok: true; value: T } | { ok: false; problem: Problem 
 export class Api {
   private readonly request: Request
   private readonly base: string
+  private readonly language: Language
 
-  constructor(request: Request, serviceUrl: string, scene: string) {
+  constructor(request: Request, serviceUrl: string, scene: string, language: Language) {
     this.request = request
     this.base = `${serviceUrl}/scenes/${scene}`
+    this.language = language
   }
 
   /** `code` is from wx.login and good for this one call. */
@@ -82,7 +85,8 @@ export class Api {
     data: Record<string, unknown> | ArrayBuffer,
     isValid: (body: unknown) => body is T,
   ): Promise<Outcome<T>> {
-    const header: Record<string, string> = { 'Content-Type': contentType }
+    // The service words its warning and names the place: in the language of the screen they stand on.
+    const header: Record<string, string> = { 'Content-Type': contentType, 'Accept-Language': this.language }
     if (confirmToken !== null) header.Authorization = `Bearer ${confirmToken}`
     return new Promise((resolve) => {
       this.request({

@@ -139,11 +139,13 @@ export async function shows(phone, text) {
   await until(`the phone shows "${text}"; it shows: ${phone.text()}`, () => phone.text().includes(text))
 }
 
-/** A phone that has scanned what the browser shows, and is asked. */
-export async function scanned(server, clientId) {
+/** A phone that has scanned what the browser shows, and is asked; `entryScene` is how, as WeChat says. */
+export async function scanned(server, clientId, entryScene = 1047) {
   const person = openid()
   const browser = await server.browser(clientId)
-  const phone = server.phone(person).open(browser.scene)
+  const phone = server.phone(person)
+  phone.entryScene = entryScene
+  phone.open(browser.scene)
   await shows(phone, '要在电脑上登录这个网站吗')
   return { browser, phone, person }
 }

@@ -116,6 +116,11 @@ export class Phone {
     return this.page[attributes.bindtap]({ currentTarget: { dataset } })
   }
 
+  /** The numbers that the person may pick. */
+  numbers() {
+    return this.nodes(({ attributes }) => attributes['data-number'] !== undefined).map(({ attributes }) => attributes['data-number'])
+  }
+
   submit() {
     const [form] = this.nodes((node) => node.tag === 'form')
     const inputs = this.nodes((node) => node.tag === 'input')

@@ -55,7 +55,7 @@ Page({
       this.setData(stopped(phoneProblem('no_scene'), this.language))
       return
     }
-    const api = new Api((options) => wx.request(options), serviceUrl(wx), scene)
+    const api = new Api((options) => wx.request(options), serviceUrl(wx), scene, this.language)
     this.login = new Login(api, phone, () => this.paint())
     void this.login.scan()
   },

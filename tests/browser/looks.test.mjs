@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test'
 import {
   CHINESE, Chromium, DARK, DESKTOP, ENGLISH, LIGHT, MOBILE_PHONE, SCREENSHOTS, isAccessible, photograph, reaches,
 } from './support/chromium.mjs'
+import { cameBy, isAsked, numbersOn, picks } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
 
 /** Two tours see both schemes, both widths and both languages; the others are for pictures. */
@@ -79,10 +80,13 @@ async function seeComputer(stage, service, options, look, scanBy) {
   return computer
 }
 
-async function seeEnds(stage, service, computer, look, scanBy) {
+async function seeEnds(stage, service, options, look, computer, scanBy) {
   await computer.getByTestId('cancel').click()
   await reaches(computer, 'cancelled')
   await look(computer, 'cancelled')
+  await computer.getByTestId('refresh').click()
+  await reaches(computer, 'waiting')
+  await seeCautions(stage, options, look, computer)
   await computer.getByTestId('refresh').click()
   await reaches(computer, 'waiting')
 
@@ -97,6 +101,37 @@ async function seeEnds(stage, service, computer, look, scanBy) {
   await computer.getByTestId('refresh').click()
   await reaches(computer, 'error')
   await look(computer, 'error')
+}
+
+/** What somebody meets who came by a card, and who came by a picture: with as much on the screen as there can be. */
+async function seeCautions(stage, options, look, computer) {
+  const refused = await stage.phone(computer, ...options)
+  await cameBy(refused, '1007')
+  await refused.getByTestId('scan').click()
+  await reaches(refused, 'error')
+  await look(refused, 'p-refused')
+
+  const phone = await stage.phone(computer, ...options)
+  await phone.route('**/scan', async (route) => {
+    const response = await route.fetch()
+    const asked = await response.json()
+    await route.fulfill({ response, json: { ...asked, browser: { ...asked.browser, place: options.includes(CHINESE) ? '中国 杭州' : 'Hangzhou, China' } } })
+  })
+  await cameBy(phone, '1048')
+  await isAsked(phone)
+  await reaches(computer, 'scanned')
+  await look(computer, 'scanned-number')
+  await look(phone, 'p-ask-warned')
+  const right = await computer.locator('#match').innerText()
+  const [first, second] = (await numbersOn(phone)).filter((number) => number !== right)
+  await picks(phone, first)
+  await reaches(phone, 'error')
+  await look(phone, 'p-wrong-number')
+  await phone.getByTestId('retry').click()
+  await reaches(phone, 'ask')
+  await picks(phone, second)
+  await reaches(phone, 'error')
+  await reaches(computer, 'declined')
 }
 
 /** What the phone shows until it has asked. */
@@ -140,7 +175,7 @@ describe('every state', { concurrency: 2, timeout: 600_000 }, () => {
     test(`is accessible and fits: ${tour}`, () => chromium.stage(tour, async (stage) => {
       stage.tolerate(/Failed to load resource/)
       const look = guide(tour)
-      const service = await Service.start()
+      const service = await Service.start({ CLIENT_NUMBER_MATCHING: 'on_warning' })
       const scanBy = (computer) => seePhone(stage, service, options, look, computer)
       const again = async (computer) => {
         const phone = await stage.phone(computer, ...options)
@@ -151,7 +186,7 @@ describe('every state', { concurrency: 2, timeout: 600_000 }, () => {
       try {
         const computer = await seeComputer(stage, service, options, look, scanBy)
         await Promise.all([
-          seeEnds(stage, service, computer, look, again),
+          seeEnds(stage, service, options, look, computer, again),
           seeExpiry(stage, options, look),
         ])
       } finally {

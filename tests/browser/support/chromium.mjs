@@ -131,6 +131,10 @@ class Stage {
       this.complain(`console ${message.type()}: ${message.text()} ${url}`)
     })
     page.on('pageerror', (error) => this.complain(`error: ${error.stack}`))
+    page.on('dialog', (dialog) => {
+      this.complain(`dialog: ${dialog.message()}`)
+      dialog.dismiss()
+    })
     page.on('crash', () => this.complain('the page crashed'))
   }
 

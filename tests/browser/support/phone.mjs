@@ -42,6 +42,23 @@ export async function isAsked(phone) {
   await phone.locator('#app[data-state="ask"]').waitFor()
 }
 
+/** WeChat says that the Mini Program was opened so. */
+export async function cameBy(phone, entryScene) {
+  await phone.locator('details').evaluate((details) => { details.open = true })
+  await phone.getByTestId('entry-scene').selectOption(entryScene)
+}
+
+/** The numbers that the phone offers. */
+export function numbersOn(phone) {
+  return phone.getByTestId('match-choice').allInnerTexts()
+}
+
+/** Picks that number, and confirms. */
+export async function picks(phone, number) {
+  await phone.getByTestId('match-choice').filter({ hasText: number }).click()
+  await phone.getByTestId('confirm').click()
+}
+
 /** The whole of it: scan, and confirm with a nickname. */
 export async function confirms(phone, nickname) {
   await isAsked(phone)

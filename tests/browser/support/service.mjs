@@ -73,8 +73,9 @@ export class Service {
   async run() {
     const env = Object.entries(this.settings).map(([name, value]) => [`SCANLOGIN_${name}`, String(value)])
     this.process = new Process(binary(), [], Object.fromEntries(env))
-    const [, url, address] = await this.process.says(/listening .*public_url="([^"]+)" listen=(\S+)/)
+    const [, url, address, ops] = await this.process.says(/listening .*public_url="([^"]+)" listen=(\S+) ops_listen=(\S+)/)
     this.url = url
+    this.ops = `http://${ops}`
     this.address = address
     this.settings.LISTEN = address
   }
@@ -85,6 +86,13 @@ export class Service {
 
   stop() {
     return this.process.end('SIGTERM')
+  }
+
+  /** The sum of a metric over all its labels. */
+  async metric(name) {
+    const text = await (await fetch(`${this.ops}/metrics`)).text()
+    const lines = text.split('\n').filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`))
+    return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)
   }
 
   /** The next calls of the simulated WeChat misbehave. */

@@ -183,3 +183,44 @@ fn t23_secrets_are_compared_in_constant_time() {
         .expect("digests are compared by our own rule");
     assert!(equal.split('}').next().unwrap().contains("ct_eq"));
 }
+
+/// What others wrote comes from the registry, as the lock file knows it; what we write can't be unsafe.
+#[test]
+fn t34_our_code_is_safe_and_every_crate_is_one_of_the_registry_by_its_hash() {
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let lock: toml::Table = read("Cargo.lock").parse().unwrap();
+    let crates = lock["package"].as_array().unwrap();
+    assert!(crates.len() > 200, "the lock file is found");
+    for one in crates.iter().filter(|one| one["name"].as_str() != Some("scanlogin")) {
+        let of = |field: &str| one.get(field).and_then(toml::Value::as_str).unwrap_or_default();
+        assert_eq!(
+            of("source"),
+            "registry+https://github.com/rust-lang/crates.io-index",
+            "{one}"
+        );
+        assert_eq!(of("checksum").len(), 64, "{one}");
+    }
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    assert_eq!(manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    assert!(manifest.get("patch").is_none());
+}
+
+/// The container itself is built elsewhere; what it may do is written here.
+#[test]
+fn t35_the_container_may_do_no_more_than_it_needs() {
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let deployment = read("k8s/deployment.yaml");
+    for line in [
+        "automountServiceAccountToken: false",
+        "runAsNonRoot: true",
+        "type: RuntimeDefault",
+        "allowPrivilegeEscalation: false",
+        "readOnlyRootFilesystem: true",
+        "drop: [ALL]",
+    ] {
+        assert!(deployment.lines().any(|found| found.trim() == line), "{line}");
+    }
+    let image = read("Dockerfile");
+    let last = image.lines().rfind(|line| line.starts_with("FROM ")).unwrap();
+    assert!(last.contains("distroless") && last.ends_with(":nonroot"), "{last}");
+}

@@ -39,6 +39,7 @@ mod redemption;
 mod redis_commands;
 mod relying_party;
 mod replicas;
+mod security_table;
 mod settings;
 mod shapes;
 mod simulator;

@@ -639,7 +639,7 @@ fn check(cases: &[Case]) {
         let dir = tempfile::tempdir().unwrap();
         let mut command = quiet(&dir, file);
         command.args(*args).envs(env.iter().copied());
-        let line = refused(command.output().unwrap());
+        let line = refused(stopped(&command));
         for word in *words {
             assert!(
                 line.contains(word),
@@ -647,6 +647,14 @@ fn check(cases: &[Case]) {
             );
         }
     }
+}
+
+/// What a start says that is to be stopped. One that goes on all the same is not waited for for ever.
+fn stopped(command: &Command) -> Output {
+    let mut bounded = Command::new("timeout");
+    bounded.arg("30").arg(command.get_program()).args(command.get_args());
+    let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    bounded.env_clear().envs(set).stdin(Stdio::null()).output().unwrap()
 }
 
 /// The program on ports of its own, which says nothing but errors.

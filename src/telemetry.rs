@@ -4,8 +4,8 @@ mod logs;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 pub use logs::Logs;
@@ -40,6 +40,8 @@ pub struct Metrics {
     /// Durable writes by how their wait for a replica ended (`replicated`; `vouched` for by the sentinels,
     /// while a replica is missing; `unreplicated`; `not_asked`).
     pub store_waits_total: IntCounterVec,
+    /// By how many seconds this machine's clock is ahead of that Redis server's which differs most from it.
+    pub clock_skew_seconds: Gauge,
     /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `circuit_open`, `invalid`).
     pub wechat_request_seconds: HistogramVec,
     /// 1 while a host of WeChat is thought dead, by `call` and `host` (`primary`, `fail_over`).
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub requests_under_way: IntGauge,
     /// Requests refused because too much was under way or memory was short, by `work` (`start`, `picture`, `watch`, `scan`, `finish`).
     pub requests_shed_total: IntCounterVec,
+    /// Connections closed at once, as their address had as many as it may.
+    pub connections_refused_total: IntCounter,
     /// What came too often and was refused, by `rule`.
     pub limited_total: IntCounterVec,
     /// What this replica counted for itself, as the store did not in time.
@@ -117,6 +121,13 @@ impl Metrics {
             store_request_seconds: seconds("store_request_seconds", "Store requests.", &["op", "outcome"])?,
             store_lost_total: counters("store_lost_total", "Times news may have been missed.", &["cause"])?,
             store_waits_total: counters("store_waits_total", "Durable writes by their wait's end.", &["outcome"])?,
+            clock_skew_seconds: register(
+                &registry,
+                Gauge::new(
+                    prefixed("clock_skew_seconds"),
+                    "By how much our clock is ahead of Redis's.",
+                )?,
+            )?,
             wechat_request_seconds: seconds("wechat_request_seconds", "WeChat calls.", &["call", "outcome"])?,
             wechat_errcodes_total: counters("wechat_errcodes_total", "Error codes of WeChat.", &["call", "errcode"])?,
             wechat_circuit_open: gauges(
@@ -131,6 +142,10 @@ impl Metrics {
                 "Requests that the store or WeChat are busy with now.",
             )?,
             requests_shed_total: counters("requests_shed_total", "Requests refused for want of room.", &["work"])?,
+            connections_refused_total: counter(
+                "connections_refused_total",
+                "Connections closed at once, as their address had enough.",
+            )?,
             limited_total: counters("limited_total", "What came too often and was refused.", &["rule"])?,
             limits_alone_total: counter(
                 "limits_alone_total",

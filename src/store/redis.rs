@@ -5,6 +5,7 @@
 //! listening, which is our own ([`subscriber`]).
 
 mod blobs;
+mod clocks;
 mod commands;
 mod fault;
 mod keys;
@@ -85,6 +86,11 @@ impl RedisStore {
         shutdown: &CancellationToken,
     ) -> Result<Self, FatalError> {
         let client_settings = ClientSettings::check(settings)?;
+        if client_settings.is_in_the_clear() {
+            tracing::warn!(
+                "redis is not on this machine, and spoken to without TLS: use rediss://, or a network of its own"
+            );
+        }
         let (start_tx, start) = watch::channel(Start::Trying);
         let start_tx = Arc::new(start_tx);
         let refused = Arc::clone(&start_tx);
@@ -126,6 +132,7 @@ impl RedisStore {
             replication,
             scripts: Arc::clone(&store.scripts),
             key: store.keys.trial(),
+            metrics: store.metrics.clone(),
         };
         tasks.spawn(trial.run(start_tx, shutdown.clone()));
         Ok(store)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::cli::{cli, cli_ok};
+use crate::support::clock::WallClock;
 use crate::support::eventually;
 use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
@@ -270,4 +271,38 @@ async fn a_redis_whose_last_replica_is_gone_refuses_confirms_and_says_why_and_th
     })
     .await;
     is_logged_once(&service, &WARNING);
+}
+
+#[tokio::test]
+async fn t37_a_clock_that_differs_from_redis_is_told_once_and_once_when_it_agrees_again() {
+    const DIFFERS: [&str; 2] = ["WARN", "clock is not redis's"];
+    const AGREES: [&str; 2] = ["INFO", "clock agrees with redis's again"];
+    let redis = RedisServer::start();
+    let clock = WallClock::new("+300");
+    let service = clock.of(Service::builder().redis(&redis)).start().await;
+    let skew_is = async |about: f64| {
+        eventually(&format!("a skew of {about} s"), || async {
+            let skew = service.metric("scanlogin_clock_skew_seconds", "").await;
+            ((skew - about).abs() < 1.0).then_some(())
+        })
+        .await;
+    };
+    skew_is(300.0).await;
+    service.log().line_with(&DIFFERS).await;
+    // It is looked at again and again.
+    clock.set("-400");
+    skew_is(-400.0).await;
+    is_logged_once(&service, &DIFFERS);
+    is_not_logged(&service, &AGREES);
+    // What NTP leaves is nothing to tell.
+    clock.set("+1");
+    skew_is(1.0).await;
+    service.log().line_with(&AGREES).await;
+    is_logged_once(&service, &DIFFERS);
+    clock.set("+3");
+    eventually("told anew", || async {
+        (lines_with(&service, &DIFFERS).len() == 2).then_some(())
+    })
+    .await;
+    Browser::start(&service).await.code_of("alice", &service).await;
 }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fred::interfaces::{ClientLike, ServerInterface};
-use fred::types::InfoKind;
+use fred::types::{ClusterHash, CustomCommand, InfoKind, Value};
 use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::Instrument;
@@ -81,6 +82,13 @@ impl Commands {
                 tracing::warn!(%server, policy, "redis evicts live scenes when it is full: set maxmemory-policy noeviction");
             }
         }
+    }
+
+    /// How many seconds this machine's clock is ahead of the servers': of that one's which differs most, of those that answer.
+    pub(super) async fn clock_skew(&self) -> Option<f64> {
+        let nodes = self.nodes();
+        let skews = join_all(nodes.iter().map(|node| clock_skew(node))).await;
+        skews.into_iter().flatten().max_by(|a, b| a.abs().total_cmp(&b.abs()))
     }
 
     /// Sends a request on the clients that all share, and again while that may help. Always ends within 2.5 seconds.
@@ -250,6 +258,16 @@ async fn check(node: &Node) -> Result<(), Unfit> {
         let _: i64 = client.wait(0, 1).await?;
     }
     Ok(())
+}
+
+/// Half of the way there and back is ahead of what it says: a second in all at most, as a command may take no longer.
+async fn clock_skew(node: &Node) -> Option<f64> {
+    let asked = Instant::now();
+    let time = CustomCommand::new_static("TIME", ClusterHash::FirstKey, false);
+    let (seconds, micros): (i64, i32) = node.shared().client().custom(time, Vec::<Value>::new()).await.ok()?;
+    let on_the_way = SignedDuration::try_from(asked.elapsed() / 2).ok()?;
+    let theirs = Timestamp::new(seconds, micros.checked_mul(1_000)?).ok()?;
+    Some((Timestamp::now().duration_since(theirs) - on_the_way).as_secs_f64())
 }
 
 /// Which kinds of request come to nothing. A server that takes no writes still answers reads.

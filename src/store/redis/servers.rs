@@ -36,6 +36,10 @@ impl Address {
         certified_name.filter(|_| self.is_ip()).unwrap_or(&self.host)
     }
 
+    pub(super) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
     fn is_ip(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok()
     }

@@ -139,6 +139,17 @@ impl ClientSettings {
         Ok(Self { config, access })
     }
 
+    /// Whether others than this machine can read on the way what is said to Redis.
+    pub(super) fn is_in_the_clear(&self) -> bool {
+        self.config.tls.is_none()
+            && !self
+                .config
+                .server
+                .hosts()
+                .into_iter()
+                .all(|server| Address::from(&server).is_loopback())
+    }
+
     /// A client of this server that is not connected yet.
     pub(super) fn client(&self, address: &Address) -> fred::clients::Client {
         let mut server = Server::from(address);

@@ -7,11 +7,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::clocks;
 use super::commands::Commands;
 use super::fault::Unfit;
 use super::replication::Replication;
 use super::script::Scripts;
 use super::settings::FatalError;
+use crate::telemetry::Metrics;
 
 /// For how long a server that can't be used yet is nothing to tell: connecting takes a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -33,10 +35,12 @@ pub(super) struct Trial {
     pub(super) scripts: Arc<Scripts>,
     /// Where the rights are tried out.
     pub(super) key: String,
+    pub(super) metrics: Metrics,
 }
 
 impl Trial {
-    /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas.
+    /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas
+    /// and its clock.
     pub(super) async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
         let (begun, mut told) = (Instant::now(), String::new());
         while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
@@ -55,7 +59,8 @@ impl Trial {
             }
             let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
         }
-        self.replication.watch(shutdown).await;
+        let compared = clocks::compare(self.commands, self.metrics, shutdown.clone());
+        tokio::join!(self.replication.watch(shutdown), compared);
     }
 
     async fn once(&self) -> Result<(), Unfit> {

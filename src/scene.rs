@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 pub use id::{AvatarId, EventId, NotASceneId, SceneId, WriteId};
 pub use number::{MatchNumber, NumberStep};
@@ -375,8 +376,9 @@ impl AuthorizationCode {
 
     /// The text to hand to the browser.
     #[must_use]
-    pub fn expose(&self) -> String {
-        format!("{}.{}.{}", self.scene, self.event_id, *self.secret.expose())
+    pub fn expose(&self) -> Zeroizing<String> {
+        let secret = self.secret.expose();
+        Zeroizing::new(format!("{}.{}.{}", self.scene, self.event_id, *secret))
     }
 }
 

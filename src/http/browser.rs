@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use cookie::{Cookie, SameSite};
+use zeroize::Zeroizing;
 
 use super::AppState;
 use super::extract::authorization;
@@ -74,7 +75,7 @@ impl PublicUrl {
     }
 
     /// The value of a cookie of ours.
-    pub(super) fn read_cookie(&self, headers: &HeaderMap, name: &str) -> Option<String> {
+    pub(super) fn read_cookie(&self, headers: &HeaderMap, name: &str) -> Option<Zeroizing<String>> {
         let name = self.cookie_name(name);
         let sent = headers
             .get_all(header::COOKIE)
@@ -83,7 +84,7 @@ impl PublicUrl {
         let mut cookies = sent.flat_map(Cookie::split_parse).filter_map(Result::ok);
         cookies
             .find(|cookie| cookie.name() == name)
-            .map(|cookie| cookie.value().to_owned())
+            .map(|cookie| Zeroizing::new(cookie.value().to_owned()))
     }
 
     /// A cookie that no script can read.

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::TryFutureExt;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::AppState;
 use super::assets;
@@ -106,7 +107,7 @@ pub(super) async fn start(State(state): State<AppState>, headers: HeaderMap) -> 
 
 #[derive(Deserialize)]
 pub(super) struct CallbackRequest {
-    code: String,
+    code: Zeroizing<String>,
     state: String,
 }
 
@@ -143,7 +144,7 @@ pub(super) async fn callback(
     let redeemed = state.load.carry(Work::Finish, redeem).await?;
     let session = state
         .public_url
-        .cookie(SESSION, redeemed.access_token, ACCESS_TOKEN_LIFE.as_secs());
+        .cookie(SESSION, redeemed.access_token.to_string(), ACCESS_TOKEN_LIFE.as_secs());
     let forgotten = state.public_url.cookie(&login_cookie(&request.state), String::new(), 0);
     let cookies = AppendHeaders([
         (header::SET_COOKIE, session.to_string()),

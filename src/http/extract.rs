@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use super::AppState;
 use super::problem::{Code, Problem};
@@ -70,7 +71,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
 }
 
 /// A form (`application/x-www-form-urlencoded`). A parameter that comes twice is refused (RFC 6749 §3.2).
-pub(super) struct Form(Vec<(String, String)>);
+pub(super) struct Form(Vec<(String, Zeroizing<String>)>);
 
 impl Form {
     /// The parameter, unless it is missing or empty (RFC 6749 §3.2: without a value counts as omitted).
@@ -91,7 +92,8 @@ impl Form {
         if !media_type_is(headers, "application/x-www-form-urlencoded") {
             return Err("Send a form, as Content-Type: application/x-www-form-urlencoded.");
         }
-        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(body).into_owned().collect();
+        let pairs = url::form_urlencoded::parse(body).into_owned();
+        let pairs: Vec<_> = pairs.map(|(name, value)| (name, Zeroizing::new(value))).collect();
         let names: std::collections::HashSet<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
         if names.len() < pairs.len() {
             Err("A parameter is there twice.")

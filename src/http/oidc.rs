@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::AppState;
 use super::extract::{Form, Whole, authorization};
@@ -24,7 +25,7 @@ use crate::oidc::IdToken;
 
 #[derive(Serialize)]
 pub(super) struct TokenReply {
-    access_token: String,
+    access_token: Zeroizing<String>,
     token_type: &'static str,
     expires_in: u64,
     id_token: String,
@@ -165,13 +166,16 @@ pub(super) async fn jwks(State(state): State<AppState>) -> Response {
         .into_response()
 }
 
+/// A client's name and its secret.
+type Basic = (String, Zeroizing<String>);
+
 /// The client that the request proves.
 fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Result<&'a Client, OauthError> {
-    let proven = |basic: Option<&(String, String)>| Ok(login.authenticate(&credentials(basic, form)?)?);
+    let proven = |basic: Option<&Basic>| Ok(login.authenticate(&credentials(basic, form)?)?);
     let Some((id, secret)) = basic_credentials(headers)? else {
         return proven(None);
     };
-    let encoded = (form_decoded(&id), form_decoded(&secret));
+    let encoded = (form_decoded(&id), Zeroizing::new(form_decoded(&secret)));
     // RFC 6749 §2.3.1 has both form-encoded first. Many clients leave that out, which shows when a secret is of base64.
     proven(Some(&encoded)).or_else(|error| proven(Some(&(id, secret))).map_err(|_| error))
 }
@@ -187,26 +191,27 @@ fn claimed_client<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Opt
 }
 
 /// The client and its secret in `Authorization: Basic`, as they are there.
-fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OauthError> {
+fn basic_credentials(headers: &HeaderMap) -> Result<Option<Basic>, OauthError> {
     let Some(value) = authorization(headers, "Basic") else {
         return Ok(None);
     };
     let decoded = STANDARD
         .decode(value)
         .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok());
-    let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .map(Zeroizing::new);
+    let pair = decoded.as_ref().and_then(|text| text.split_once(':'));
     let (id, secret) = pair.ok_or_else(OauthError::invalid_client)?;
-    Ok(Some((id.to_owned(), secret.to_owned())))
+    Ok(Some((id.to_owned(), Zeroizing::new(secret.to_owned()))))
 }
 
 fn form_decoded(text: &str) -> String {
-    let spaced = text.replace('+', " ");
+    let spaced = Zeroizing::new(text.replace('+', " "));
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
 /// One way of proving oneself at a time (RFC 6749 §2.3).
-fn credentials<'a>(basic: Option<&'a (String, String)>, form: &'a Form) -> Result<ClientCredentials<'a>, OauthError> {
+fn credentials<'a>(basic: Option<&'a Basic>, form: &'a Form) -> Result<ClientCredentials<'a>, OauthError> {
     match (basic, form.get("client_id"), form.get("client_secret")) {
         (Some(_), _, Some(_)) => Err(OauthError::bad(
             "invalid_request",

@@ -4,6 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::AppState;
 use super::extract::{Json, SceneOf, Whole, authorization};
@@ -19,13 +20,13 @@ pub(super) const AVATAR_BYTES: usize = 64 * 1024;
 
 #[derive(Deserialize)]
 pub(super) struct ScanRequest {
-    code: String,
+    code: Zeroizing<String>,
     entry_scene: Option<i64>,
 }
 
 #[derive(Serialize)]
 pub(super) struct ScanReply {
-    confirm_token: String,
+    confirm_token: Zeroizing<String>,
     client: ClientView,
     browser: BrowserView,
     requested_at: String,
@@ -71,7 +72,7 @@ pub(super) async fn scan(
     let scanned = state.load.carry(Work::Scan, Box::pin(scan)).await?;
     let language = Language::of(&headers);
     Ok(axum::Json(ScanReply {
-        confirm_token: scanned.confirm_token.expose().to_string(),
+        confirm_token: scanned.confirm_token.expose(),
         client: ClientView {
             client_id: scanned.client.client_id.clone(),
             name: scanned.client.name.clone(),

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
 use super::AppState;
 use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
@@ -47,7 +48,7 @@ pub(super) struct StartReply {
     status_url: String,
     expires_in: u64,
     expires_at: String,
-    browser_secret: String,
+    browser_secret: Zeroizing<String>,
 }
 
 /// `POST /scenes`
@@ -102,7 +103,7 @@ pub(super) async fn start(
         status_url: address.clone(),
         expires_in: started.ttl.as_secs(),
         expires_at: rfc3339(scene.expires_at),
-        browser_secret: started.browser_secret.expose().to_string(),
+        browser_secret: started.browser_secret.expose(),
     };
     let headers = AppendHeaders([(header::SET_COOKIE, cookie.to_string()), (header::LOCATION, address)]);
     Ok((StatusCode::CREATED, headers, axum::Json(reply)).into_response())
@@ -282,7 +283,7 @@ pub(super) struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<ProfileView>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<String>,
+    code: Option<Zeroizing<String>>,
 }
 
 #[derive(Debug, Serialize)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::Instrument;
+use zeroize::Zeroizing;
 
 use self::attempt::Attempt;
 use super::{Client, Login, going_away};
@@ -102,7 +103,7 @@ pub struct Presented<'a> {
 /// What a redeemed code gives.
 pub struct Redeemed<'a> {
     /// Opens `/userinfo`: `scene "." random`.
-    pub access_token: String,
+    pub access_token: Zeroizing<String>,
     /// To whom it was given.
     pub client: &'a Client,
     /// Who logged in.
@@ -192,7 +193,7 @@ impl Login {
             code,
             client_id: client.client_id.clone(),
             redirect_uri: presented.redirect_uri.map(ToOwned::to_owned),
-            code_verifier: presented.code_verifier.map(ToOwned::to_owned),
+            code_verifier: presented.code_verifier.map(|text| Zeroizing::new(text.to_owned())),
             access_token: access_token.digest(),
             picture_url,
             now,
@@ -206,7 +207,7 @@ impl Login {
         self.step("redeemed");
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
-            access_token: format!("{}.{}", scene.id, *access_token.expose()),
+            access_token: Zeroizing::new(format!("{}.{}", scene.id, *access_token.expose())),
             client,
             claims,
             nonce: scene.authorization.nonce,

@@ -111,28 +111,43 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What is printed for debugging ends in a log some day.
-#[test]
-fn t22_what_holds_a_secret_does_not_print_it() {
+/// A field that holds a secret as text.
+struct SecretField {
+    /// Where it stands, and how.
+    line: String,
+    /// Whether whoever prints what it is part of prints it.
+    is_printed: bool,
+    kind: String,
+}
+
+/// All of them in the sources, the simulator's apart, whose secrets are nobody's.
+fn secret_fields() -> Vec<SecretField> {
     let is_secret = |name: &str| {
         name.contains("secret")
             || name.contains("token")
             || matches!(name, "code" | "code_verifier" | "wx_code" | "js_code" | "password")
     };
+    let texts = [
+        "String",
+        "&",
+        "Option<String",
+        "Option<&",
+        "Zeroizing",
+        "Option<Zeroizing",
+    ];
     let mut looked_at = 0;
-    let mut offences = Vec::new();
+    let mut found = Vec::new();
     for file in rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
-        // The simulator's secrets are nobody's.
         if file.display().to_string().contains("wechat/simulator") {
             continue;
         }
         let text = fs::read_to_string(&file).unwrap();
-        let mut prints = false;
+        let mut is_printed = false;
         for line in text.lines().map(str::trim) {
             if let Some(derives) = line.strip_prefix("#[derive(") {
-                prints = derives.contains("Debug");
+                is_printed = derives.contains("Debug");
             } else if line.starts_with('}') || line.ends_with(");") {
-                prints = false;
+                is_printed = false;
             }
             let field = line
                 .trim_start_matches("pub")
@@ -141,16 +156,43 @@ fn t22_what_holds_a_secret_does_not_print_it() {
             let Some((name, kind)) = field.trim().split_once(": ") else {
                 continue;
             };
-            let texts = ["String", "&", "Option<String", "Option<&"];
             let is_text = texts.iter().any(|text| kind.starts_with(text)) && !kind.contains("'static");
             let is_field = kind.ends_with(',') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             looked_at += usize::from(is_field);
-            if prints && is_field && is_text && is_secret(name) {
-                offences.push(format!("{}: {line}", file.display()));
+            if is_field && is_text && is_secret(name) {
+                found.push(SecretField {
+                    line: format!("{}: {line}", file.display()),
+                    is_printed,
+                    kind: kind.to_owned(),
+                });
             }
         }
     }
     assert!(looked_at > 300, "{looked_at} fields: the sources are found");
+    found
+}
+
+/// What is printed for debugging ends in a log some day.
+#[test]
+fn t22_what_holds_a_secret_does_not_print_it() {
+    let printed = secret_fields().into_iter().filter(|field| field.is_printed);
+    let offences: Vec<String> = printed.map(|field| field.line).collect();
+    assert!(offences.is_empty(), "{offences:#?}");
+}
+
+/// What a process no longer needs, nobody who reads its memory should find there.
+#[test]
+fn t22_what_holds_a_secret_wipes_it() {
+    let is_kept = |field: &SecretField| field.kind.starts_with("String") || field.kind.starts_with("Option<String");
+    let fields = secret_fields();
+    let wiped = fields.iter().filter(|field| field.kind.contains("Zeroizing")).count();
+    assert!(wiped > 5, "{wiped} fields: the sources are found");
+    // An id_token tells who somebody is, and opens nothing here.
+    let kept = fields.into_iter().filter(is_kept);
+    let offences: Vec<String> = kept
+        .map(|field| field.line)
+        .filter(|line| !line.contains(" id_token: "))
+        .collect();
     assert!(offences.is_empty(), "{offences:#?}");
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use super::{ACCESS_TOKEN_LIFE, AccessGrant, Login, RedeemError};
 use crate::entropy::os_rng;
@@ -36,7 +37,7 @@ pub(super) struct Attempt<P> {
     pub(super) code: AuthorizationCode,
     pub(super) client_id: String,
     pub(super) redirect_uri: Option<String>,
-    pub(super) code_verifier: Option<String>,
+    pub(super) code_verifier: Option<Zeroizing<String>>,
     pub(super) access_token: Digest<Access>,
     pub(super) picture_url: P,
     pub(super) now: i64,
@@ -83,7 +84,7 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
                 code: &self.code,
                 client_id: &self.client_id,
                 redirect_uri: self.redirect_uri.as_deref(),
-                code_verifier: self.code_verifier.as_deref(),
+                code_verifier: self.code_verifier.as_ref().map(|text| text.as_str()),
             })
         };
         // Of the scene that is written, which need not be the one that was read first.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -39,14 +39,14 @@ pub(super) fn session(body: &Bytes) -> Result<Session, Error> {
 pub(super) fn granted(body: &Bytes) -> Result<Granted, Error> {
     #[derive(Deserialize)]
     struct Token {
-        access_token: String,
+        access_token: SecretString,
         expires_in: Value,
     }
     let Token {
         access_token,
         expires_in,
     } = json(body)?;
-    if access_token.is_empty() {
+    if access_token.expose_secret().is_empty() {
         return Err(Error::Invalid("an empty access_token".to_owned()));
     }
     let seconds = match expires_in {
@@ -59,7 +59,7 @@ pub(super) fn granted(body: &Bytes) -> Result<Granted, Error> {
         _ => return Err(Error::Invalid("expires_in is no positive number".to_owned())),
     };
     Ok(Granted {
-        token: SecretString::from(access_token),
+        token: access_token,
         life,
     })
 }

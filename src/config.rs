@@ -6,6 +6,7 @@ mod check;
 mod environment;
 mod file;
 mod values;
+mod warnings;
 mod words;
 
 use std::ffi::OsString;
@@ -46,6 +47,9 @@ pub struct Cli {
     /// Of the service.
     #[command(flatten)]
     pub settings: Settings,
+    /// What its arguments give away, in words for the log.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// What else than the service.
@@ -272,6 +276,9 @@ pub struct Settings {
     /// Event streams of one address (a /64 for IPv6) on one replica.
     #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_ADDRESS", value_name = "STREAMS", default_value_t = 1_000, value_parser = whole::<u32>(1, u32::MAX, 1_000))]
     limit_streams_per_address: u32,
+    /// Connections of one address (a /64 for IPv6) to one replica, trusted proxies apart. Default: 2000, or twice its streams if that is more.
+    #[arg(long, env = "SCANLOGIN_LIMIT_CONNECTIONS_PER_ADDRESS", value_name = "CONNECTIONS", value_parser = whole::<u32>(1, u32::MAX, 2_000))]
+    limit_connections_per_address: Option<u32>,
     /// Event streams on one replica.
     #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS", value_name = "STREAMS", default_value_t = 50_000, value_parser = whole::<u32>(1, u32::MAX, 50_000))]
     limit_streams: u32,
@@ -326,8 +333,12 @@ pub struct Config {
     pub limits_off: bool,
     /// Of this replica.
     pub streams: StreamLimits,
+    /// Of one address, to this replica.
+    pub connections_per_address: usize,
     /// Whether the log is JSON.
     pub log_json: bool,
+    /// What is unsafe in it, in words for the log.
+    pub warnings: Vec<String>,
 }
 
 /// Who answers as WeChat.
@@ -396,7 +407,11 @@ impl Cli {
             Some(path) => file::apply(command, path)?,
             None => (command, file::Tables::default()),
         };
-        let matches = command.try_get_matches_from(&args).map_err(one_line)?;
-        Ok((Self::from_arg_matches(&matches).map_err(one_line)?, tables))
+        let matches = command.clone().try_get_matches_from(&args).map_err(one_line)?;
+        let cli = Self {
+            warnings: warnings::of_arguments(&command, &matches),
+            ..Self::from_arg_matches(&matches).map_err(one_line)?
+        };
+        Ok((cli, tables))
     }
 }

@@ -40,16 +40,25 @@ async fn run() -> anyhow::Result<()> {
         Some(Command::Simulate(args)) => {
             let _logs = Logs::init(false)?;
             hardening::keep_memory_private();
+            warn(&cli.warnings);
             Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
         }
         None => {
             let config = cli.settings.check(&tables)?;
             let logs = Logs::init(config.log_json)?;
             hardening::keep_memory_private();
+            warn(&cli.warnings);
+            warn(&config.warnings);
             // Heard from before the first request on.
             let asked = until_asked_to_end()?;
             App::start(config, &logs).await?.run(asked).await
         }
+    }
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::file::Tables;
 use super::values::{avatar_host, redirect_uri};
+use super::warnings::of_file;
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
@@ -44,6 +45,7 @@ impl Settings {
         }
         let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
         let (clients, demo) = self.clients(tables, &mini_programs)?;
+        let (warnings, connections_per_address) = (self.warnings(tables, simulated), self.connections_per_address());
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -80,8 +82,47 @@ impl Settings {
                 per_address: count(self.limit_streams_per_address),
                 per_scene: count(self.limit_streams_per_scene),
             },
+            connections_per_address,
             log_json: self.log == "json",
+            warnings,
         })
+    }
+
+    /// Enough for the streams of an address, and for all that its people ask besides.
+    fn connections_per_address(&self) -> usize {
+        let enough = || self.limit_streams_per_address.saturating_mul(2).max(2_000);
+        count(self.limit_connections_per_address.unwrap_or_else(enough))
+    }
+
+    /// What is unsafe, and does not stop the start.
+    fn warnings(&self, tables: &Tables, simulated: bool) -> Vec<String> {
+        let own = [
+            ("SCANLOGIN_REDIS_URL_FILE", &self.redis_url_file),
+            (
+                "SCANLOGIN_REDIS_SENTINEL_PASSWORD_FILE",
+                &self.redis_sentinel_password_file,
+            ),
+            ("SCANLOGIN_WECHAT_SECRET_FILE", &self.wechat_secret_file),
+            ("SCANLOGIN_CLIENT_SECRET_FILE", &self.client_secret_file),
+            ("SCANLOGIN_SIGNING_KEYS_FILE", &self.signing_keys_file),
+        ];
+        let own = own
+            .into_iter()
+            .filter_map(|(setting, path)| Some((setting, path.as_deref()?)));
+        let config = self.config.as_deref().filter(|_| tables.hold_secret());
+        let files = own
+            .chain(config.map(|path| ("SCANLOGIN_CONFIG", path)))
+            .chain(tables.secret_files());
+        let mut warnings: Vec<String> = files.filter_map(|(setting, path)| of_file(path, setting)).collect();
+        if let Some(url) = &self.public_url
+            && !(simulated || url.is_https() || url.is_loopback())
+        {
+            warnings.push(
+                "SCANLOGIN_PUBLIC_URL is http: whoever is on the way can take over every login. Let a proxy speak https, and say so here"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 
     fn redis(&self) -> Result<Option<RedisSettings>, ConfigError> {
@@ -323,7 +364,7 @@ fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigE
     let setting = "SCANLOGIN_SIGNING_KEYS_FILE";
     match file {
         Some(path) => {
-            let text = Zeroizing::new(read_file(path, setting)?);
+            let text = read_file(path, setting)?;
             SigningKeys::parse(&text).map_err(|error| {
                 wrong(format!(
                     "{setting}: {} can't be used: {error}; `scanlogin keys new` makes one",
@@ -370,8 +411,10 @@ pub(super) fn secret_of(
     Ok(Some(secret))
 }
 
-pub(super) fn read_file(path: &Path, setting: &str) -> Result<String, ConfigError> {
+/// The text of a file that may hold secrets. What it is read into by others, such as TOML's values, is theirs to wipe.
+pub(super) fn read_file(path: &Path, setting: &str) -> Result<Zeroizing<String>, ConfigError> {
     std::fs::read_to_string(path)
+        .map(Zeroizing::new)
         .map_err(|error| wrong(format!("{setting}: {} can't be read: {error}", path.display())))
 }
 

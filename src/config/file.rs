@@ -9,6 +9,7 @@ use toml::Value;
 
 use super::check::{only, read_file, secret_of};
 use super::values::origin;
+use super::warnings::is_secret;
 use super::{ConfigError, no_setting, wrong};
 use crate::login::Client;
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
@@ -22,6 +23,9 @@ pub struct Tables {
     client: Vec<ClientTable>,
     #[serde(default)]
     mini_program: Vec<MiniProgramTable>,
+    /// Whether one of its settings is a secret.
+    #[serde(skip)]
+    sets_secret: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +74,7 @@ pub(super) fn apply(mut command: clap::Command, path: &Path) -> Result<(clap::Co
     for name in ["client", "mini_program"] {
         tables.extend(table.remove_entry(name));
     }
-    let tables = tables
+    let mut tables: Tables = tables
         .try_into()
         .map_err(|error: toml::de::Error| in_file(error.message()))?;
     for (name, value) in table {
@@ -81,6 +85,9 @@ pub(super) fn apply(mut command: clap::Command, path: &Path) -> Result<(clap::Co
         }
         let value =
             scalar(&value).ok_or_else(|| in_file(&format!("{name:?} must be a single value or a list of strings")))?;
+        tables.sets_secret |= command
+            .get_arguments()
+            .any(|arg| *arg.get_id() == name && is_secret(arg));
         command = command.mut_arg(name, |arg| arg.default_value(value));
     }
     Ok((command, tables))
@@ -107,6 +114,27 @@ fn placed(text: &str, span: Option<std::ops::Range<usize>>, problem: &str) -> St
 }
 
 impl Tables {
+    /// Whether the file itself holds a secret.
+    pub(super) fn hold_secret(&self) -> bool {
+        self.sets_secret
+            || self.client.iter().any(|table| table.client_secret.is_some())
+            || self.mini_program.iter().any(|table| table.secret.is_some())
+    }
+
+    /// The files of secrets that it names, and as what.
+    pub(super) fn secret_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let clients = self
+            .client
+            .iter()
+            .filter_map(|table| table.client_secret_file.as_deref());
+        let programs = self
+            .mini_program
+            .iter()
+            .filter_map(|table| table.secret_file.as_deref());
+        let clients = clients.map(|path| ("client_secret_file", path));
+        clients.chain(programs.map(|path| ("secret_file", path)))
+    }
+
     pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
         let mini_program = |table: &MiniProgramTable| {
             let name = format!("mini_program {}: secret", table.appid);

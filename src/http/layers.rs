@@ -1,6 +1,7 @@
 //! What surrounds every handler: request ids, one log line each, the words of problems, headers, limits, panics.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -34,6 +35,18 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The methods that are counted each by its name. Any other word may be a caller's invention, of which there is no end.
 const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// What nobody may put into an address, where proxies and browsers keep it: it is not taken from there either.
+const SECRETS: [&str; 8] = [
+    "access_token",
+    "browser_secret",
+    "client_secret",
+    "code",
+    "code_verifier",
+    "confirm_token",
+    "id_token",
+    "session_key",
+];
 
 /// Why a reply is an error: for the log.
 #[derive(Debug, Clone)]
@@ -108,6 +121,7 @@ fn guard(router: Router, cors: CorsLayer) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cors)
         .layer(from_fn(only_preflights))
+        .layer(from_fn(close_after_chunks))
 }
 
 /// The CORS layer answers each OPTIONS, whatever it is of. One that is no preflight (Fetch §3.2.2) goes on as a method that
@@ -135,6 +149,18 @@ pub(super) async fn word(State(public_url): State<PublicUrl>, id: RequestId, req
 /// The router adds what is allowed.
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
+}
+
+/// Whoever says a body's length in two ways may have hidden a request in it from a proxy before us (RFC 9112 §6.3). The library goes
+/// by the chunks and does not tell of the other way, so after any chunks nothing more is taken from their connection.
+async fn close_after_chunks(request: Request, next: Next) -> Response {
+    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut response = next.run(request).await;
+    if is_chunked {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// An avatar may be larger than anything else.
@@ -207,6 +233,7 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
         .map_or("none", MatchedPath::as_str)
         .to_owned();
     let scene = scene_in(request.uri().path());
+    warn_of_secret(&route, request.uri().query());
 
     // What is logged on the way bears the request's name too.
     let span = tracing::info_span!("request", request_id = id.0);
@@ -238,6 +265,28 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
         cause,
     });
     response
+}
+
+/// Says once that some caller has its secrets written down by whatever its requests pass, and which, but not what they are.
+fn warn_of_secret(route: &str, query: Option<&str>) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    let is_api = ["/scenes", "/events", "/avatars", "/token", "/userinfo"]
+        .iter()
+        .any(|prefix| route.starts_with(prefix));
+    let Some(query) = query.filter(|_| is_api && !WARNED.load(Ordering::Relaxed)) else {
+        return;
+    };
+    let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    let secret = names.find_map(|name| SECRETS.into_iter().find(|secret| *secret == name));
+    if let Some(name) = secret
+        && !WARNED.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            route,
+            name,
+            "a caller puts a secret into the address, where proxies write it down; it is not taken from there"
+        );
+    }
 }
 
 struct Line<'a> {

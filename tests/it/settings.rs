@@ -135,6 +135,12 @@ const VALUES: &[Case] = &[
         &["SCANLOGIN_LIMIT_STREAMS", "such as 50000"],
     ),
     Case(
+        &["--limit-connections-per-address", "0"],
+        &[],
+        "",
+        &["SCANLOGIN_LIMIT_CONNECTIONS_PER_ADDRESS", "such as 2000"],
+    ),
+    Case(
         &["--code-width", "10"],
         &[],
         "",
@@ -853,4 +859,245 @@ fn keys_in(dir: &Path) -> String {
     let made = scanlogin().args(["keys", "new", "--out", &path]).output().unwrap();
     assert!(made.status.success() && made.stdout.is_empty(), "{made:?}");
     path
+}
+
+/// All that is said until it listens.
+async fn said_at_start(command: &mut Command) -> Vec<String> {
+    let process = Process::start(command.env("RUST_LOG", "info"));
+    process.log().line_with(&["listening"]).await;
+    process.log().lines()
+}
+
+fn count(lines: &[String], words: &[&str]) -> usize {
+    let has_all = |line: &&String| line.contains("WARN") && words.iter().all(|word| line.contains(word));
+    lines.iter().filter(has_all).count()
+}
+
+#[tokio::test]
+async fn a_secret_on_the_command_line_is_warned_about_and_not_repeated() {
+    const WORDS: &str = "on the command line";
+    let dir = tempfile::tempdir().unwrap();
+    let redis = format!("redis://:{CANARY}@127.0.0.1:1");
+    let secrets = [
+        ("redis-url", &*redis),
+        ("redis-sentinel-password", CANARY),
+        ("wechat-secret", CANARY),
+        ("client-secret", CANARY),
+    ];
+    let twin = |name: &str| format!("SCANLOGIN_{}", name.to_uppercase().replace('-', "_"));
+    let command = || {
+        let mut command = quiet(&dir, "");
+        command.envs([SIMULATED, API_BASE, ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef")]);
+        command.env("SCANLOGIN_SIGNING_KEYS_FILE", keys_in(dir.path()));
+        command
+    };
+    let mut by_flags = command();
+    by_flags.args(
+        secrets
+            .iter()
+            .flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]),
+    );
+    let said = said_at_start(&mut by_flags).await;
+    for (name, _) in secrets {
+        let env = twin(name);
+        assert_eq!(
+            count(&said, &[WORDS, &format!("--{name} is"), &format!("{env}_FILE")]),
+            1,
+            "{said:#?}"
+        );
+    }
+    assert!(!said.join("\n").contains(CANARY), "{said:#?}");
+
+    let mut by_environment = command();
+    by_environment.envs(secrets.map(|(name, value)| (twin(name), value)));
+    let said = said_at_start(&mut by_environment).await;
+    assert_eq!(count(&said, &[WORDS]), 0, "{said:#?}");
+
+    let mut no_secret = command();
+    no_secret.env("SCANLOGIN_WECHAT_SECRET", CANARY);
+    let said = said_at_start(no_secret.args(["--redis-url", "redis://127.0.0.1:1"])).await;
+    assert_eq!(count(&said, &[WORDS]), 0, "{said:#?}");
+
+    let mut simulator = scanlogin();
+    simulator.args([
+        "simulate",
+        "--listen",
+        "127.0.0.1:0",
+        "--service-url",
+        "http://127.0.0.1:9",
+    ]);
+    let process = Process::start(simulator.args(["--secret", CANARY]));
+    let line = process.log().line_with(&["WARN", WORDS]).await;
+    assert!(
+        line.contains("SCANLOGIN_SIMULATE_SECRET") && !line.contains(CANARY),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn a_secret_in_an_address_is_warned_about_once_by_its_name_alone() {
+    const WORDS: [&str; 2] = ["WARN", "a secret into the address"];
+    for (path, name) in [
+        ("/scenes/x?wait=1&browser_secret=CANARY", "browser_secret"),
+        ("/events/x?browser%5Fsecret=CANARY", "browser_secret"),
+        ("/userinfo?access_token=CANARY", "access_token"),
+        ("/token?code=CANARY", "code"),
+        ("/token?client_secret=CANARY", "client_secret"),
+        ("/scenes/x/confirm?confirm_token=CANARY", "confirm_token"),
+    ] {
+        let service = Service::builder().rust_log("trace").start().await;
+        let path = path.replace("CANARY", CANARY);
+        // What nobody has to do with, and what is no secret.
+        for other in [
+            "/?code=x",
+            "/nothing?access_token=x",
+            "/scenes/x?wait=1&after=code",
+            "/scenes/x?state=x",
+        ] {
+            Reply::to(service.get(other)).await;
+        }
+        let warnings = || {
+            let lines = service.log().lines().into_iter();
+            lines
+                .filter(|line| WORDS.iter().all(|word| line.contains(word)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(warnings(), Vec::<String>::new());
+        for _ in 0..3 {
+            Reply::to(service.post(&path, &serde_json::json!({}))).await;
+        }
+        let line = service.log().line_with(&WORDS).await;
+        assert!(line.contains(&format!("name=\"{name}\"")), "{line}");
+        Reply::to(service.get("/scenes/last").header("x-request-id", "the-last-one")).await;
+        service.log().line_with(&["the-last-one"]).await;
+        assert_eq!(warnings(), [line]);
+        assert!(!service.log().lines().join("\n").contains(CANARY), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_unsafe_but_may_be_meant_is_warned_about() {
+    const REDIS_IN_THE_CLEAR: &[&str] = &["redis", "without TLS"];
+    const PUBLIC_IN_THE_CLEAR: &[&str] = &["SCANLOGIN_PUBLIC_URL is http"];
+    let dir = tempfile::tempdir().unwrap();
+    let keys = keys_in(dir.path());
+    let real = [
+        ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef"),
+        ("SCANLOGIN_WECHAT_SECRET", "a-secret"),
+        // Nobody is there, which is the worst that a test should do to the real one.
+        ("SCANLOGIN_WECHAT_API_BASE", "http://127.0.0.1:1"),
+    ];
+    for (name, value, words, warned) in [
+        ("REDIS_URL", "redis://192.0.2.1:6379", REDIS_IN_THE_CLEAR, true),
+        (
+            "REDIS_URL",
+            "redis-cluster://127.0.0.1:1?node=192.0.2.1:2",
+            REDIS_IN_THE_CLEAR,
+            true,
+        ),
+        ("REDIS_URL", "rediss://192.0.2.1:6379", REDIS_IN_THE_CLEAR, false),
+        ("REDIS_URL", "redis://127.0.0.1:1", REDIS_IN_THE_CLEAR, false),
+        ("REDIS_URL", "redis://localhost:1", REDIS_IN_THE_CLEAR, false),
+        ("REDIS_URL", "redis://[::1]:1", REDIS_IN_THE_CLEAR, false),
+        ("PUBLIC_URL", "http://login.example", PUBLIC_IN_THE_CLEAR, true),
+        ("PUBLIC_URL", "https://login.example", PUBLIC_IN_THE_CLEAR, false),
+        ("PUBLIC_URL", "http://127.0.0.1:8080", PUBLIC_IN_THE_CLEAR, false),
+    ] {
+        let mut command = quiet(&dir, "");
+        command.envs(real).env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
+        let said = said_at_start(command.env(format!("SCANLOGIN_{name}"), value)).await;
+        assert_eq!(count(&said, words), usize::from(warned), "{value}: {said:#?}");
+    }
+    let mut simulated = quiet(&dir, "");
+    simulated.envs([SIMULATED, ("SCANLOGIN_PUBLIC_URL", "http://login.example")]);
+    assert_eq!(count(&said_at_start(&mut simulated).await, PUBLIC_IN_THE_CLEAR), 0);
+}
+
+#[tokio::test]
+async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let keys = keys_in(dir.path());
+    let (own, table) = (file("own", "a-secret"), file("table", "a-secret"));
+    let config = format!(
+        "client_secret_file = \"{own}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
+         [[mini_program]]\nappid = \"wx1\"\nsecret_file = \"{table}\"\n"
+    );
+    let mut command = quiet(&dir, &config);
+    let config = dir.path().join("scanlogin.toml").display().to_string();
+    command
+        .envs([SIMULATED, API_BASE])
+        .env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
+    let files = [
+        ("SCANLOGIN_SIGNING_KEYS_FILE", &keys),
+        ("SCANLOGIN_CLIENT_SECRET_FILE", &own),
+        ("secret_file", &table),
+        ("SCANLOGIN_CONFIG", &config),
+    ];
+    for (mode, who) in [
+        (0o600, None),
+        (0o400, None),
+        (0o640, Some("its group")),
+        (0o604, Some("everybody")),
+        (0o644, Some("everybody")),
+    ] {
+        for (_, path) in files {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let said = said_at_start(&mut command).await;
+        for (setting, path) in files {
+            let words = [&format!("{setting}: {path} holds secrets"), who.unwrap_or_default()];
+            assert_eq!(count(&said, &words), usize::from(who.is_some()), "{mode:o}: {said:#?}");
+        }
+    }
+    // One without secrets may be read by anybody.
+    let mut command = quiet(&dir, "scene_ttl = 60");
+    assert_eq!(count(&said_at_start(&mut command).await, &["holds secrets"]), 0);
+}
+
+/// In a network of its own, where its addresses are free and nobody else listens.
+#[tokio::test]
+async fn t27_by_default_nobody_but_this_machine_reaches_a_listener() {
+    for (given, public, ops) in [
+        (None, "127.0.0.1:8080", "127.0.0.1:9090"),
+        // Who opens the one has not opened the other.
+        (Some("0.0.0.0:8080"), "0.0.0.0:8080", "127.0.0.1:9090"),
+    ] {
+        let mut command = Command::new("unshare");
+        command
+            .env_clear()
+            .envs([SIMULATED])
+            .args(["--map-root-user", "--net", "sh", "-c"]);
+        command.args(["ip link set lo up; exec \"$1\"", "sh", env!("CARGO_BIN_EXE_scanlogin")]);
+        if let Some(address) = given {
+            command.env("SCANLOGIN_LISTEN", address);
+        }
+        let process = Process::start(&mut command);
+        let line = process.log().line_with(&["listening"]).await;
+        assert!(line.contains(&format!(" listen={public} ops_listen={ops} ")), "{line}");
+        // All that it listens on: the simulated WeChat too.
+        let open: Vec<String> = ["tcp", "tcp6", "udp", "udp6"]
+            .iter()
+            .flat_map(|kind| open_sockets(&process, kind))
+            .collect();
+        assert_eq!(open.len(), 3, "{open:?}");
+        let reached = open.iter().filter(|address| !address.starts_with("0100007F:"));
+        assert_eq!(reached.collect::<Vec<_>>(), given.map(|_| "00000000:1F90").as_slice());
+    }
+}
+
+/// The local addresses of sockets that wait for others, as the system writes them.
+fn open_sockets(process: &Process, kind: &str) -> Vec<String> {
+    const LISTENS: &str = "0A";
+    let table = fs::read_to_string(format!("/proc/{}/net/{kind}", process.id())).unwrap();
+    let rows = table
+        .lines()
+        .skip(1)
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let waits = rows.filter(|row| row[3] == LISTENS || kind.starts_with("udp"));
+    waits.map(|row| row[1].to_owned()).collect()
 }

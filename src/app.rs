@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::http::ops::{self, OpsState};
-use crate::http::serve::{Share, serve};
+use crate::http::serve::{Door, Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, TrustedProxies};
 use crate::login::Login;
 use crate::store::redis::FatalError;
@@ -94,9 +94,10 @@ impl App {
             simulated_phone: wechat.simulated_phone,
             metrics: ground.metrics.clone(),
         });
+        let door = Door::new(state.clone(), config.connections_per_address);
         let router = http::router(state, wechat.simulator.as_ref().map(Simulator::control_router));
         let closing = lifecycle.closing.clone();
-        serving.spawn(serve(listener, router, Share::Most, closing, serving.clone()));
+        serving.spawn(serve(listener, router, Share::Most(door), closing, serving.clone()));
         ground.serve(ops_listener, ops);
         Ok(Self {
             lifecycle,

@@ -125,6 +125,11 @@ impl Load {
         }))
     }
 
+    /// Whether memory is nearly used up.
+    pub(super) fn is_tight(&self) -> bool {
+        self.0.is_tight.load(Ordering::Relaxed)
+    }
+
     /// Does this, if it can be taken on, within the time that there is for it.
     pub(super) async fn carry<T, E: From<StoreError>>(
         &self,
@@ -140,7 +145,7 @@ impl Load {
     /// Takes this on until what is returned is dropped.
     fn admit(&self, work: Work) -> Result<UnderWay, Overloaded> {
         let room = |under_way: usize| (under_way < work.most()).then_some(under_way + 1);
-        let is_refused = (work.takes_memory() && self.0.is_tight.load(Ordering::Relaxed))
+        let is_refused = (work.takes_memory() && self.is_tight())
             || self
                 .0
                 .count(work)

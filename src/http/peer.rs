@@ -82,7 +82,8 @@ impl TrustedProxies {
         nearest
     }
 
-    fn trust(&self, ip: IpAddr) -> bool {
+    /// Whether this is one of them.
+    pub(super) fn trust(&self, ip: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&ip))
     }
 

@@ -1,6 +1,7 @@
 //! A listener: HTTP/1.1 connections with bounded headers and time, which end in good order.
 
 mod descriptors;
+mod door;
 mod phase;
 
 use std::convert::Infallible;
@@ -23,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use self::door::Place;
 use self::phase::{Phases, Watched};
 use super::peer::ConnectedTo;
 pub use descriptors::{Share, raise_limit};
+pub use door::Door;
 
 /// The longest request line and headers, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -60,7 +63,7 @@ pub async fn serve(
     closing: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let mut complained_at: Option<Instant> = None;
+    let (mut complaints, mut complaints_of_many) = (Complaints::default(), Complaints::default());
     loop {
         let accepted = tokio::select! {
             () = closing.cancelled() => break,
@@ -68,12 +71,16 @@ pub async fn serve(
         };
         match accepted {
             Ok(stream) => {
-                tracker.spawn(connection(stream, router.clone(), closing.clone()));
+                let Ok(peer) = stream.peer_addr() else { continue };
+                if let Some(place) = share.admit(peer.ip()) {
+                    tracker.spawn(connection(stream, peer.ip(), place, router.clone(), closing.clone()));
+                } else if complaints_of_many.are_due() {
+                    tracing::warn!(ip = %peer.ip(), "an address has as many connections as it may; further ones are closed");
+                }
             }
             Err(error) => {
-                if complained_at.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                if complaints.are_due() {
                     tracing::error!(%error, "no connection can be accepted; existing ones go on");
-                    complained_at = Some(Instant::now());
                 }
                 sleep(ACCEPT_BACKOFF).await;
             }
@@ -85,18 +92,40 @@ pub async fn serve(
         .map(|listener| iter::from_fn(move || listener.accept().ok()));
     for (stream, _) in waiting.into_iter().flatten().take(BACKLOG) {
         let accepted = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = accepted {
-            tracker.spawn(connection(stream, router.clone(), closing.clone()));
+        if let Ok(stream) = accepted
+            && let Ok(peer) = stream.peer_addr()
+        {
+            tracker.spawn(connection(
+                stream,
+                peer.ip(),
+                Place::default(),
+                router.clone(),
+                closing.clone(),
+            ));
         }
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, closing: CancellationToken) {
-    let Ok(peer) = stream.peer_addr() else { return };
+/// When the same was last complained about.
+#[derive(Debug, Default)]
+struct Complaints(Option<Instant>);
+
+impl Complaints {
+    /// Whether to complain now.
+    fn are_due(&mut self) -> bool {
+        let are_due = self.0.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY);
+        if are_due {
+            self.0 = Some(Instant::now());
+        }
+        are_due
+    }
+}
+
+async fn connection(stream: TcpStream, caller: IpAddr, _place: Place, router: Router, closing: CancellationToken) {
     // Events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNHEARD));
-    talk(stream, peer.ip(), router, closing).await;
+    talk(stream, caller, router, closing).await;
 }
 
 /// Answers requests until the caller closes, takes too long, or all is `closing`.

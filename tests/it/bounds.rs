@@ -4,10 +4,13 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use reqwest::{Method, RequestBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -494,13 +497,7 @@ const WATCHES_MAX: u32 = 1_024;
 
 #[tokio::test]
 async fn a_flood_of_avatars_which_anybody_may_ask_for_is_refused_before_a_scan_or_an_answer_is() {
-    // Each takes a descriptor of this process, whose limit is lower where it is not raised.
-    let hard = getrlimit(Resource::Nofile).maximum;
-    let raised = Rlimit {
-        current: hard,
-        maximum: hard,
-    };
-    setrlimit(Resource::Nofile, raised).unwrap();
+    raise_descriptors();
     let redis = RedisServer::start();
     let link = Proxy::start(redis.addr(), Duration::from_millis(1)).await;
     let service = Service::builder().redis_url(&link.url()).start().await;
@@ -570,4 +567,206 @@ async fn without_memory_for_streams_a_page_that_had_one_still_hears_how_its_logi
     reopened.ends().await;
     let code = confirmed.data["code"].as_str().unwrap();
     Site::demo().redeem(&service, code).await.ok();
+}
+
+/// Each connection takes a descriptor of this process, whose limit is lower where it is not raised.
+fn raise_descriptors() {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}
+
+/// One crowd at a time: all tests share the descriptors of this process.
+static CROWD: Mutex<()> = Mutex::const_new(());
+
+/// A connection of somebody else, who has this address of the machine's own network.
+async fn connect_from(address: [u8; 4], service: &Service) -> tokio::net::TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    let to = service.base.strip_prefix("http://").unwrap().parse().unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+async fn connect_many(count: usize, address: [u8; 4], service: &Service) -> Vec<tokio::net::TcpStream> {
+    let mut many = Vec::with_capacity(count);
+    for _ in 0..count {
+        many.push(connect_from(address, service).await);
+    }
+    many
+}
+
+/// Whether this connection is served.
+async fn is_let_in(mut connection: tokio::net::TcpStream) -> bool {
+    let asked = connection
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut answer = Vec::new();
+    // It may be closed, or reset.
+    let read = connection.read_to_end(&mut answer).await;
+    (asked.is_ok() && read.is_ok())
+        .then_some(answer)
+        .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200 "))
+}
+
+/// A login of somebody at another address, from its start to its redemption.
+async fn logs_in_at_once(service: &Service) {
+    let login = Stopwatch::start();
+    UnderWay::begin(service).await.ends(service).await;
+    login.took_less_than(Duration::from_secs(3));
+}
+
+/// Of one address.
+const CONNECTIONS_MAX: usize = 2_000;
+
+#[tokio::test]
+async fn t29_connections_of_one_address_that_say_nothing_keep_nobody_else_out() {
+    const MANY: usize = 5_000;
+    let _alone = CROWD.lock().await;
+    raise_descriptors();
+    let service = Service::start().await;
+    let crowd = connect_many(MANY, [127, 0, 0, 2], &service).await;
+    eventually("all beyond are closed", || async {
+        let refused = service.metric("scanlogin_connections_refused_total", "").await;
+        (refused >= f64::from(u32::try_from(MANY - CONNECTIONS_MAX).unwrap())).then_some(())
+    })
+    .await;
+    logs_in_at_once(&service).await;
+    assert!(!is_let_in(connect_from([127, 0, 0, 2], &service).await).await);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", service.process.id()))
+        .unwrap()
+        .count();
+    assert!(
+        (CONNECTIONS_MAX..CONNECTIONS_MAX + 100).contains(&descriptors),
+        "{descriptors}"
+    );
+    let told = service.log().lines();
+    let told = told
+        .iter()
+        .filter(|line| line.contains("as many connections as it may"));
+    assert_eq!(told.count(), 1);
+    drop(crowd);
+    eventually("there is room again", || async {
+        is_let_in(connect_from([127, 0, 0, 2], &service).await)
+            .await
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t29_a_trusted_proxy_has_as_many_connections_as_it_likes_and_others_have_their_own() {
+    let builder = Service::builder().with("LIMIT_CONNECTIONS_PER_ADDRESS", 3);
+    let service = builder.with("TRUSTED_PROXIES", "127.0.0.3/32").start().await;
+    let _proxys = connect_many(20, [127, 0, 0, 3], &service).await;
+    assert!(is_let_in(connect_from([127, 0, 0, 3], &service).await).await);
+    for stranger in [[127, 0, 0, 4], [127, 0, 0, 5]] {
+        let mut own = connect_many(3, stranger, &service).await;
+        assert!(!is_let_in(connect_from(stranger, &service).await).await);
+        // The three are served, each.
+        assert!(is_let_in(own.pop().unwrap()).await);
+        eventually("its place is free", || async {
+            is_let_in(connect_from(stranger, &service).await).await.then_some(())
+        })
+        .await;
+    }
+    // Whoever watches over it is not of the public.
+    let watching = (0..10).map(|_| TcpStream::connect(service.ops.strip_prefix("http://").unwrap()).unwrap());
+    let _watching: Vec<TcpStream> = watching.collect();
+    assert!(service.metric("scanlogin_connections_refused_total", "").await >= 2.0);
+}
+
+/// So many more connections than there are when memory becomes short.
+const MORE_WHILE_TIGHT: usize = 1_024;
+
+#[tokio::test]
+async fn t29_while_memory_is_short_only_so_many_more_connections_are_accepted_as_logins_under_way_take() {
+    let _alone = CROWD.lock().await;
+    raise_descriptors();
+    let memory = ControlGroup::new();
+    let service = memory.of(Service::builder()).start().await;
+    let login = UnderWay::begin(&service).await;
+    memory.uses(90);
+    service.log().line_with(&["memory is nearly used up"]).await;
+    let some = connect_many(MORE_WHILE_TIGHT - 100, [127, 0, 0, 2], &service).await;
+    login.ends(&service).await;
+    let more = connect_many(180, [127, 0, 0, 3], &service).await;
+    service
+        .log()
+        .line_with(&["no connection can be accepted", "memory is short"])
+        .await;
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", service.process.id()))
+        .unwrap()
+        .count();
+    assert!(
+        (MORE_WHILE_TIGHT..MORE_WHILE_TIGHT + 100).contains(&descriptors),
+        "{descriptors}"
+    );
+    memory.uses(10);
+    service.log().line_with(&["there is memory again"]).await;
+    // Those that waited are accepted then, and so is who comes now.
+    for waited in more {
+        assert!(is_let_in(waited).await);
+    }
+    drop(some);
+    logs_in_at_once(&service).await;
+}
+
+/// How many streams: ten thousand in `scripts/test --all`.
+#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the program")]
+fn streams() -> usize {
+    std::env::var("TEST_STREAMS").map_or(2_000, |streams| streams.parse().expect("a number of streams"))
+}
+
+/// What a stream may take of a program that is not optimized, in bytes: with its connection, and a third of its scene.
+const BYTES_PER_STREAM: f64 = 32_000.0;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t29_thousands_of_streams_of_one_address_take_bounded_memory_and_keep_nobody_out() {
+    raise_descriptors();
+    let service = Service::builder()
+        .with("LIMIT_STREAMS_PER_ADDRESS", 20_000)
+        .start()
+        .await;
+    let resident = async || service.metric("process_resident_memory_bytes", "").await;
+    let open = async |count: usize| {
+        let scenes = stream::iter(0..count.div_ceil(3)).map(|_| async {
+            let browser = Browser::start(&service).await;
+            join_all((0..3).map(|_| raw_stream(&service, &browser))).await
+        });
+        scenes.buffer_unordered(32).concat().await
+    };
+    // What the first ones take is taken once.
+    let _first = open(300).await;
+    let before = resident().await;
+    let streams = open(streams()).await;
+    let count = f64::from(u32::try_from(streams.len()).unwrap());
+    let taken = (resident().await - before) / count;
+    println!("{count} streams of one address: {taken:.0} bytes each");
+    assert!(taken < BYTES_PER_STREAM, "{taken} bytes each");
+    assert!(service.metric("scanlogin_streams_open", "").await >= count);
+    logs_in_at_once(&service).await;
+    drop(streams);
+    eventually("they are gone", || async {
+        (service.metric("scanlogin_streams_open", "").await <= 300.0).then_some(())
+    })
+    .await;
+}
+
+/// A stream of this browser's, from another address, that has told the first event.
+async fn raw_stream(service: &Service, browser: &Browser) -> tokio::net::TcpStream {
+    let mut stream = connect_from([127, 0, 0, 2], service).await;
+    let (scene, secret) = (&browser.scene, &browser.secret);
+    let request = format!(
+        "GET /events/{scene} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: Bearer {secret}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("event: waiting") {
+        let length = stream.read_buf(&mut heard).await.unwrap();
+        assert_ne!(length, 0, "{}", String::from_utf8_lossy(&heard));
+    }
+    stream
 }

@@ -101,6 +101,61 @@ async fn what_is_hardly_http_is_refused_and_breaks_nothing() {
 }
 
 #[tokio::test]
+async fn t29_a_head_of_very_many_headers_is_refused() {
+    let service = Service::start().await;
+    // The second within the bytes that a head may have.
+    for (count, header) in [(101, "x-header: value"), (4_000, "a:"), (5_000, "x-header: value")] {
+        let bomb = format!(
+            "GET / HTTP/1.1\r\nhost: x\r\n{}\r\n",
+            format!("{header}\r\n").repeat(count)
+        );
+        let answer = raw(&service, bomb.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{count}: {answer}");
+    }
+    let many = format!(
+        "GET / HTTP/1.1\r\nhost: x\r\n{}connection: close\r\n\r\n",
+        "x-header: value\r\n".repeat(90)
+    );
+    assert!(raw(&service, many.as_bytes()).await.starts_with("HTTP/1.1 200 "));
+}
+
+/// To one of two readers the body ends later than to the other, and a request is hidden in what is between.
+#[tokio::test]
+async fn t29_a_request_whose_length_is_said_in_two_ways_hides_no_other() {
+    let service = Service::start().await;
+    let hidden = "GET /scenes/hidden HTTP/1.1\r\nhost: x\r\nx-request-id: hidden\r\nconnection: close\r\n\r\n";
+    let length = hidden.len() + 5;
+    for (lengths, is_taken) in [
+        ("content-length: 5\r\ncontent-length: 6".to_owned(), false),
+        ("content-length: 5, 6".to_owned(), false),
+        ("content-length: +5".to_owned(), false),
+        // The chunks count, as the standard has it.
+        (format!("content-length: {length}\r\ntransfer-encoding: chunked"), true),
+        (format!("transfer-encoding: chunked\r\ncontent-length: {length}"), true),
+        (
+            format!("content-length: {length}\r\ntransfer-encoding: identity"),
+            false,
+        ),
+        (
+            format!("transfer-encoding: xchunked\r\ncontent-length: {length}"),
+            false,
+        ),
+    ] {
+        let request = format!("POST /scenes HTTP/1.1\r\nhost: x\r\n{lengths}\r\n\r\n0\r\n\r\n{hidden}");
+        let answer = raw(&service, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{lengths}: {answer}");
+        // Without a body, a scene has no challenge.
+        assert_eq!(answer.contains("code_challenge"), is_taken, "{lengths}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{lengths}: {answer}");
+        assert!(!answer.contains("hidden"), "{lengths}: {answer}");
+    }
+    assert!(
+        raw(&service, hidden.as_bytes()).await.starts_with("HTTP/1.1 404 "),
+        "a request by itself"
+    );
+}
+
+#[tokio::test]
 async fn headers_that_trickle_in_are_cut_after_ten_seconds() {
     let service = Service::start().await;
     let mut stream = connect(&service).await;

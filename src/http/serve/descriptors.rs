@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::door::{Door, Place};
 
 /// So many are never given to the public: for two times 64 connections to WeChat, about 11 to each primary of Redis and one to
 /// each further node (96 for 8 primaries with a replica each), and operators. Where there are few at all it is half of them.
@@ -13,11 +16,11 @@ const KEPT_BACK: u64 = 256;
 /// So many of an operator's connections there is always room for.
 const RESERVED: usize = 4;
 
-/// What part of the descriptors a listener may take.
+/// What part of the descriptors a listener may take, and for whom.
 #[derive(Debug)]
 pub enum Share {
-    /// All but those that are kept back.
-    Most,
+    /// All but those that are kept back, for whom the door lets in.
+    Most(Door),
     /// Any; and when there is none, one of these, held open to be closed in time.
     Reserved(Vec<File>),
 }
@@ -34,8 +37,15 @@ impl Share {
     /// The next connection, when there are `open` already. Cancel safe.
     pub(super) async fn accept(&mut self, listener: &TcpListener, open: usize) -> io::Result<TcpStream> {
         match self {
-            Self::Most if open >= most() => Err(io::Error::other("as many are open as descriptors allow")),
-            Self::Most => Ok(listener.accept().await?.0),
+            Self::Most(door) => {
+                if open >= most() {
+                    return Err(io::Error::other("as many are open as descriptors allow"));
+                }
+                if !door.has_memory(open) {
+                    return Err(io::Error::other("memory is short"));
+                }
+                Ok(listener.accept().await?.0)
+            }
             Self::Reserved(held) => {
                 refill(held);
                 match listener.accept().await {
@@ -49,6 +59,16 @@ impl Share {
                     },
                 }
             }
+        }
+    }
+}
+
+impl Share {
+    /// Lets a caller in, unless its address has all that it may have.
+    pub(super) fn admit(&self, caller: IpAddr) -> Option<Place> {
+        match self {
+            Self::Most(door) => door.admit(caller),
+            Self::Reserved(_) => Some(Place::default()),
         }
     }
 }

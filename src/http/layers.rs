@@ -121,7 +121,6 @@ fn guard(router: Router, cors: CorsLayer) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cors)
         .layer(from_fn(only_preflights))
-        .layer(from_fn(close_after_chunks))
 }
 
 /// The CORS layer answers each OPTIONS, whatever it is of. One that is no preflight (Fetch §3.2.2) goes on as a method that
@@ -149,18 +148,6 @@ pub(super) async fn word(State(public_url): State<PublicUrl>, id: RequestId, req
 /// The router adds what is allowed.
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
-}
-
-/// Whoever says a body's length in two ways may have hidden a request in it from a proxy before us (RFC 9112 §6.3). The library goes
-/// by the chunks and does not tell of the other way, so after any chunks nothing more is taken from their connection.
-async fn close_after_chunks(request: Request, next: Next) -> Response {
-    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = next.run(request).await;
-    if is_chunked {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-    }
-    response
 }
 
 /// An avatar may be larger than anything else.

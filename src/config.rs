@@ -57,6 +57,8 @@ pub struct Cli {
 pub enum Command {
     /// A simulated WeChat for several replicas, tests and staging.
     Simulate(SimulateArgs),
+    /// Prints the HTTP contract as an OpenAPI 3.1 document.
+    Openapi,
     /// Signing keys for id_tokens.
     Keys {
         /// What to do with them.

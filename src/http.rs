@@ -8,6 +8,7 @@ mod extract;
 mod layers;
 mod load;
 mod oidc;
+mod openapi;
 pub mod ops;
 mod peer;
 mod phone;
@@ -20,9 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::hub::Hub;
 use crate::login::Login;
@@ -118,23 +122,40 @@ impl Lifecycle {
 /// How long streams take to end, all together, so that their browsers do not come back at once.
 pub const DRAIN_SPREAD: Duration = Duration::from_secs(3);
 
+/// A scene's calls, each at the path that stands above its handler.
+fn scene_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(scenes::start))
+        .routes(routes!(scenes::status, scenes::cancel))
+        .routes(routes!(scenes::code_image))
+        .routes(routes!(phone::scan))
+        .routes(routes!(phone::confirm))
+        .routes(routes!(phone::decline))
+        .routes(routes!(phone::upload_avatar))
+        .routes(routes!(phone::avatar))
+}
+
+fn stream_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(events::stream))
+}
+
+fn backend_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(oidc::token))
+        .routes(routes!(oidc::userinfo, oidc::userinfo_posted))
+        .routes(routes!(oidc::discovery))
+        .routes(routes!(oidc::jwks))
+}
+
+/// The contract, as a document.
+#[must_use]
+pub fn contract() -> OpenApi {
+    openapi::document(scene_routes().merge(stream_routes()).merge(backend_routes()))
+}
+
 /// The public listener's routes.
 pub fn router(state: AppState, simulator: Option<Router>) -> Router {
-    let contract = Router::new()
-        .route("/scenes", post(scenes::start))
-        .route("/scenes/{scene}", get(scenes::status))
-        .route("/scenes/{scene}", delete(scenes::cancel))
-        .route("/scenes/{scene}/code", get(scenes::code_image))
-        .route("/scenes/{scene}/scan", post(phone::scan))
-        .route("/scenes/{scene}/confirm", post(phone::confirm))
-        .route("/scenes/{scene}/decline", post(phone::decline))
-        .route("/scenes/{scene}/avatar", put(phone::upload_avatar))
-        .route("/avatars/{avatar}", get(phone::avatar))
-        .layer(from_fn_with_state(state.clone(), layers::limit_unknown))
-        .route("/token", post(oidc::token))
-        .route("/userinfo", get(oidc::userinfo).post(oidc::userinfo))
-        .route("/.well-known/openid-configuration", get(oidc::discovery))
-        .route("/jwks.json", get(oidc::jwks));
+    let scenes = Router::from(scene_routes()).layer(from_fn_with_state(state.clone(), layers::limit_unknown));
     let pages = Router::new()
         .route("/", get(demo::page))
         .route("/demo/profile", get(demo::profile))
@@ -143,12 +164,12 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/demo/logout", post(demo::logout))
         .route("/assets/{*path}", get(assets::file))
         .route("/problems", get(problem::page));
-    let streams = Router::new()
-        .route("/events/{scene}", get(events::stream))
+    let streams = Router::from(stream_routes())
         .layer(from_fn_with_state(state.clone(), layers::limit_unknown))
         .layer(from_fn_with_state(state.clone(), events::in_events));
-    let all = contract
+    let all = scenes
         .merge(streams)
+        .merge(Router::from(backend_routes()))
         .merge(pages)
         .with_state(state.clone())
         .merge(simulator.unwrap_or_default());

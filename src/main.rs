@@ -1,11 +1,13 @@
 //! scanlogin: scan with WeChat to log in.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use scanlogin::app::App;
 use scanlogin::config::{Cli, Command, ConfigError, KeysCommand};
 use scanlogin::hardening;
+use scanlogin::http;
 use scanlogin::keys;
 use scanlogin::telemetry::Logs;
 use scanlogin::wechat::simulator;
@@ -37,6 +39,7 @@ async fn run() -> anyhow::Result<()> {
         Some(Command::Keys {
             command: KeysCommand::New { alg, out },
         }) => keys::new(alg, out.as_deref()),
+        Some(Command::Openapi) => Ok(writeln!(std::io::stdout(), "{}", http::contract().to_pretty_json()?)?),
         Some(Command::Simulate(args)) => {
             let _logs = Logs::init(false)?;
             hardening::keep_memory_private();

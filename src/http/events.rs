@@ -16,6 +16,7 @@ use super::browser::browser_secret;
 use super::extract::SceneOf;
 use super::layers::Cause;
 use super::load::{Overloaded, Undone, Work};
+use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::scenes::{View, missed, unproven};
@@ -34,7 +35,22 @@ const RETRY_ON_DRAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// In the place of an event's id: this stream made room for newer ones of the same browser, and shall not come back.
 const REPLACED: &str = "replaced.";
 
-/// `GET /events/{scene}`
+problems!(StreamProblems: BrowserSecretRequired OriginNotAllowed UnknownClient UnknownScene RateLimited StoreUnavailable
+    ShuttingDown);
+
+/// The stream: the state as it is, then each newer one, until a final one.
+///
+/// `event:` is the state, `id:` the event's id, `data:` one line of JSON, the `SceneState` that GET /scenes/{scene} gives too. \
+/// What passes, such as a limit or a store that is away, is told to whoever accepts `text/event-stream` by a stream of one event \
+/// `unavailable` whose data is the `Problem`, as an EventSource never tries again after anything but a 200.
+#[utoipa::path(get, path = "/events/{scene}", tag = "page", params(
+    ("scene" = SceneId, Path),
+    ("Last-Event-ID" = Option<String>, Header, description = "The id of the event that is known."),
+), responses(
+    (status = 200, description = "The events.", content(("text/event-stream"))),
+    (status = 204, description = "The final event is known: do not come back."),
+    StreamProblems,
+), security(("browser_secret" = []), ("browser_cookie" = [])))]
 pub(super) async fn stream(
     State(state): State<AppState>,
     peer: Peer,

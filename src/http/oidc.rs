@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::AppState;
@@ -23,13 +24,50 @@ use crate::login::{
 };
 use crate::oidc::IdToken;
 
-#[derive(Serialize)]
+/// What a redemption sends (RFC 6749 §4.1.3): for the document, as the form is read by hand.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the document alone reads it")]
+struct TokenRequest {
+    #[schema(pattern = "^authorization_code$")]
+    grant_type: String,
+    /// What the page was given.
+    code: String,
+    /// As at the start, where that had one.
+    #[schema(nullable = false)]
+    redirect_uri: Option<String>,
+    /// What the code_challenge was made of (RFC 7636).
+    #[schema(nullable = false)]
+    code_verifier: Option<String>,
+    /// For a site that does not prove itself in the header.
+    #[schema(nullable = false)]
+    client_id: Option<String>,
+    #[schema(nullable = false)]
+    client_secret: Option<String>,
+}
+
+/// Who logged in.
+#[derive(Serialize, ToSchema)]
 pub(super) struct TokenReply {
+    /// For /userinfo.
+    #[schema(value_type = String)]
     access_token: Zeroizing<String>,
+    #[schema(pattern = "^Bearer$")]
     token_type: &'static str,
+    /// Of the access token, in seconds.
     expires_in: u64,
+    /// A JWT (OpenID Connect Core §2), signed by a key of /jwks.json.
     id_token: String,
     scope: &'static str,
+}
+
+/// What went wrong (RFC 6749 §5.2, RFC 6750 §3.1).
+#[derive(Serialize, ToSchema)]
+#[schema(as = OauthError)]
+struct OauthBody {
+    /// The word of the standard.
+    error: &'static str,
+    /// What to do.
+    error_description: String,
 }
 
 /// An OAuth error reply.
@@ -45,7 +83,19 @@ pub(super) struct OauthError {
     cause: Option<String>,
 }
 
-/// `POST /token`
+/// Redeems the authorization code, once.
+#[utoipa::path(post, path = "/token", tag = "backend",
+    request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"), responses(
+    (status = 200, description = "Who logged in.", body = TokenReply),
+    (status = 400, description = "`invalid_request`, `invalid_grant` or `unsupported_grant_type`.", body = OauthBody),
+    (status = 401, description = "`invalid_client`", body = OauthBody, headers(("WWW-Authenticate" = String))),
+    (status = 408, description = "`invalid_request`: the body came too slowly.", body = OauthBody),
+    (status = 413, description = "`invalid_request`: the body is too large.", body = OauthBody),
+    (status = 429, description = "`temporarily_unavailable`: too many redemptions failed.", body = OauthBody, headers(
+        ("Retry-After" = u64), ("RateLimit" = String), ("RateLimit-Policy" = String),
+    )),
+    (status = 503, description = "`temporarily_unavailable`: nothing was given.", body = OauthBody, headers(("Retry-After" = u64))),
+), security((), ("client" = [])))]
 pub(super) async fn token(
     State(state): State<AppState>,
     peer: Peer,
@@ -120,7 +170,12 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
     }))
 }
 
-/// `GET` and `POST /userinfo`
+/// Who logged in, for the bearer of the access token.
+#[utoipa::path(get, path = "/userinfo", tag = "backend", responses(
+    (status = 200, description = "Who logged in.", body = Claims),
+    (status = 401, description = "`invalid_token`", body = OauthBody, headers(("WWW-Authenticate" = String))),
+    (status = 503, description = "`temporarily_unavailable`", body = OauthBody, headers(("Retry-After" = u64))),
+), security(("access_token" = [])))]
 pub(super) async fn userinfo(
     State(state): State<AppState>,
     headers: HeaderMap,
@@ -130,7 +185,24 @@ pub(super) async fn userinfo(
     Ok(axum::Json(claims))
 }
 
-/// `GET /.well-known/openid-configuration` (OpenID Connect Discovery §3): what exists so far.
+/// The same, for whoever posts (OpenID Connect Core §5.3.1).
+#[utoipa::path(post, path = "/userinfo", tag = "backend", responses(
+    (status = 200, description = "Who logged in.", body = Claims),
+    (status = 401, description = "`invalid_token`", body = OauthBody, headers(("WWW-Authenticate" = String))),
+    (status = 413, description = "`invalid_request`: the body is too large.", body = OauthBody),
+    (status = 503, description = "`temporarily_unavailable`", body = OauthBody, headers(("Retry-After" = u64))),
+), security(("access_token" = [])))]
+pub(super) async fn userinfo_posted(
+    state: State<AppState>,
+    headers: HeaderMap,
+) -> Result<axum::Json<Claims>, OauthError> {
+    userinfo(state, headers).await
+}
+
+/// What there is, and where (OpenID Connect Discovery §3).
+#[utoipa::path(get, path = "/.well-known/openid-configuration", tag = "backend", responses(
+    (status = 200, description = "What exists so far.", body = Object),
+))]
 pub(super) async fn discovery(State(state): State<AppState>) -> axum::Json<Value> {
     let issuer = state.public_url.as_str();
     axum::Json(json!({
@@ -150,7 +222,10 @@ pub(super) async fn discovery(State(state): State<AppState>) -> axum::Json<Value
     }))
 }
 
-/// `GET /jwks.json`
+/// The keys that sign id_tokens (RFC 7517 §5).
+#[utoipa::path(get, path = "/jwks.json", tag = "backend", responses(
+    (status = 200, description = "The public keys.", body = Object, content_type = "application/jwk-set+json"),
+))]
 pub(super) async fn jwks(State(state): State<AppState>) -> Response {
     (
         [
@@ -361,7 +436,10 @@ impl From<UserinfoError> for OauthError {
 
 impl IntoResponse for OauthError {
     fn into_response(self) -> Response {
-        let body = json!({ "error": self.error, "error_description": self.description });
+        let body = OauthBody {
+            error: self.error,
+            error_description: self.description,
+        };
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(challenge) = self.challenge.and_then(|text| HeaderValue::try_from(text).ok()) {

@@ -4,11 +4,13 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::AppState;
 use super::extract::{Json, SceneOf, Whole, authorization};
 use super::load::Work;
+use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
@@ -18,47 +20,82 @@ use crate::scene::{Avatar, AvatarId, ConfirmToken, MatchNumber, Scene, SceneId, 
 /// What `chooseAvatar` gives, compressed, is far smaller.
 pub(super) const AVATAR_BYTES: usize = 64 * 1024;
 
-#[derive(Deserialize)]
+/// Who scans, and how they came.
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ScanRequest {
+    /// What wx.login gave. It works once.
+    #[schema(value_type = String)]
     code: Zeroizing<String>,
+    /// The way in that WeChat tells the Mini Program.
     entry_scene: Option<i64>,
 }
 
-#[derive(Serialize)]
+/// What the person is asked.
+#[derive(Serialize, ToSchema)]
 pub(super) struct ScanReply {
+    /// Lets this phone answer. The one of an earlier scan is dead.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9_-]{43}$")]
     confirm_token: Zeroizing<String>,
     client: ClientView,
     browser: BrowserView,
+    /// When the browser started the scene.
+    #[schema(format = DateTime)]
     requested_at: String,
     requested_seconds_ago: u64,
+    /// In seconds.
     expires_in: u64,
+    /// To be shown: it was not a screen that was scanned with the camera.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     warning: Option<&'static str>,
+    /// One of them stands on the browser's screen. Where they are here, confirm wants that one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_items = 3, max_items = 3)]
     match_choices: Option<Vec<MatchNumber>>,
 }
 
-#[derive(Debug, Serialize)]
+/// The site that asks.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Client)]
 struct ClientView {
     client_id: String,
+    /// For people.
     name: String,
+    /// The host that it is of.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = "uri")]
     logo_url: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// The browser that asks, as it says of itself.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BrowserDescription)]
 struct BrowserView {
     name: String,
     os: String,
+    /// Its address.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     ip: Option<String>,
+    /// Where that is, in the language asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     place: Option<String>,
 }
 
-/// `POST /scenes/{scene}/scan`
+problems!(ScanProblems: InvalidRequest InvalidWxCode EntrySceneRefused WechatBlockedUser UnknownClient UnknownScene
+    ScannedByAnother AlreadyFinished Expired BodyTooLarge UnsupportedMediaType RequestTimeout RateLimited WechatQuota
+    WechatError WechatUnavailable WechatTimeout StoreUnavailable ShuttingDown);
+
+/// Somebody scanned: WeChat says who.
+#[utoipa::path(post, path = "/scenes/{scene}/scan", tag = "phone", params(("scene" = SceneId, Path)),
+    request_body = ScanRequest, responses(
+    (status = 200, description = "Who asks.", body = ScanReply),
+    ScanProblems,
+))]
 pub(super) async fn scan(
     State(state): State<AppState>,
     peer: Peer,
@@ -132,25 +169,40 @@ fn warning(language: Language) -> &'static str {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What goes with a yes.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct ConfirmRequest {
     profile: Option<ProfileRequest>,
+    /// The number that the browser shows, where the scan gave match_choices.
+    #[schema(pattern = "^[0-9]{2}$")]
     match_number: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// A person's own words.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 struct ProfileRequest {
+    /// At most 64 code points, once what can't be seen is taken out.
     nickname: Option<String>,
+    /// Of a host that the site allows, by https.
     avatar_url: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// How the scene stands now.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AnswerReply {
     state: StateName,
     version: u64,
 }
 
-/// `POST /scenes/{scene}/confirm`
+problems!(ConfirmProblems: InvalidRequest ConfirmTokenRequired WrongMatchNumber UnknownScene AlreadyFinished Expired
+    BodyTooLarge UnsupportedMediaType RequestTimeout RateLimited StoreUnavailable);
+
+/// The person says yes.
+#[utoipa::path(post, path = "/scenes/{scene}/confirm", tag = "phone", params(("scene" = SceneId, Path)),
+    request_body(content((ConfirmRequest = "application/json"))), responses(
+    (status = 200, description = "It is confirmed, now or already.", body = AnswerReply),
+    ConfirmProblems,
+), security(("confirm_token" = [])))]
 pub(super) async fn confirm(
     State(state): State<AppState>,
     SceneOf(id): SceneOf,
@@ -170,12 +222,23 @@ pub(super) async fn confirm(
     Ok(answer(&scene, StateName::Confirmed))
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Why the answer is no.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct DeclineRequest {
+    /// Whether it was somebody else who asked.
+    #[schema(pattern = "^not_me$")]
     reason: Option<String>,
 }
 
-/// `POST /scenes/{scene}/decline`
+problems!(DeclineProblems: InvalidRequest ConfirmTokenRequired UnknownScene AlreadyFinished Expired BodyTooLarge
+    UnsupportedMediaType RequestTimeout RateLimited StoreUnavailable);
+
+/// The person says no.
+#[utoipa::path(post, path = "/scenes/{scene}/decline", tag = "phone", params(("scene" = SceneId, Path)),
+    request_body(content((DeclineRequest = "application/json"))), responses(
+    (status = 200, description = "It is declined, now or already.", body = AnswerReply),
+    DeclineProblems,
+), security(("confirm_token" = [])))]
 pub(super) async fn decline(
     State(state): State<AppState>,
     SceneOf(id): SceneOf,
@@ -193,12 +256,22 @@ pub(super) async fn decline(
     Ok(answer(&scene, StateName::Declined))
 }
 
-#[derive(Debug, Serialize)]
+/// Where the picture is.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AvatarReply {
+    #[schema(format = "uri")]
     avatar_url: String,
 }
 
-/// `PUT /scenes/{scene}/avatar`
+problems!(UploadProblems: InvalidRequest ConfirmTokenRequired UnknownScene AlreadyFinished Expired BodyTooLarge
+    UnsupportedMediaType RequestTimeout RateLimited StoreUnavailable);
+
+/// The picture that the person chose: a JPEG, PNG or WebP of at most 64 KiB.
+#[utoipa::path(put, path = "/scenes/{scene}/avatar", tag = "phone", params(("scene" = SceneId, Path)),
+    request_body(content(("image/jpeg"), ("image/png"), ("image/webp"))), responses(
+    (status = 200, description = "It goes with a yes, and is served for ten minutes.", body = AvatarReply),
+    UploadProblems,
+), security(("confirm_token" = [])))]
 pub(super) async fn upload_avatar(
     State(state): State<AppState>,
     SceneOf(id): SceneOf,
@@ -213,7 +286,15 @@ pub(super) async fn upload_avatar(
     }))
 }
 
-/// `GET /avatars/{scene}.{random}`
+problems!(AvatarProblems: NotFound StoreUnavailable);
+
+/// A picture that a person chose.
+#[utoipa::path(get, path = "/avatars/{avatar}", tag = "page", params(
+    ("avatar" = String, Path, pattern = "^[0-9a-f]{32}[.][A-Za-z0-9_-]{22}$", description = "The scene, a dot and a name."),
+), responses(
+    (status = 200, description = "The picture.", content(("image/jpeg"), ("image/png"), ("image/webp"))),
+    AvatarProblems,
+))]
 pub(super) async fn avatar(State(state): State<AppState>, Path(name): Path<String>) -> Result<Response, Problem> {
     let gone = || Problem::new(Code::NotFound, "This picture never was, or its ten minutes are over.");
     let (scene, avatar) = name.split_once('.').ok_or_else(gone)?;

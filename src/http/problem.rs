@@ -8,8 +8,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::ObjectBuilder;
 
 use super::load::{Overloaded, Undone};
+use super::openapi::words;
 use super::scenes::whole_seconds;
 use crate::hub::OpenError;
 use crate::limits::{Limited, Rule};
@@ -46,10 +49,15 @@ macro_rules! codes {
         impl Code {
             const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            /// All of them, for the document.
+            fn words() -> ObjectBuilder { words(Self::ALL) }
+
             /// The word on the wire.
             pub(super) fn as_str(self) -> &'static str { match self { $(Self::$variant => $word,)* } }
-            fn status(self) -> StatusCode { match self { $(Self::$variant => StatusCode::$status,)* } }
-            fn title(self) -> &'static str { match self { $(Self::$variant => $title,)* } }
+            /// The status that goes with it.
+            pub(super) fn status(self) -> StatusCode { match self { $(Self::$variant => StatusCode::$status,)* } }
+            /// What it is called.
+            pub(super) fn title(self) -> &'static str { match self { $(Self::$variant => $title,)* } }
         }
     };
 }
@@ -84,19 +92,32 @@ codes! {
     Internal "internal" INTERNAL_SERVER_ERROR "Something is broken on our side",
 }
 
-/// As on the wire.
-#[derive(Debug, Serialize)]
+/// What went wrong (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub(super) struct Body<'a> {
+    /// Where the code is explained.
     #[serde(rename = "type")]
+    #[schema(format = "uri")]
     kind: String,
+    /// The code in words.
     title: &'static str,
+    /// That of the reply.
     status: u16,
+    /// What to do.
     detail: &'a str,
+    /// What went wrong, for a program.
+    #[schema(schema_with = Code::words)]
     code: &'static str,
+    /// The reply's X-Request-Id, by which the service's log knows it.
     request_id: &'a str,
+    /// WeChat's own number for it, where it gave one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     errcode: Option<i64>,
+    /// The state that the scene is in, where that is why.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     state: Option<StateName>,
 }
 

@@ -7,12 +7,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
+use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
 use super::AppState;
 use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
 use super::extract::{Json, SceneOf};
 use super::load::{Overloaded, Undone, Work};
+use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::Problem;
 use crate::hub::{Change, Told};
@@ -27,31 +29,65 @@ const WAIT_MOST: Duration = Duration::from_secs(30);
 /// The longest nonce that is repeated in an id_token.
 const NONCE_LEN: usize = 255;
 
-#[derive(Debug, Default, Deserialize)]
+/// Which site asks, and what it will want to be told again.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct StartRequest {
+    /// The site. May be left out where only one is configured.
     client_id: Option<String>,
+    /// The SHA-256 of the code_verifier that will redeem (RFC 7636), in base64url. A site without a secret must
+    /// send one.
+    #[schema(pattern = "^[A-Za-z0-9_-]{43}$")]
     code_challenge: Option<String>,
+    #[schema(pattern = "^S256$")]
     code_challenge_method: Option<String>,
+    /// Comes again in the id_token. At most 255 bytes, none of them a control character.
+    #[schema(max_length = 255)]
     nonce: Option<String>,
+    /// The edition of the Mini Program that the code opens: no other than the site's own.
     env_version: Option<String>,
+    // Not in the document while /authorize is not here.
+    #[schema(ignore)]
     authorization_request: Option<String>,
 }
 
-#[derive(Serialize)]
+/// A scene that was just started.
+#[derive(Serialize, ToSchema)]
 pub(super) struct StartReply {
     scene: SceneId,
+    /// Names this event, the scene's first.
     id: String,
     state: StateName,
     version: u64,
+    /// Where the code's picture is.
+    #[schema(format = "uri")]
     code_url: String,
+    /// Where the stream is.
+    #[schema(format = "uri")]
     events_url: String,
+    /// Where the state is.
+    #[schema(format = "uri")]
     status_url: String,
+    /// In seconds.
     expires_in: u64,
+    #[schema(format = DateTime)]
     expires_at: String,
+    /// Opens the stream and the state, as the cookie does.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9_-]{43}$")]
     browser_secret: Zeroizing<String>,
 }
 
-/// `POST /scenes`
+problems!(StartProblems: InvalidRequest UnknownClient OriginNotAllowed RateLimited StoreUnavailable
+    BodyTooLarge UnsupportedMediaType RequestTimeout);
+
+/// Starts a scene.
+#[utoipa::path(post, path = "/scenes", tag = "page", 
+    request_body(content((StartRequest = "application/json"))), responses(
+    (status = 201, description = "It waits to be scanned.", body = StartReply, headers(
+        ("Location" = String, description = "Its status_url."),
+        ("Set-Cookie" = String, description = "The browser secret as a cookie, which no script can read."),
+    )),
+    StartProblems,
+))]
 pub(super) async fn start(
     State(state): State<AppState>,
     peer: Peer,
@@ -146,7 +182,14 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
     })
 }
 
-/// `GET /scenes/{scene}/code`
+problems!(CodeProblems: UnknownScene NotWaiting RateLimited WechatQuota WechatError WechatUnavailable WechatTimeout
+    StoreUnavailable ShuttingDown);
+
+/// The mini-program code's picture.
+#[utoipa::path(get, path = "/scenes/{scene}/code", tag = "page", params(("scene" = SceneId, Path)), responses(
+    (status = 200, description = "The code.", content(("image/jpeg"), ("image/png"))),
+    CodeProblems,
+))]
 pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): SceneOf) -> Result<Response, Problem> {
     let image = state.lifecycle.while_there_is_time(state.login.code_image(&id));
     let image = state.load.carry(Work::Picture, image).await?;
@@ -164,13 +207,25 @@ pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): Scene
     Ok((headers, image.bytes().clone()).into_response())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct StatusQuery {
+    /// Answer when there is news, or after so many seconds. Above 30 counts as 30.
+    #[param(value_type = u64, required = false)]
     wait: Option<String>,
+    /// The id of the event that is known: any other is news.
+    #[param(value_type = String, required = false)]
     after: Option<String>,
 }
 
-/// `GET /scenes/{scene}`, and with `?wait=N&after=<id>` the event stream's long-poll twin.
+problems!(StatusProblems: InvalidRequest BrowserSecretRequired OriginNotAllowed UnknownClient UnknownScene RateLimited
+    StoreUnavailable);
+
+/// The scene's state, at once or when it changes: the event stream's long-poll twin.
+#[utoipa::path(get, path = "/scenes/{scene}", tag = "page", params(("scene" = SceneId, Path), StatusQuery), responses(
+    (status = 200, description = "The state as it is.", body = View),
+    StatusProblems,
+), security(("browser_secret" = []), ("browser_cookie" = [])))]
 pub(super) async fn status(
     State(state): State<AppState>,
     peer: Peer,
@@ -253,7 +308,14 @@ fn wait_of(text: &str) -> Result<Duration, Problem> {
         .map_or(WAIT_MOST, |seconds| Duration::from_secs(seconds).min(WAIT_MOST)))
 }
 
-/// `DELETE /scenes/{scene}`
+problems!(CancelProblems: BrowserSecretRequired OriginNotAllowed UnknownClient UnknownScene AlreadyFinished RateLimited
+    StoreUnavailable);
+
+/// The browser gives up.
+#[utoipa::path(delete, path = "/scenes/{scene}", tag = "page", params(("scene" = SceneId, Path)), responses(
+    (status = 204, description = "It is cancelled, or over."),
+    CancelProblems,
+), security(("browser_secret" = []), ("browser_cookie" = [])))]
 pub(super) async fn cancel(
     State(state): State<AppState>,
     SceneOf(id): SceneOf,
@@ -268,29 +330,46 @@ pub(super) async fn cancel(
 }
 
 /// A scene's state, as its browser sees it: the body of the status and the data of an event.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SceneState)]
 pub(super) struct View {
     scene: SceneId,
+    /// Names this very event.
     pub(super) id: String,
     pub(super) state: StateName,
+    /// One more than before the last change.
     version: u64,
+    /// In seconds.
     expires_in: u64,
+    #[schema(format = DateTime)]
     expires_at: String,
+    /// Why it expired: its time is over, or the service lost it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(time|lost)$")]
     reason: Option<&'static str>,
+    /// To show once it is scanned, where the site asks for it: the person picks it on the phone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     match_number: Option<MatchNumber>,
+    /// What the person gave with the yes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     profile: Option<ProfileView>,
+    /// The authorization code, once confirmed, while it can be redeemed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<String>)]
     code: Option<Zeroizing<String>>,
 }
 
-#[derive(Debug, Serialize)]
+/// A person's own words.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Profile)]
 struct ProfileView {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     nickname: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = "uri")]
     avatar_url: Option<String>,
 }
 

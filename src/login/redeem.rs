@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::Instrument;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use self::attempt::Attempt;
@@ -113,7 +114,7 @@ pub struct Redeemed<'a> {
 }
 
 /// Who logged in, as far as the site may know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Claims {
     /// The person towards this site.
     pub sub: String,
@@ -125,14 +126,17 @@ pub struct Claims {
     pub wechat_openid: String,
     /// The person across a subject's apps.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub wechat_unionid: Option<String>,
     /// The Mini Program.
     pub wechat_appid: String,
     /// Their own words.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub nickname: Option<String>,
     /// A picture they chose.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub picture: Option<String>,
 }
 

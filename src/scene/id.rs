@@ -7,11 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::CryptoRng;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// What the mini-program code carries: a version 4 UUID in 32 characters of `[0-9a-f]`, all that WeChat's `scene` may be long.
 ///
 /// It is public, so it opens nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
+#[schema(value_type = String, pattern = "^[0-9a-f]{32}$")]
 pub struct SceneId(uuid::Uuid);
 
 impl SceneId {

@@ -5,12 +5,14 @@ use std::fmt;
 use rand::seq::index;
 use rand::{CryptoRng, RngExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// How many numbers the phone offers.
 const CHOICES: usize = 3;
 
 /// Two digits. Not a secret for long: the browser's screen shows it to whoever stands before it, and to nobody else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(value_type = String, pattern = "^[0-9]{2}$")]
 pub struct MatchNumber(u8);
 
 impl MatchNumber {

@@ -32,6 +32,7 @@ mod log_output;
 mod login_flow;
 mod made_ahead;
 mod number_matching;
+mod openapi;
 mod origins;
 mod places;
 mod profile;

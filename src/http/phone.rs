@@ -1,5 +1,6 @@
 //! For the Mini Program: scan, avatar, confirm, decline.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
 use crate::login::{UploadedAvatar, media_type_of_avatar};
 use crate::scene::{Avatar, AvatarId, ConfirmToken, MatchNumber, Scene, SceneId, StateName};
+use crate::web::json::Object;
 
 /// What `chooseAvatar` gives, compressed, is far smaller.
 pub(super) const AVATAR_BYTES: usize = 64 * 1024;
@@ -172,7 +174,8 @@ fn warning(language: Language) -> &'static str {
 /// What goes with a yes.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct ConfirmRequest {
-    profile: Option<ProfileRequest>,
+    #[schema(value_type = Option<ProfileRequest>)]
+    profile: Option<Object<ProfileRequest>>,
     /// The number that the browser shows, where the scan gave match_choices.
     #[schema(pattern = "^[0-9]{2}$")]
     match_number: Option<String>,
@@ -209,7 +212,7 @@ pub(super) async fn confirm(
     headers: HeaderMap,
     Json(request): Json<ConfirmRequest>,
 ) -> Result<axum::Json<AnswerReply>, Problem> {
-    let ProfileRequest { nickname, avatar_url } = request.profile.unwrap_or_default();
+    let ProfileRequest { nickname, avatar_url } = request.profile.map(|Object(profile)| profile).unwrap_or_default();
     let match_number = request.match_number.as_deref().map(|text| {
         MatchNumber::parse(text).ok_or_else(|| Problem::invalid("match_number must be two digits, as a string."))
     });
@@ -295,8 +298,12 @@ problems!(AvatarProblems: NotFound StoreUnavailable);
     (status = 200, description = "The picture.", content(("image/jpeg"), ("image/png"), ("image/webp"))),
     AvatarProblems,
 ))]
-pub(super) async fn avatar(State(state): State<AppState>, Path(name): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn avatar(
+    State(state): State<AppState>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
     let gone = || Problem::new(Code::NotFound, "This picture never was, or its ten minutes are over.");
+    let Path(name) = name.map_err(|_| gone())?;
     let (scene, avatar) = name.split_once('.').ok_or_else(gone)?;
     let scene: SceneId = scene.parse().map_err(|_| gone())?;
     let avatar = AvatarId::parse(avatar).ok_or_else(gone)?;

@@ -80,6 +80,11 @@ async fn a_field_of_the_wrong_type_is_named() {
             json!({"profile": {"nickname": 5}}),
             "profile.nickname",
         ),
+        (
+            format!("/scenes/{scene}/confirm"),
+            json!({"profile": ["Alice", null]}),
+            "profile",
+        ),
         (format!("/scenes/{scene}/decline"), json!({"reason": "bored"}), "reason"),
         (format!("/scenes/{scene}/decline"), json!({"reason": true}), "reason"),
     ] {
@@ -147,6 +152,10 @@ async fn what_is_no_scene_is_unknown_like_one_that_never_was() {
         scan.problem(404, "unknown_scene");
     }
     assert_eq!(service.wechat_calls("jscode2session").await, 0, "WeChat was not asked");
+    for avatar in ["x", "%FF", &format!("{id}.%FF"), &format!("{id}.{}", "A".repeat(22))] {
+        let gone = Reply::to(service.get(&format!("/avatars/{avatar}"))).await;
+        gone.problem(404, "not_found");
+    }
 }
 
 #[tokio::test]

@@ -122,10 +122,14 @@ describe('a page elsewhere', { concurrency: 2, timeout: 600_000 }, () => {
   it('starts no login and ends none with a form (T6)', async (stage, service) => {
     const computer = await besides(stage, service, async ({ evil, site, scene, computer: own }) => {
       const before = await service.metric('scanlogin_scenes_created_total')
-      for (const path of ['/scenes', '/demo/start', '/demo/callback', '/demo/logout', `/scenes/${scene}`]) {
+      // What a form can send is refused for where it comes from, unless it is refused for what it is.
+      const refusals = {
+        '/scenes': [403, 415], '/demo/start': [403], '/demo/callback': [400, 415], '/demo/logout': [403], [`/scenes/${scene}`]: [405],
+      }
+      for (const [path, statuses] of Object.entries(refusals)) {
         for (const enctype of ['application/x-www-form-urlencoded', 'text/plain', 'multipart/form-data']) {
           const response = await posted(evil, service.url + path, enctype)
-          assert.equal(Math.floor(response.status() / 100), 4, `${path} as ${enctype} from ${site}: ${response.status()}`)
+          assert.ok(statuses.includes(response.status()), `${path} as ${enctype} from ${site}: ${response.status()}`)
           assert.equal(await response.headerValue('set-cookie'), null)
         }
       }

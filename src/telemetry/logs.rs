@@ -1,6 +1,7 @@
 //! The log: lines on standard error, written by a thread of its own, so that no request waits for whoever reads them.
 
 use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -50,11 +51,7 @@ impl Logs {
             layer.with_ansi(io::stderr().is_terminal()).boxed()
         };
         tracing_subscriber::registry().with(filter).with(layer).try_init()?;
-        // What a panic says may hold anything, so only where it was is told.
-        std::panic::set_hook(Box::new(|panic| {
-            let location = panic.location().map(ToString::to_string).unwrap_or_default();
-            tracing::error!("panicked at {location}");
-        }));
+        std::panic::set_hook(Box::new(tell_of_panic));
         Ok(Self {
             dropped,
             _worker: worker,
@@ -66,6 +63,12 @@ impl Logs {
     pub fn dropped(&self) -> impl Collector + use<> {
         self.dropped.clone()
     }
+}
+
+/// What a panic says may hold anything, so only where it was is told.
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!("panicked at {location}");
 }
 
 /// Takes every line: one that can't be written is counted, since there is nowhere to tell it.
@@ -106,5 +109,44 @@ impl Collector for DroppedLines {
         let counted = self.counted.fetch_max(overflowed, Ordering::Relaxed);
         self.total.inc_by(overflowed.saturating_sub(counted) as u64);
         self.total.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Heard {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn t22_of_a_panic_only_its_place_is_told() {
+        // Where no subscriber is everybody's, a line that another test's thread comes to first stays muted for this one.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+        let heard = Heard::default();
+        let writer = heard.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(tell_of_panic));
+        let broken = tracing::subscriber::with_default(subscriber, || {
+            std::panic::catch_unwind(|| panic!("a canary: {}", "hush"))
+        });
+        std::panic::set_hook(others);
+        assert!(broken.is_err());
+        let heard = String::from_utf8(heard.0.lock().unwrap().clone()).unwrap();
+        assert!(heard.contains("panicked at src/telemetry/logs.rs"), "{heard}");
+        assert!(!heard.contains("canary") && !heard.contains("hush"), "{heard}");
     }
 }

@@ -31,18 +31,19 @@ struct TokenRequest {
     #[schema(pattern = "^authorization_code$")]
     grant_type: String,
     /// What the page was given.
-    code: String,
+    #[schema(value_type = String)]
+    code: Zeroizing<String>,
     /// As at the start, where that had one.
     #[schema(nullable = false)]
     redirect_uri: Option<String>,
     /// What the code_challenge was made of (RFC 7636).
-    #[schema(nullable = false)]
-    code_verifier: Option<String>,
+    #[schema(nullable = false, value_type = Option<String>)]
+    code_verifier: Option<Zeroizing<String>>,
     /// For a site that does not prove itself in the header.
     #[schema(nullable = false)]
     client_id: Option<String>,
-    #[schema(nullable = false)]
-    client_secret: Option<String>,
+    #[schema(nullable = false, value_type = Option<String>)]
+    client_secret: Option<Zeroizing<String>>,
 }
 
 /// Who logged in.

@@ -333,8 +333,8 @@ impl Call {
     fn answer_max(self) -> usize {
         match self {
             Self::StableToken | Self::Token | Self::Jscode2session => 64 * 1024,
-            // The widest code takes a third of it. The store keeps each as long as its scene.
-            Self::GetWxaCodeUnlimit => 512 * 1024,
+            // Some times what the widest code should take. The store keeps each as long as its scene.
+            Self::GetWxaCodeUnlimit => 1024 * 1024,
         }
     }
 

@@ -16,28 +16,8 @@ AFTERLIFE = 50
 
 STATES = ["waiting", "scanned", "confirmed", "redeemed", "declined", "cancelled", "expired"]
 
-# client_id: its secret, if it has one.
+# client_id: its secret, if it has one. As in scanlogin.toml.
 CLIENTS = {"site": "the-secret-of-the-site", "page": None, "careful": None}
-
-SETTINGS = """
-[[client]]
-client_id = "site"
-client_secret = "the-secret-of-the-site"
-name = "A site"
-origins = ["https://www.site.example"]
-redirect_uris = ["https://www.site.example/callback"]
-logo_url = "https://www.site.example/logo.png"
-
-[[client]]
-client_id = "page"
-name = "A page"
-
-[[client]]
-client_id = "careful"
-name = "A careful page"
-number_matching = "on"
-entry_scenes = { 1048 = "refuse", 1007 = "warn" }
-"""
 
 VERIFIER = "a" * 43
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()

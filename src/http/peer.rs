@@ -1,17 +1,18 @@
 //! Whose request this is, by address: the connection's, unless a proxy that we trust says otherwise.
 
+use std::iter;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 use super::AppState;
 
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
-const FORWARDED: &str = "forwarded";
+pub(super) const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub(super) const FORWARDED: &str = "forwarded";
 
 /// The proxies whose `X-Forwarded-For` and `Forwarded` (RFC 7239) count.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ impl TrustedProxies {
     }
 
     /// Whom the trusted proxies name. Where they name two, by the two headers there are for it, the connection's own address.
-    fn peer(&self, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn peer(&self, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
         let connected = connected.to_canonical();
         if !self.trust(connected) {
             if headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED) {
@@ -49,13 +50,11 @@ impl TrustedProxies {
             }
             return connected;
         }
-        let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        let of_each = values(X_FORWARDED_FOR).flat_map(|value| value.split(','));
-        let by_custom = self.named(connected, of_each.collect());
-        let by_rfc_7239 = self.named(
-            connected,
-            values(FORWARDED).flat_map(elements).map(for_parameter).collect(),
-        );
+        let from_the_last = |name| headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
+        let hops = from_the_last(X_FORWARDED_FOR).flat_map(|value| value.rsplit(|byte| *byte == b','));
+        let by_custom = self.named(connected, hops.map(text));
+        let hops = from_the_last(FORWARDED).flat_map(elements_from_the_last);
+        let by_rfc_7239 = self.named(connected, hops.map(|element| for_parameter(text(element))));
         match (headers.contains_key(X_FORWARDED_FOR), headers.contains_key(FORWARDED)) {
             (false, false) => connected,
             (true, false) => by_custom,
@@ -68,10 +67,11 @@ impl TrustedProxies {
         }
     }
 
-    /// The rightmost hop that is not a trusted proxy: whatever stands left of it, anybody can have written.
-    fn named(&self, connected: IpAddr, hops: Vec<&str>) -> IpAddr {
+    /// The first of the hops, which come from the last to the first, that is not a trusted proxy: whatever stands before it, anybody can
+    /// have written, so it is not even looked at.
+    fn named<'a>(&self, connected: IpAddr, hops: impl Iterator<Item = &'a str>) -> IpAddr {
         let mut nearest = connected;
-        for hop in hops.into_iter().rev() {
+        for hop in hops {
             // What is no address was not written by a proxy of ours; the last one that was stands.
             let Some(ip) = address(hop) else { break };
             nearest = ip.to_canonical();
@@ -105,9 +105,35 @@ impl TrustedProxies {
     }
 }
 
-/// The elements of a `Forwarded` field (RFC 7239 §4), which quoted strings may hide the commas of.
-fn elements(value: &str) -> impl Iterator<Item = &str> {
-    outside_quotes(value, ',')
+/// What is no text is no address either.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// The elements of a `Forwarded` field (RFC 7239 §4), which quoted strings may hide the commas of. Read from its end: the last ones are
+/// the proxies', and a quote that the caller never closed must not swallow them.
+fn elements_from_the_last(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut left = Some(value);
+    iter::from_fn(move || {
+        let value = left?;
+        let mut is_quoted = false;
+        let comma = value.iter().enumerate().rposition(|(at, byte)| {
+            let before = value.get(..at).unwrap_or_default();
+            is_quoted ^= *byte == b'"' && !is_escaped(before);
+            *byte == b',' && !is_quoted
+        });
+        let (before, element) = match comma {
+            Some(at) => (value.get(..at), value.get(at + 1..)),
+            None => (None, Some(value)),
+        };
+        left = before;
+        element
+    })
+}
+
+/// Whether what stands behind these bytes is part of a quoted string whatever it is.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// What an element says of who sent the request; nothing, where it says nothing.
@@ -241,6 +267,16 @@ mod tests {
     }
 
     #[test]
+    fn neither_an_open_quote_nor_bytes_that_are_no_text_hide_what_proxies_add() {
+        for said in ["for=\"1.1.1.1", "for=\"a\\", "\"", "for=\u{e9}", "\u{ff}\", "] {
+            let added = format!("{said}, for=198.51.100.1, for=\"10.2.3.4:80\";host=\"a\\\", b\"");
+            assert_eq!(seen_by(&[(FORWARDED, &added)], "10.0.0.1"), "198.51.100.1", "{added}");
+            let added = format!("{said}, 198.51.100.1, 10.2.3.4");
+            assert_eq!(seen(&[&added], "10.0.0.1"), "198.51.100.1", "{added}");
+        }
+    }
+
+    #[test]
     fn of_two_words_that_differ_neither_is_believed() {
         let both = |one, other| seen_by(&[(X_FORWARDED_FOR, one), (FORWARDED, other)], "10.0.0.1");
         assert_eq!(both("1.1.1.1, 198.51.100.1", "for=198.51.100.1"), "198.51.100.1");
@@ -254,8 +290,7 @@ mod tests {
             let (name, value) = if custom {
                 (X_FORWARDED_FOR, format!("{left}, 198.51.100.1, 10.2.3.4"))
             } else {
-                // One that opens a quoted string and does not close it makes of all of it no address.
-                (FORWARDED, format!("{}, for=198.51.100.1, for=10.2.3.4", left.replace('"', "")))
+                (FORWARDED, format!("{left}, for=198.51.100.1, for=10.2.3.4"))
             };
             prop_assert_eq!(seen_by(&[(name, &value)], "10.0.0.1"), "198.51.100.1");
         }

@@ -12,8 +12,13 @@ const CODE_POINTS: usize = 64;
 /// When it is longer than 64 code points even so.
 pub(super) fn clean(given: &str) -> Result<Option<String>, TooLong> {
     // Whatever the input's length, no more than one character past the limit is kept.
-    let seen = given.chars().filter(|c| may_stand(*c));
-    let kept: String = seen.nfc().take(CODE_POINTS + 1).collect();
+    // What hides comes out first: it may stand between two characters that become one.
+    let kept: String = given
+        .chars()
+        .filter(|c| may_stand(*c))
+        .nfc()
+        .take(CODE_POINTS + 1)
+        .collect();
     if kept.chars().count() > CODE_POINTS {
         return Err(TooLong);
     }
@@ -41,7 +46,27 @@ pub(crate) fn may_stand(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use unicode_normalization::is_nfc;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_given_comes_out_plain_in_one_form_and_the_same_again(
+            given in r"[\PC\u{200b}\u{202e}\u{300}-\u{345}\u{1100}-\u{11ff}\r\n ]{0,70}",
+            at in any::<prop::sample::Index>(),
+        ) {
+            let Ok(Some(name)) = clean(&given) else { return Ok(()) };
+            prop_assert!(name.chars().count() <= CODE_POINTS && is_nfc(&name) && name.chars().all(may_stand), "{name:?}");
+            prop_assert_eq!(clean(&name), Ok(Some(name.clone())));
+            // What nobody sees makes no other name.
+            let mut hidden = given.clone();
+            let places: Vec<usize> = given.char_indices().map(|(place, _)| place).collect();
+            hidden.insert(*at.get(&places), '\u{2066}');
+            prop_assert_eq!(clean(&hidden), Ok(Some(name)));
+        }
+    }
 
     #[test]
     fn ordinary_names_stay_as_they_are() {

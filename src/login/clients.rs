@@ -56,26 +56,25 @@ impl Client {
         url::Url::parse(address).ok()?.host_str().map(ToOwned::to_owned)
     }
 
-    /// Whether a phone may name an avatar at `address`: https, on one of the hosts.
+    /// The address of an avatar that a phone names, if it may: https, on one of the hosts.
     #[must_use]
-    pub fn allows_avatar(&self, address: &str) -> bool {
-        let Ok(address) = url::Url::parse(address) else {
-            return false;
-        };
-        let Some(host) = address.host_str() else { return false };
-        address.scheme() == "https"
-            && address.username().is_empty()
-            && address.password().is_none()
-            && self
-                .avatar_hosts
-                .iter()
-                .any(|allowed| match allowed.strip_prefix("*.") {
-                    Some(domain) => host
-                        .strip_suffix(domain)
-                        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-                    None => host == allowed,
-                })
+    pub fn avatar_at(&self, address: &str) -> Option<String> {
+        picture_at(address, &self.avatar_hosts)
     }
+}
+
+/// The address as browsers write it: nothing in it ends the quotes or the line that a site puts it in.
+pub(super) fn picture_at(address: &str, hosts: &[String]) -> Option<String> {
+    let address = url::Url::parse(address).ok()?;
+    let host = address.host_str()?;
+    let is_bare = address.username().is_empty() && address.password().is_none();
+    let is_allowed = hosts.iter().any(|allowed| match allowed.strip_prefix("*.") {
+        Some(domain) => host
+            .strip_suffix(domain)
+            .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+        None => host == allowed,
+    });
+    (address.scheme() == "https" && is_bare && is_allowed).then(|| address.into())
 }
 
 /// All sites, by their `client_id`.
@@ -157,11 +156,14 @@ mod tests {
             "",
         ];
         for address in allowed {
-            assert!(blog().allows_avatar(address), "{address}");
+            assert_eq!(blog().avatar_at(address).as_deref(), Some(address));
         }
         for address in refused {
-            assert!(!blog().allows_avatar(address), "{address}");
+            assert_eq!(blog().avatar_at(address), None, "{address}");
         }
+        let hostile = "https://a.qlogo.cn/\"><script>\n?x='<b>#\"";
+        let shown = blog().avatar_at(hostile).unwrap();
+        assert_eq!(shown, "https://a.qlogo.cn/%22%3E%3Cscript%3E?x=%27%3Cb%3E#%22");
     }
 
     #[test]

@@ -264,17 +264,16 @@ impl Login {
             )));
         }
         let client = self.client(&scene.client_id)?;
-        if let Some(address) = &avatar_url
-            && !client.allows_avatar(address)
-        {
-            return Err(Error::InvalidRequest(format!(
+        let refused = || {
+            Error::InvalidRequest(format!(
                 "profile.avatar_url must be an https address on one of {}; upload any other picture.",
                 client.avatar_hosts.join(", ")
-            )));
-        }
+            ))
+        };
+        let avatar_url = avatar_url.map(|address| client.avatar_at(&address).ok_or_else(refused));
         Ok(Profile {
             nickname: nickname.flatten(),
-            avatar: avatar_url.map(Avatar::Url),
+            avatar: avatar_url.transpose()?.map(Avatar::Url),
         })
     }
 }
@@ -291,7 +290,7 @@ pub fn media_type_of_avatar(image: &[u8]) -> Option<&'static str> {
 }
 
 /// WeChat does not say what its codes look like; this keeps out what can't be one.
-fn has_form_of_wx_code(code: &str) -> bool {
+pub(super) fn has_form_of_wx_code(code: &str) -> bool {
     (8..=128).contains(&code.len())
         && code
             .bytes()

@@ -92,16 +92,17 @@ pub(super) fn scrubbed(mut error: Error, secrets: &[&str]) -> Error {
     let (Error::Errcode { errmsg, .. } | Error::TokenRefused { errmsg, .. }) = &mut error else {
         return error;
     };
+    // First, so that none of them parts a token in two.
+    let printed: String = errmsg.chars().filter(|c| !c.is_control()).collect();
     let scrubbed = secrets
         .iter()
         .filter(|secret| !secret.is_empty())
-        .fold(std::mem::take(errmsg), |errmsg, secret| errmsg.replace(secret, "…"));
+        .fold(printed, |errmsg, secret| errmsg.replace(secret, "…"));
     *errmsg = scrubbed
         .split_inclusive(|c: char| !is_token_character(c))
         .flat_map(without_token)
         .collect::<String>()
         .chars()
-        .filter(|c| !c.is_control())
         .take(ERRMSG_MAX)
         .collect();
     error
@@ -240,6 +241,7 @@ mod tests {
         assert_eq!(says("secret 0123456789abcdef0123456789abcdef!"), "secret …!");
         assert_eq!(says("98_abcdefghijklmnopqrstuvwxyz-ABCDEF is invalid"), "… is invalid");
         assert_eq!(says("a\nforged\tline\u{1b}[0m"), "aforgedline[0m");
+        assert_eq!(says("short-\0secret 0123456789\n0123456789"), "… …");
         assert_eq!(says(&"ab ".repeat(1_000)).chars().count(), ERRMSG_MAX);
     }
 }

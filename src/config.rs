@@ -371,7 +371,8 @@ pub enum ConfigError {
 }
 
 fn wrong(text: impl Into<String>) -> ConfigError {
-    ConfigError::Wrong(text.into())
+    // One line, whatever names and values stand in it.
+    ConfigError::Wrong(text.into().replace(char::is_control, " "))
 }
 
 /// A name that is none of `settings`, and the one of them that was most likely meant.

@@ -35,7 +35,8 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
 
 /// Where a site takes people back: an address that shows whose it is.
 pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
-    let url = url::Url::parse(text).map_err(|_| "is no address; such as https://blog.example/callback")?;
+    const NONE: &str = "is no address; such as https://blog.example/callback";
+    let url = url::Url::parse(text).map_err(|_| NONE)?;
     let is_loopback = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
@@ -46,6 +47,11 @@ pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
         "https" => {}
         "http" if is_loopback => {}
         _ => return Err("must be https, or http on this machine"),
+    }
+    // Browsers would read over a line break or a missing slash. Sites must repeat the very text, and people see it.
+    let is_written_out = text.starts_with(&format!("{}://", url.scheme()));
+    if !is_written_out || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(NONE);
     }
     if url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err("must have no user and no fragment (#)");
@@ -117,9 +123,11 @@ pub(super) fn token_mode(text: &str) -> Result<TokenMode, String> {
 }
 
 pub(super) fn colour(text: &str) -> Result<Rgb, String> {
+    // To a parser of numbers a sign would be one, too.
+    let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let part = |at: usize| text.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
     match (text.len(), part(0), part(2), part(4)) {
-        (6, Some(r), Some(g), Some(b)) => Ok(Rgb { r, g, b }),
+        (6, Some(r), Some(g), Some(b)) if is_hex => Ok(Rgb { r, g, b }),
         _ => Err("it must be six hex digits, such as 07c160".to_owned()),
     }
 }
@@ -138,5 +146,42 @@ where
             .ok()
             .filter(|number| (least..=most).contains(number))
             .ok_or_else(|| format!("it must be a whole number from {least} to {most}, such as {such_as}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_uri_is_written_as_it_is_read() {
+        for uri in [
+            "https://blog.example/callback",
+            "http://localhost:3000/?a=b",
+            "http://[::1]/",
+        ] {
+            assert_eq!(redirect_uri(uri), Ok(()), "{uri}");
+        }
+        for wrong in [
+            "https:/blog.example",
+            "https:blog.example",
+            "ht\rtps://blog.example",
+            "https://blog.example/a\nb",
+            " https://blog.example",
+            "http://blog.example",
+            "https://a@blog.example",
+            "https://blog.example/#",
+            "blog.example",
+        ] {
+            redirect_uri(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_colour_is_six_hex_digits() {
+        assert!(colour("07c160").is_ok() && colour("07C160").is_ok());
+        for wrong in ["", "07c16", "07c1600", "+7+c+1", "#07c16", "07c16\u{e9}"] {
+            assert!(colour(wrong).is_err(), "{wrong}");
+        }
     }
 }

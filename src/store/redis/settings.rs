@@ -121,7 +121,9 @@ impl ClientSettings {
             return Err(FatalError::Prefix);
         }
         let (url, tls) = without_tls(settings.url.expose_secret())?;
-        let mut config = Config::from_url(&url).map_err(|error| FatalError::Url(error.details().to_owned()))?;
+        let mut config = Config::from_url(&url)
+            // It may repeat what it could not read, whatever that is.
+            .map_err(|error| FatalError::Url(error.details().replace(char::is_control, " ")))?;
         if let (ServerConfig::Sentinel { password, .. }, Some(given)) =
             (&mut config.server, &settings.sentinel_password)
         {
@@ -276,9 +278,13 @@ mod tests {
             "http://a:1",
             "redis://:hush@",
             "redis-sentinel://:hush@a:1",
+            "redis-cluster://:hush@a:1?node=b\n:\0",
         ] {
             let said = ClientSettings::check(&settings(url)).unwrap_err().to_string();
-            assert!(!said.contains("hush") && !said.contains('\n'), "{url}: {said}");
+            assert!(
+                !said.contains("hush") && !said.contains(char::is_control),
+                "{url}: {said}"
+            );
         }
         for prefix in ["", "a{b}", "a b", "a\n"] {
             let settings = RedisSettings {

@@ -127,7 +127,33 @@ impl EntryScenes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// The table says it, and where it does not, the default for that very number, and else what it says of all others.
+        #[test]
+        fn a_table_decides_of_what_it_names_and_nothing_else(
+            named in prop::collection::btree_map(prop_oneof![990..1_050_i64, any::<i64>()], 0..3_usize, 0..8),
+            other in prop::option::of(0..3_usize),
+            asked in prop::option::of(prop_oneof![990..1_050_i64, any::<i64>()]),
+        ) {
+            let verdicts = [Verdict::Allow, Verdict::Warn, Verdict::Refuse];
+            let names = named.iter().map(|(number, verdict)| (number.to_string(), verdicts[*verdict]));
+            let others = other.iter().map(|verdict| ("other".to_owned(), verdicts[*verdict]));
+            let scenes = EntryScenes::default().with(&names.chain(others).collect()).unwrap();
+            let by_default = |number: i64| match number {
+                1047 | 1011 => Some(Verdict::Allow),
+                1048 | 1049 | 1012 | 1013 => Some(Verdict::Warn),
+                1007 | 1008 | 1036 | 1037 => Some(Verdict::Refuse),
+                _ => None,
+            };
+            let said = asked.and_then(|number| named.get(&number).map(|verdict| verdicts[*verdict]).or(by_default(number)));
+            let expected = said.unwrap_or(other.map_or(Verdict::Warn, |verdict| verdicts[verdict]));
+            prop_assert_eq!(scenes.verdict(asked), expected);
+        }
+    }
 
     #[test]
     fn by_default_the_camera_passes_a_picture_is_warned_of_and_a_card_is_refused() {

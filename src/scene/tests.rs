@@ -4,6 +4,8 @@ use rand::rngs::StdRng;
 
 use super::*;
 
+mod interleavings;
+
 const TTL: Duration = Duration::from_mins(2);
 const FRESH: Life = Life(Duration::from_secs(120 + 90));
 const LATE: Life = Life(GRACE);

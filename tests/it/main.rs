@@ -31,6 +31,7 @@ mod limits;
 mod log_output;
 mod login_flow;
 mod made_ahead;
+mod models;
 mod number_matching;
 mod openapi;
 mod origins;

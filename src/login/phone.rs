@@ -255,14 +255,6 @@ impl Login {
             .map(nickname::clean)
             .transpose()
             .map_err(|_| Error::InvalidRequest("profile.nickname may have at most 64 characters.".to_owned()))?;
-        if avatar_url
-            .as_ref()
-            .is_some_and(|address| address.len() > AVATAR_URL_LEN)
-        {
-            return Err(Error::InvalidRequest(format!(
-                "profile.avatar_url may have at most {AVATAR_URL_LEN} bytes."
-            )));
-        }
         let client = self.client(&scene.client_id)?;
         let refused = || {
             Error::InvalidRequest(format!(
@@ -271,9 +263,19 @@ impl Login {
             ))
         };
         let avatar_url = avatar_url.map(|address| client.avatar_at(&address).ok_or_else(refused));
+        let avatar_url = avatar_url.transpose()?;
+        // As it is kept: what is no ASCII takes several times as much there.
+        if avatar_url
+            .as_ref()
+            .is_some_and(|address| address.len() > AVATAR_URL_LEN)
+        {
+            return Err(Error::InvalidRequest(format!(
+                "profile.avatar_url may have at most {AVATAR_URL_LEN} bytes."
+            )));
+        }
         Ok(Profile {
             nickname: nickname.flatten(),
-            avatar: avatar_url.transpose()?.map(Avatar::Url),
+            avatar: avatar_url.map(Avatar::Url),
         })
     }
 }

@@ -109,7 +109,7 @@ class World:
 
     def keep(self, scene):
         self.scenes[scene.id] = scene
-        while len(self.scenes) > 2000:
+        while len(self.scenes) > 500:
             self.scenes.popitem(last=False)
         return scene
 

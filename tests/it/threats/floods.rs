@@ -69,10 +69,9 @@ async fn t28_the_longest_record_of_a_scene_takes_two_kilobytes() {
             format!("{begin}{}", "a".repeat(len - begin.len()))
         };
         let profile = |avatar: String| json!({ "match_number": shown, "profile": { "nickname": "\u{1f9d1}".repeat(64), "avatar_url": avatar } });
-        for longer in [257, 10_000] {
-            let refused = alice
-                .confirm_with(&service, &browser.scene, profile(avatar(longer)))
-                .await;
+        let beyond_ascii = format!("{}{}", avatar(100), "图".repeat(50));
+        for longer in [avatar(257), avatar(10_000), beyond_ascii] {
+            let refused = alice.confirm_with(&service, &browser.scene, profile(longer)).await;
             refused.problem(400, "invalid_request");
         }
         alice

@@ -259,6 +259,7 @@ impl<'a> Played<'a> {
                 },
                 confirm_token: fresh.digest(),
                 warned: false,
+                entry_scene: None,
                 asks_number: asks,
             },
             Doing::Confirm { scans_ago, pick } => Action::Confirm {

@@ -189,7 +189,19 @@ async fn a_redis_that_takes_no_writes_is_logged_once_for_each_kind_of_request_an
     })
     .await;
     for kind in kinds {
-        is_logged_once(&service, &["INFO", "redis does this again", kind]);
+        let words = ["INFO", "redis does this again", kind];
+        // A busy machine may have kept back the answer to the first write of all, which the retry then found done.
+        eventually("it is told that Redis does this again", || async {
+            let further = Browser::start(&service).await;
+            assert_eq!(further.cancel().await.status, 204);
+            let lines = service.log().lines();
+            lines
+                .iter()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+                .then_some(())
+        })
+        .await;
+        is_logged_once(&service, &words);
         is_logged_once(&service, &["redis does not do this", kind]);
     }
     is_not_logged(&service, &["redis can't be reached"]);

@@ -137,6 +137,7 @@ impl Moment {
                     },
                     confirm_token: token.digest(),
                     warned: false,
+                    entry_scene: None,
                     asks_number: false,
                 };
                 if let Ok(Outcome::Visible(scene) | Outcome::Hidden(scene)) = applied(scan, &mut login.rng) {

@@ -121,9 +121,11 @@ impl ClientSettings {
             return Err(FatalError::Prefix);
         }
         let (url, tls) = without_tls(settings.url.expose_secret())?;
-        let mut config = Config::from_url(&url)
-            // It may repeat what it could not read, whatever that is.
-            .map_err(|error| FatalError::Url(error.details().replace(char::is_control, " ")))?;
+        let mut config = Config::from_url(&url).map_err(|error| {
+            // Behind a colon it repeats what it could not read, in which there may be a password.
+            let problem = error.details().split(": ").next().unwrap_or_default();
+            FatalError::Url(problem.to_owned())
+        })?;
         if let (ServerConfig::Sentinel { password, .. }, Some(given)) =
             (&mut config.server, &settings.sentinel_password)
         {
@@ -278,7 +280,8 @@ mod tests {
             "http://a:1",
             "redis://:hush@",
             "redis-sentinel://:hush@a:1",
-            "redis-cluster://:hush@a:1?node=b\n:\0",
+            "redis-cluster://a:1?node=somebody:hush@b:1",
+            "redis-cluster://a:1?node=b\n:\0:",
         ] {
             let said = ClientSettings::check(&settings(url)).unwrap_err().to_string();
             assert!(

@@ -1,5 +1,7 @@
 //! Builds every part once, runs them, and ends them in order.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod parts;
 
 use std::net::SocketAddr;

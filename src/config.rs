@@ -5,6 +5,8 @@
 mod check;
 mod environment;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod values;
 mod warnings;
 mod words;

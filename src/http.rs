@@ -5,6 +5,8 @@ mod browser;
 mod demo;
 mod events;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod layers;
 mod load;
 mod oidc;

@@ -45,6 +45,9 @@
 pub mod app;
 pub mod config;
 pub mod entropy;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hardening;
 pub mod http;
 pub mod hub;

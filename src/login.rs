@@ -2,6 +2,8 @@
 
 pub mod clients;
 pub mod entry;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod nickname;
 mod phone;
 mod redeem;

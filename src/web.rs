@@ -1,6 +1,8 @@
 //! What the replies of all listeners have in common, and the pages' files that more than one of them serves.
 
 pub mod embedded;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod json;
 mod request_id;
 

@@ -4,6 +4,8 @@ pub mod access_token;
 pub mod client;
 pub mod code_pool;
 pub mod errcode;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod picture;
 mod seal;
 pub mod simulator;

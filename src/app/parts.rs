@@ -61,13 +61,17 @@ impl Ground {
         raise_limit();
         let metrics = Metrics::new()?;
         metrics.register(logs.dropped())?;
-        Ok(Self {
+        Ok(Self::on(metrics))
+    }
+
+    pub(super) fn on(metrics: Metrics) -> Self {
+        Self {
             metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             store_tasks: TaskTracker::new(),
             stop_store: CancellationToken::new(),
-        })
+        }
     }
 
     /// Ends everything, in time whatever it does.

@@ -65,11 +65,20 @@ pub(super) fn avatar_hosts() -> Vec<String> {
 }
 
 /// Reads the file, and makes its settings the defaults of `command`.
-pub(super) fn apply(mut command: clap::Command, path: &Path) -> Result<(clap::Command, Tables), ConfigError> {
+pub(super) fn apply(command: clap::Command, path: &Path) -> Result<(clap::Command, Tables), ConfigError> {
     let text = read_file(path, "SCANLOGIN_CONFIG")?;
+    apply_text(command, &text, path)
+}
+
+/// The same of the file's text.
+pub(super) fn apply_text(
+    mut command: clap::Command,
+    text: &str,
+    path: &Path,
+) -> Result<(clap::Command, Tables), ConfigError> {
     let in_file = |problem: &str| wrong(format!("SCANLOGIN_CONFIG: {}: {problem}", path.display()));
     let parsed = text.parse::<toml::Table>();
-    let mut table = parsed.map_err(|error| in_file(&placed(&text, error.span(), error.message())))?;
+    let mut table = parsed.map_err(|error| in_file(&placed(text, error.span(), error.message())))?;
     let mut tables = toml::Table::new();
     for name in ["client", "mini_program"] {
         tables.extend(table.remove_entry(name));

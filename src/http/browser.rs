@@ -172,22 +172,26 @@ pub(super) fn check_own_origin(state: &AppState, headers: &HeaderMap) -> Result<
 }
 
 fn check_origin(state: &AppState, headers: &HeaderMap, listed: impl Fn(&str) -> bool) -> Result<(), Problem> {
-    let allowed = match headers.get(header::ORIGIN).map(HeaderValue::to_str) {
-        Some(Ok(origin)) => origin == state.public_url.as_str() || listed(origin),
-        Some(Err(_)) => false,
-        // Without an Origin, the browser's own word on where the request comes from; other callers say nothing.
-        None => match headers.get("sec-fetch-site").map(HeaderValue::to_str) {
-            None | Some(Ok("same-origin" | "none")) => true,
-            Some(_) => false,
-        },
-    };
-    if allowed {
+    if comes_from(&state.public_url, headers, listed) {
         return Ok(());
     }
     Err(Problem::new(
         Code::OriginNotAllowed,
         "The page that sent this is of a site that is not listed. Add its origin to the client's origins.",
     ))
+}
+
+/// Whether the page that sends this, if a page does, is ours or listed.
+pub(super) fn comes_from(own: &PublicUrl, headers: &HeaderMap, listed: impl Fn(&str) -> bool) -> bool {
+    match headers.get(header::ORIGIN).map(HeaderValue::to_str) {
+        Some(Ok(origin)) => origin == own.as_str() || listed(origin),
+        Some(Err(_)) => false,
+        // Without an Origin, the browser's own word on where the request comes from; other callers say nothing.
+        None => match headers.get("sec-fetch-site").map(HeaderValue::to_str) {
+            None | Some(Ok("same-origin" | "none")) => true,
+            Some(_) => false,
+        },
+    }
 }
 
 /// What the confirm screen can say about the browser.

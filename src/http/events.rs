@@ -151,7 +151,7 @@ async fn catch_up(state: &AppState, scene: &SceneId, headers: &HeaderMap, full: 
     Ok(Opened::News(telling(retrying(RETRY), &view)))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("last-event-id")?.to_str().ok()
 }
 
@@ -271,7 +271,7 @@ fn json(event: Event, data: &impl serde::Serialize) -> Event {
     event.data(serde_json::to_string(data).unwrap_or_default())
 }
 
-fn wants_events(headers: &HeaderMap) -> bool {
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|accept| {
         accept
             .to_str()

@@ -326,7 +326,7 @@ fn write_problem(response: &mut Response, problem: &Problem, public_url: &str, r
 }
 
 /// The scene in a path, shortened: enough to find it in a log, too little to use it.
-fn scene_in(path: &str) -> Option<String> {
+pub(super) fn scene_in(path: &str) -> Option<String> {
     let scene: crate::scene::SceneId = path.split('/').find_map(|part| part.get(..32)?.parse().ok())?;
     Some(scene.shortened())
 }

@@ -267,7 +267,7 @@ fn claimed_client<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Opt
 }
 
 /// The client and its secret in `Authorization: Basic`, as they are there.
-fn basic_credentials(headers: &HeaderMap) -> Result<Option<Basic>, OauthError> {
+pub(super) fn basic_credentials(headers: &HeaderMap) -> Result<Option<Basic>, OauthError> {
     let Some(value) = authorization(headers, "Basic") else {
         return Ok(None);
     };
@@ -281,7 +281,7 @@ fn basic_credentials(headers: &HeaderMap) -> Result<Option<Basic>, OauthError> {
     Ok(Some((id.to_owned(), Zeroizing::new(secret.to_owned()))))
 }
 
-fn form_decoded(text: &str) -> String {
+pub(super) fn form_decoded(text: &str) -> String {
     let spaced = Zeroizing::new(text.replace('+', " "));
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }

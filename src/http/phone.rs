@@ -137,14 +137,14 @@ pub(super) async fn scan(
 
 /// What a phone is answered in.
 #[derive(Debug, Clone, Copy)]
-enum Language {
+pub(super) enum Language {
     Chinese,
     English,
 }
 
 impl Language {
     /// The first of ours that the phone names.
-    fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
         let languages = headers
             .get(header::ACCEPT_LANGUAGE)
             .and_then(|value| value.to_str().ok());
@@ -159,7 +159,7 @@ impl Language {
 }
 
 /// What the phone shows to somebody who, as far as WeChat says, did not scan a screen with the camera: a signal, and no proof either way.
-fn warning(language: Language) -> &'static str {
+pub(super) fn warning(language: Language) -> &'static str {
     match language {
         Language::English => {
             "WeChat does not say that you scanned a screen with the camera. That alone proves nothing, but if somebody sent you this \

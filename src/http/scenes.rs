@@ -299,7 +299,7 @@ pub(super) async fn unproven(state: &AppState, id: &SceneId) -> Problem {
 }
 
 /// A whole number of seconds, however large.
-fn wait_of(text: &str) -> Result<Duration, Problem> {
+pub(super) fn wait_of(text: &str) -> Result<Duration, Problem> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Problem::invalid("wait must be a whole number of seconds, 0 or more."));
     }

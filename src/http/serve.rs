@@ -129,7 +129,7 @@ async fn connection(stream: TcpStream, caller: IpAddr, _place: Place, router: Ro
 }
 
 /// Answers requests until the caller closes, takes too long, or all is `closing`.
-async fn talk<S>(stream: S, caller: IpAddr, router: Router, closing: CancellationToken)
+pub(super) async fn talk<S>(stream: S, caller: IpAddr, router: Router, closing: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

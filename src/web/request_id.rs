@@ -30,7 +30,7 @@ impl RequestId {
     }
 
     /// The caller's own, if it can do no harm in a log.
-    fn of(request: &Request) -> Self {
+    pub(super) fn of(request: &Request) -> Self {
         let given = request
             .headers()
             .get(X_REQUEST_ID)

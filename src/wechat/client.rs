@@ -4,6 +4,8 @@
 //! and how an answer is read is `reply`'s.
 
 mod circuit;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod reply;
 mod transport;

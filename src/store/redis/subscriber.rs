@@ -12,6 +12,8 @@
 mod channels;
 mod connection;
 mod coordinator;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod losses;
 mod replies;
 

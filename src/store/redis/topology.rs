@@ -3,6 +3,8 @@
 //! Commands and subscriptions both go by it, so that who has heard of a change reads where that was made.
 
 mod contacts;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod owners;
 mod tenure;
 

@@ -221,7 +221,7 @@ pub(super) fn error_text(frame: &BytesFrame) -> Option<&str> {
 }
 
 /// Whether `bytes` begin with a whole frame. Refuses what is larger or deeper than anything we ask for, as soon as that shows.
-fn whole_frame(bytes: &[u8]) -> Result<bool, WireError> {
+pub(super) fn whole_frame(bytes: &[u8]) -> Result<bool, WireError> {
     let mut at = 0_usize;
     // How many elements are still to come, for each level that is open.
     let mut open = vec![1_usize];

@@ -261,7 +261,7 @@ impl Talk {
 }
 
 /// A push that concerns a scene.
-enum Push<'a> {
+pub(super) enum Push<'a> {
     Message(SceneId, &'a [u8]),
     Subscribed(SceneId),
     Unsubscribed(SceneId),
@@ -269,7 +269,7 @@ enum Push<'a> {
 
 impl<'a> Push<'a> {
     /// `None` for every other push.
-    fn read(data: &'a [BytesFrame], names: &Keys) -> Option<Self> {
+    pub(super) fn read(data: &'a [BytesFrame], names: &Keys) -> Option<Self> {
         let [kind, channel, rest, ..] = data else {
             return None;
         };

@@ -11,6 +11,8 @@ use crate::history::{Entry, Fault, Loss, Refusal, View, What};
 const TOLERANCE_MS: u64 = 1_000;
 /// How long `expired` is answered at least, and how long a code lives.
 const MINUTE_MS: u64 = 60_000;
+/// The default of SCANLOGIN_LIMIT_SCANS_PER_SCENE.
+const SCANS_PER_SCENE: usize = 10;
 /// How often the copy that answers may change in one loss.
 const TURNS: usize = 4;
 /// As many operations as the set of those done holds.
@@ -269,6 +271,12 @@ impl<'a> Search<'a> {
                     return true;
                 };
                 by != openid || model.rolled_back || scans.count() > 1
+            }
+            // A limit counts what was tried, not what came of it.
+            ("rate_limited", What::Scan { .. }, _) => {
+                let scans = self.scene.entries.iter();
+                let tried = scans.filter(|entry| matches!(entry.what, What::Scan { .. }) && entry.sent_ms <= got);
+                tried.count() > SCANS_PER_SCENE
             }
             ("wechat_quota", What::Scan { .. } | What::Picture { .. }, _)
             | ("invalid_wx_code" | "wechat_blocked_user", What::Scan { .. }, _) => true,

@@ -317,6 +317,24 @@ fn what_wechat_refuses_leaves_the_scene_as_it_was() {
 }
 
 #[test]
+fn a_scan_may_be_one_too_many_after_ten() {
+    let scan = |at_ms, outcome| {
+        let what = What::Scan {
+            scene: scene(1),
+            openid: "openid-1".to_owned(),
+            outcome,
+        };
+        entry(ClientName::Phone(1), at_ms, what)
+    };
+    let asked_too_much = || fault(1_200, Loss::Nothing);
+    let tried = |count| (0..count).map(|n| scan(1_210 + n, refused(400, "invalid_wx_code")));
+    let limited = || scan(1_250, refused(429, "rate_limited"));
+    let after = |count| with(tried(count).chain([asked_too_much(), limited()]));
+    assert_eq!(flagged(after(10)), []);
+    assert_eq!(flagged(after(2)), [I4]);
+}
+
+#[test]
 fn what_a_fault_explains_passes() {
     let killed = harmless(|fault| fault.kills_lease_holder = true);
     assert_eq!(flagged(with([killed, upstream(1_800, Api::StableToken, None)])), []);

@@ -20,9 +20,11 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use self::values::{address, colour, edition, entry_scenes, network, number_matching, origin, token_mode, whole};
+use self::values::{
+    address, colour, edition, entry_scenes, forwarded_header, network, number_matching, origin, token_mode, whole,
+};
 use self::words::one_line;
-use crate::http::{Places, PublicUrl};
+use crate::http::{ForwardedHeader, Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
 use crate::login::Clients;
@@ -36,6 +38,9 @@ use crate::wechat::{EnvVersion, MiniProgram};
 
 /// The AppID and the AppSecret that stand for real ones towards a simulator, which accepts any.
 const SIMULATED: &str = "wxsimulated0000000";
+
+/// More than a million of something in a minute is no limit, and leaves no whole microsecond between two.
+const MOST_IN_A_PERIOD: u32 = 1_000_000;
 
 /// Scan with WeChat to log in: for any website, through a Mini Program, on any number of replicas.
 ///
@@ -107,9 +112,12 @@ pub struct Settings {
     /// The origin under which browsers and phones reach the service. Default: http:// and the address bound.
     #[arg(long, env = "SCANLOGIN_PUBLIC_URL", value_name = "ORIGIN", value_parser = origin)]
     public_url: Option<PublicUrl>,
-    /// Networks (CIDR, comma separated) of the proxies whose X-Forwarded-For is believed.
+    /// Networks (CIDR, comma separated) of the proxies that are believed on whom they pass on.
     #[arg(long, env = "SCANLOGIN_TRUSTED_PROXIES", value_name = "CIDRS", value_delimiter = ',', value_parser = network)]
     trusted_proxies: Vec<IpNet>,
+    /// The header in which they say so: x-forwarded-for or forwarded. The other one is the caller's own, and is not looked at.
+    #[arg(long, env = "SCANLOGIN_FORWARDED_HEADER", value_name = "HEADER", default_value = "x-forwarded-for", value_parser = forwarded_header)]
+    forwarded_header: ForwardedHeader,
     /// A MaxMind DB (.mmdb) of cities or countries, read at the start: where the browser's address is then stands on the phone's screen.
     #[arg(long, env = "SCANLOGIN_PLACES_FILE", value_name = "FILE")]
     places_file: Option<PathBuf>,
@@ -245,34 +253,34 @@ pub struct Settings {
     #[arg(long, env = "SCANLOGIN_LIMITS", value_name = "SWITCH", default_value = "on", value_parser = ["on", "off"])]
     limits: String,
     /// Scenes that one address (a /64 for IPv6) may start in a minute.
-    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.scenes_per_address, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scenes_per_address))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.scenes_per_address, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.scenes_per_address))]
     limit_scenes_per_address: u32,
     /// Scenes of one client in a minute.
-    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES_PER_CLIENT", value_name = "COUNT", default_value_t = Counts::DEFAULT.scenes_per_client, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scenes_per_client))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCENES_PER_CLIENT", value_name = "COUNT", default_value_t = Counts::DEFAULT.scenes_per_client, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.scenes_per_client))]
     limit_scenes_per_client: u32,
     /// Answers to one address, in a minute, that there is no such scene.
-    #[arg(long, env = "SCANLOGIN_LIMIT_UNKNOWN_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.unknown_per_address, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.unknown_per_address))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_UNKNOWN_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.unknown_per_address, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.unknown_per_address))]
     limit_unknown_per_address: u32,
     /// Scans of one address in a minute.
-    #[arg(long, env = "SCANLOGIN_LIMIT_SCANS_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.scans_per_address, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scans_per_address))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCANS_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.scans_per_address, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.scans_per_address))]
     limit_scans_per_address: u32,
     /// Scans of one scene in its life.
-    #[arg(long, env = "SCANLOGIN_LIMIT_SCANS_PER_SCENE", value_name = "COUNT", default_value_t = Counts::DEFAULT.scans_per_scene, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.scans_per_scene))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_SCANS_PER_SCENE", value_name = "COUNT", default_value_t = Counts::DEFAULT.scans_per_scene, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.scans_per_scene))]
     limit_scans_per_scene: u32,
     /// Failed redemptions of one client from one address in a minute; right ones still succeed.
-    #[arg(long, env = "SCANLOGIN_LIMIT_FAILED_REDEMPTIONS", value_name = "COUNT", default_value_t = Counts::DEFAULT.failed_redemptions, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.failed_redemptions))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_FAILED_REDEMPTIONS", value_name = "COUNT", default_value_t = Counts::DEFAULT.failed_redemptions, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.failed_redemptions))]
     limit_failed_redemptions: u32,
     /// Codes asked of WeChat in a minute, of each Mini Program; WeChat allows 5,000.
-    #[arg(long, env = "SCANLOGIN_LIMIT_PICTURES", value_name = "COUNT", default_value_t = Counts::DEFAULT.pictures, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.pictures))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_PICTURES", value_name = "COUNT", default_value_t = Counts::DEFAULT.pictures, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.pictures))]
     limit_pictures: u32,
     /// Scans shown to WeChat in a minute, of each Mini Program.
-    #[arg(long, env = "SCANLOGIN_LIMIT_CODE2SESSION", value_name = "COUNT", default_value_t = Counts::DEFAULT.code2session, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.code2session))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_CODE2SESSION", value_name = "COUNT", default_value_t = Counts::DEFAULT.code2session, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.code2session))]
     limit_code2session: u32,
     /// Access tokens asked of WeChat in a day, of each Mini Program.
-    #[arg(long, env = "SCANLOGIN_LIMIT_TOKEN_CALLS", value_name = "COUNT", default_value_t = Counts::DEFAULT.token_calls, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.token_calls))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_TOKEN_CALLS", value_name = "COUNT", default_value_t = Counts::DEFAULT.token_calls, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.token_calls))]
     limit_token_calls: u32,
     /// Access tokens forced in a day, of each Mini Program; WeChat allows 20.
-    #[arg(long, env = "SCANLOGIN_LIMIT_FORCE_REFRESHES", value_name = "COUNT", default_value_t = Counts::DEFAULT.force_refreshes, value_parser = whole::<u32>(1, u32::MAX, Counts::DEFAULT.force_refreshes))]
+    #[arg(long, env = "SCANLOGIN_LIMIT_FORCE_REFRESHES", value_name = "COUNT", default_value_t = Counts::DEFAULT.force_refreshes, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.force_refreshes))]
     limit_force_refreshes: u32,
     /// Event streams of one scene on one replica; a further one replaces the oldest.
     #[arg(long, env = "SCANLOGIN_LIMIT_STREAMS_PER_SCENE", value_name = "STREAMS", default_value_t = 3, value_parser = whole::<u32>(1, u32::MAX, 3))]
@@ -305,6 +313,8 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// Whose word on an address counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where they say it.
+    pub forwarded_header: ForwardedHeader,
     /// Where addresses are.
     pub places: Option<Places>,
     /// Where everything is kept; in this process when absent.

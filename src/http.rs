@@ -40,7 +40,7 @@ use problem::Problem;
 pub use axum::Router;
 pub use browser::PublicUrl;
 pub use load::{Load, Memory};
-pub use peer::TrustedProxies;
+pub use peer::{ForwardedHeader, TrustedProxies};
 pub use places::Places;
 
 /// What the handlers stand on. Clones share it.

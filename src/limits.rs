@@ -162,17 +162,24 @@ impl Limits {
         self.take_at(rule, self.rate(rule).sparing(), subject).await
     }
 
+    /// Counts one that was had already, as what nobody knows before it was done: after how long the next one may be.
+    pub async fn took(&self, rule: Rule, subject: &[u8]) -> Duration {
+        let rate = self.rate(rule);
+        let wait = match self.count(rule, rate, subject).await {
+            Taken::Yes(debt) => rate.wait(debt),
+            Taken::NotFor(wait) => wait,
+        };
+        if !wait.is_zero() {
+            self.0.metrics.limited_total.with_label_values(&[rule.name()]).inc();
+        }
+        wait
+    }
+
     async fn take_at(&self, rule: Rule, rate: Rate, subject: &[u8]) -> Result<(), Limited> {
         if self.0.is_off && !rule.is_wechats() {
             return Ok(());
         }
-        let key = key(rule, subject);
-        let counted = timeout(PATIENCE, self.0.store.take(key, rate)).await;
-        let taken = counted.ok().and_then(Result::ok).unwrap_or_else(|| {
-            self.0.metrics.limits_alone_total.inc();
-            self.0.alone.take_now(key, rate)
-        });
-        match taken {
+        match self.count(rule, rate, subject).await {
             Taken::Yes(_) => Ok(()),
             Taken::NotFor(retry_after) => {
                 self.0.metrics.limited_total.with_label_values(&[rule.name()]).inc();
@@ -183,6 +190,15 @@ impl Limits {
                 })
             }
         }
+    }
+
+    async fn count(&self, rule: Rule, rate: Rate, subject: &[u8]) -> Taken {
+        let key = key(rule, subject);
+        let counted = timeout(PATIENCE, self.0.store.take(key, rate)).await;
+        counted.ok().and_then(Result::ok).unwrap_or_else(|| {
+            self.0.metrics.limits_alone_total.inc();
+            self.0.alone.take_now(key, rate)
+        })
     }
 
     fn rate(&self, rule: Rule) -> Rate {
@@ -196,8 +212,8 @@ impl Limits {
             Rule::FailedRedemptions => Rate::bursting(counts.failed_redemptions, MINUTE),
             Rule::Pictures => Rate::smooth(counts.pictures, MINUTE),
             Rule::Code2Session => Rate::smooth(counts.code2session, MINUTE),
-            Rule::TokenCalls => Rate::bursting(counts.token_calls, DAY),
-            Rule::ForceRefreshes => Rate::bursting(counts.force_refreshes, DAY),
+            Rule::TokenCalls => Rate::within(counts.token_calls, DAY),
+            Rule::ForceRefreshes => Rate::within(counts.force_refreshes, DAY),
         }
     }
 }
@@ -235,15 +251,18 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Whoever has one IPv6 address has its /64.
+/// Whoever has one IPv6 address has its /64; an IPv4 address is one by itself, translated to IPv6 (RFC 6052 §2.1) too.
 #[must_use]
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+                std::net::Ipv4Addr::new(a, b, c, d).into()
+            }
+            [a, b, c, d, ..] => std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into(),
+        },
     }
 }
 
@@ -253,5 +272,25 @@ impl std::fmt::Debug for Limits {
             .field("counts", &self.0.counts)
             .field("is_off", &self.0.is_off)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_one_address_of_a_network_has_all_of_it_and_no_other() {
+        for (one, other, is_same) in [
+            ("203.0.113.1", "203.0.113.2", false),
+            ("203.0.113.1", "::ffff:203.0.113.1", true),
+            ("2001:db8::1", "2001:db8::2:3", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("64:ff9b::203.0.113.1", "64:ff9b::203.0.113.2", false),
+            ("64:ff9b::203.0.113.1", "203.0.113.1", true),
+        ] {
+            let [a, b] = [one, other].map(|address| network_of(address.parse().unwrap()));
+            assert_eq!(a == b, is_same, "{one} and {other}");
+        }
     }
 }

@@ -152,6 +152,7 @@ impl From<ApplyError> for Error {
                 Refused::ScannedByAnother => Self::ScannedByAnother,
                 Refused::AlreadyFinished(state) => Self::AlreadyFinished(state),
                 Refused::Expired => Self::Expired,
+                Refused::EntryScene => Self::EntrySceneRefused,
                 Refused::NumberMissing => {
                     Self::InvalidRequest("match_number is missing: the number on the browser's screen.".to_owned())
                 }

@@ -47,10 +47,20 @@ impl Rate {
         }
     }
 
-    /// Never more than `count` in any `period`: a tenth of them at once, the others evenly.
+    /// Never more than `count` in any `period`: half of them at once, the others evenly.
+    #[must_use]
+    pub fn within(count: u32, period: Duration) -> Self {
+        Self::keeping(count, period, count / 2)
+    }
+
+    /// The same, but a tenth of them at once.
     #[must_use]
     pub fn smooth(count: u32, period: Duration) -> Self {
-        let burst = (count / 10).max(1);
+        Self::keeping(count, period, count / 10)
+    }
+
+    fn keeping(count: u32, period: Duration, burst: u32) -> Self {
+        let burst = burst.max(1);
         Self {
             count,
             period,
@@ -90,6 +100,12 @@ impl Rate {
     #[must_use]
     pub fn whole(self) -> Duration {
         self.apart * self.burst
+    }
+
+    /// After how long one is left, to somebody with this debt.
+    #[must_use]
+    pub fn wait(self, debt: Duration) -> Duration {
+        (debt + self.apart).saturating_sub(self.whole())
     }
 
     /// Takes one, of somebody with this debt. One that is greater than can be, after a clock was put back, counts as the greatest.
@@ -133,8 +149,10 @@ mod tests {
     #[test]
     fn a_smooth_rate_is_kept_in_any_minute() {
         for count in [1, 7, 10, 120, 4_000] {
-            let taken = taken_within(Rate::smooth(count, MINUTE), MINUTE);
-            assert!((count.max(2) - 1..=count).contains(&taken), "{taken} of {count}");
+            for rate in [Rate::smooth(count, MINUTE), Rate::within(count, MINUTE)] {
+                let taken = taken_within(rate, MINUTE);
+                assert!((count.max(2) - 1..=count).contains(&taken), "{taken} of {count}");
+            }
         }
     }
 

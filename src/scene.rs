@@ -394,6 +394,8 @@ pub enum Action<'a> {
         confirm_token: Digest<Confirm>,
         /// How they came to the code, as their phone says.
         entry_scene: Option<i64>,
+        /// Whether the site takes nobody who came so, if they are the first.
+        refused: bool,
         /// Whether they are warned, if they are the first.
         warned: bool,
         /// Whether they must pick a number, if they are the first.
@@ -479,6 +481,9 @@ pub enum Refused {
     /// The deadline is past.
     #[error("the scene has expired")]
     Expired,
+    /// The site takes nobody who came to the code so.
+    #[error("the site takes no scan that came so")]
+    EntryScene,
     /// A number must be picked, and none was.
     #[error("no number was picked")]
     NumberMissing,
@@ -601,13 +606,17 @@ impl Scene {
                 person,
                 confirm_token,
                 entry_scene,
+                refused,
                 warned,
                 asks_number,
             } => {
-                let caution = |rng: &mut _| Caution {
-                    entry_scene,
-                    warned,
-                    number: asks_number.then(|| NumberStep::draw(rng)),
+                let caution = |rng: &mut _| {
+                    let caution = Caution {
+                        entry_scene,
+                        warned,
+                        number: asks_number.then(|| NumberStep::draw(rng)),
+                    };
+                    if refused { Err(Refused::EntryScene) } else { Ok(caution) }
                 };
                 self.scanned(person, confirm_token, caution, life, rng)
             }
@@ -627,7 +636,7 @@ impl Scene {
         &self,
         person: Person,
         confirm_token: Digest<Confirm>,
-        caution: impl FnOnce(&mut R) -> Caution,
+        caution: impl FnOnce(&mut R) -> Result<Caution, Refused>,
         life: Life,
         rng: &mut R,
     ) -> Result<Outcome, Refused> {
@@ -635,7 +644,7 @@ impl Scene {
             State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
             State::Waiting => {
                 let held = Self {
-                    caution: caution(rng),
+                    caution: caution(rng)?,
                     ..self.clone()
                 };
                 let scan = Scan {

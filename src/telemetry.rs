@@ -16,7 +16,7 @@ pub struct Metrics {
     registry: Registry,
     /// Scenes started.
     pub scenes_created_total: IntCounter,
-    /// Steps of logins, by `step` (`scanned`, `confirmed`, `declined`, `not_me`, `cancelled`, `redeemed`).
+    /// Steps of logins, by `step` (`scanned`, `confirmed`, `declined`, `cancelled`, `redeemed`).
     pub login_steps_total: IntCounterVec,
     /// Logins declined, by `client` and `reason` (`no`, `not_me`, `wrong_number`): many of the last two are an attack.
     pub declined_total: IntCounterVec,

@@ -157,7 +157,7 @@ async fn router(config: Config) -> anyhow::Result<(Router, Ground)> {
         hub: kept.hub,
         keys: config.signing_keys,
         public_url,
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies),
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies, config.forwarded_header),
         places: config.places,
         load: watched_load(&ground),
         heartbeat: config.heartbeat,

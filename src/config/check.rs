@@ -45,12 +45,14 @@ impl Settings {
         }
         let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
         let (clients, demo) = self.clients(tables, &mini_programs)?;
-        let (warnings, connections_per_address) = (self.warnings(tables, simulated), self.connections_per_address());
+        let (warnings, limits) = (self.warnings(tables, simulated), self.counts());
+        let connections_per_address = self.connections_per_address();
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
             public_url: self.public_url,
             trusted_proxies: self.trusted_proxies,
+            forwarded_header: self.forwarded_header,
             places: self.places_file.as_deref().map(places).transpose()?,
             redis,
             scenes_max: count(self.limit_scenes),
@@ -64,18 +66,7 @@ impl Settings {
             scene_ttl: Duration::from_secs(self.scene_ttl),
             heartbeat: Duration::from_secs(self.heartbeat),
             drain_delay: Duration::from_secs(self.drain_delay),
-            limits: Counts {
-                scenes_per_address: self.limit_scenes_per_address,
-                scenes_per_client: self.limit_scenes_per_client,
-                unknown_per_address: self.limit_unknown_per_address,
-                scans_per_address: self.limit_scans_per_address,
-                scans_per_scene: self.limit_scans_per_scene,
-                failed_redemptions: self.limit_failed_redemptions,
-                pictures: self.limit_pictures,
-                code2session: self.limit_code2session,
-                token_calls: self.limit_token_calls,
-                force_refreshes: self.limit_force_refreshes,
-            },
+            limits,
             limits_off: self.limits == "off",
             streams: StreamLimits {
                 total: count(self.limit_streams),
@@ -86,6 +77,21 @@ impl Settings {
             log_json: self.log == "json",
             warnings,
         })
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            scenes_per_address: self.limit_scenes_per_address,
+            scenes_per_client: self.limit_scenes_per_client,
+            unknown_per_address: self.limit_unknown_per_address,
+            scans_per_address: self.limit_scans_per_address,
+            scans_per_scene: self.limit_scans_per_scene,
+            failed_redemptions: self.limit_failed_redemptions,
+            pictures: self.limit_pictures,
+            code2session: self.limit_code2session,
+            token_calls: self.limit_token_calls,
+            force_refreshes: self.limit_force_refreshes,
+        }
     }
 
     /// Enough for the streams of an address, and for all that its people ask besides.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::http::PublicUrl;
+use crate::http::{ForwardedHeader, PublicUrl};
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
 use crate::wechat::EnvVersion;
 use crate::wechat::access_token::TokenMode;
@@ -28,8 +28,11 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         .parse()
         .or_else(|_| text.trim().parse().map(single))
         .ok()
-        // Who trusts everybody takes the caller's own word for where it comes from.
-        .filter(|network: &IpNet| network.prefix_len() > 0)
+        // Who trusts everybody, be it by halves, takes the caller's own word for where it comes from.
+        .filter(|network: &IpNet| match network {
+            IpNet::V4(v4) => v4.prefix_len() >= 8,
+            IpNet::V6(v6) => v6.prefix_len() >= 7,
+        })
         .ok_or_else(|| "it must be networks such as 10.0.0.0/8,fd00::/8, and not everybody's".to_owned())
 }
 
@@ -112,6 +115,14 @@ pub(super) fn entry_scenes(text: &str) -> Result<EntryScenes, String> {
     EntryScenes::default().with(&table).map_err(|name| {
         format!("{name:?} is neither one of WeChat's numbers nor other; such as 1048=refuse,other=warn")
     })
+}
+
+pub(super) fn forwarded_header(text: &str) -> Result<ForwardedHeader, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
+        "forwarded" => Ok(ForwardedHeader::Forwarded),
+        _ => Err("it must be x-forwarded-for or forwarded".to_owned()),
+    }
 }
 
 pub(super) fn token_mode(text: &str) -> Result<TokenMode, String> {

@@ -77,11 +77,11 @@ impl PublicUrl {
     /// The value of a cookie of ours.
     pub(super) fn read_cookie(&self, headers: &HeaderMap, name: &str) -> Option<Zeroizing<String>> {
         let name = self.cookie_name(name);
-        let sent = headers
-            .get_all(header::COOKIE)
-            .into_iter()
-            .filter_map(|value| value.to_str().ok());
-        let mut cookies = sent.flat_map(Cookie::split_parse).filter_map(Result::ok);
+        let lines = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
+        // One by one: what others on this host keep in theirs may be no text at all.
+        let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+        let pairs = pairs.filter_map(|pair| std::str::from_utf8(pair).ok());
+        let mut cookies = pairs.filter_map(|pair| Cookie::parse(pair.trim()).ok());
         cookies
             .find(|cookie| cookie.name() == name)
             .map(|cookie| Zeroizing::new(cookie.value().to_owned()))

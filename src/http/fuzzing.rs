@@ -18,7 +18,7 @@ use super::events::{last_event_id, wants_events};
 use super::extract::{Form, authorization as authorization_in};
 use super::layers::scene_in;
 use super::oidc::{basic_credentials, form_decoded};
-use super::peer::{FORWARDED, TrustedProxies, X_FORWARDED_FOR};
+use super::peer::{FORWARDED, ForwardedHeader, TrustedProxies, X_FORWARDED_FOR};
 use super::phone::{ConfirmRequest, DeclineRequest, Language, ScanRequest, warning};
 use super::scenes::{StartRequest, wait_of};
 use super::serve::talk;
@@ -40,7 +40,6 @@ pub(crate) fn forwarded(data: &[u8]) {
     if said.iter().any(|value| HeaderValue::from_bytes(value).is_err()) {
         return;
     }
-    let proxies = TrustedProxies::new("10.0.0.0/8".parse().into_iter().collect());
     let (proxy, stranger) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([198, 51, 100, 1]));
     for (name, seen) in [
         (X_FORWARDED_FOR, "198.51.100.1, 10.2.3.4"),
@@ -49,6 +48,11 @@ pub(crate) fn forwarded(data: &[u8]) {
         (FORWARDED, "for=\"198.51.100.1:4711\";host=\"a, b\""),
         (FORWARDED, "for=198.51.100.1;host=\"a\\\", b\", for=10.2.3.4"),
     ] {
+        let header = match name {
+            FORWARDED => ForwardedHeader::Forwarded,
+            _ => ForwardedHeader::XForwardedFor,
+        };
+        let proxies = TrustedProxies::new("10.0.0.0/8".parse().into_iter().collect(), header);
         let name = HeaderName::from_static(name);
         let peer = |connected, values: &[Vec<u8>]| proxies.peer(connected, &fields(&name, values));
         assert_eq!(peer(stranger, &said), stranger, "a stranger is believed");
@@ -75,13 +79,10 @@ pub(crate) fn cookies(data: &[u8]) {
         ("https://a.example", "__Host-scanlogin_1"),
     ] {
         let Ok(url) = PublicUrl::parse(url) else { continue };
-        let texts = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let mut pairs = texts
-            .flat_map(|text| text.split(';'))
-            .filter_map(|pair| pair.split_once('='));
+        let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+        let mut pairs = lines
+            .flat_map(|line| line.split(|byte| *byte == b';'))
+            .filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='));
         let first = pairs.find(|(given, _)| given.trim() == name);
         let read = url.read_cookie(&headers, "scanlogin_1");
         assert_eq!(

@@ -108,7 +108,7 @@ pub(super) async fn token(
     match redeemed(&state, &headers, &form).await {
         Err(error) if error.is_failed_redemption() => {
             // By the client that is guessed at, however its name is written.
-            let client_id = claimed_client(&state.login, &headers, &form).unwrap_or_default();
+            let client_id = claimed_client(&state.login, &headers, &form);
             let guesser = [&octets(peer.ip), client_id.as_bytes()].concat();
             state.login.limits().take(Rule::FailedRedemptions, &guesser).await?;
             Err(error)
@@ -256,14 +256,17 @@ fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Resul
     proven(Some(&encoded)).or_else(|error| proven(Some(&(id, secret))).map_err(|_| error))
 }
 
-/// The client that the request says it is of, if there is one of that name.
-fn claimed_client<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Option<&'a str> {
+/// The client that the request says it is of. What is none is counted like one, so that a limit tells nobody which there are.
+fn claimed_client(login: &Login, headers: &HeaderMap, form: &Form) -> String {
     let clients = login.clients();
-    let client = match basic_credentials(headers).ok().flatten() {
-        Some((id, _)) => clients.get(&form_decoded(&id)).or_else(|| clients.get(&id)),
-        None => clients.get(form.get("client_id")?),
-    };
-    client.map(|client| client.client_id.as_str())
+    match basic_credentials(headers).ok().flatten() {
+        Some((id, _)) => {
+            let decoded = form_decoded(&id);
+            let is_written_plainly = clients.get(&decoded).is_none() && clients.get(&id).is_some();
+            if is_written_plainly { id } else { decoded }
+        }
+        None => form.get("client_id").unwrap_or_default().to_owned(),
+    }
 }
 
 /// The client and its secret in `Authorization: Basic`, as they are there.

@@ -14,11 +14,23 @@ use super::AppState;
 pub(super) const X_FORWARDED_FOR: &str = "x-forwarded-for";
 pub(super) const FORWARDED: &str = "forwarded";
 
-/// The proxies whose `X-Forwarded-For` and `Forwarded` (RFC 7239) count.
+/// Where proxies say whom they pass on. One of the two: a proxy that writes one passes on the other as the caller wrote it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// What nearly all proxies write.
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+/// The proxies whose word on the caller's address counts.
 #[derive(Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
-    warned: AtomicBool,
+    header: ForwardedHeader,
+    warned_of_stranger: AtomicBool,
+    warned_of_other: AtomicBool,
 }
 
 /// The browser's or phone's address.
@@ -32,16 +44,18 @@ pub(super) struct Peer {
 pub(super) struct ConnectedTo(pub(super) IpAddr);
 
 impl TrustedProxies {
-    /// These networks.
+    /// These networks, by this header of theirs.
     #[must_use]
-    pub fn new(networks: Vec<IpNet>) -> Self {
+    pub fn new(networks: Vec<IpNet>, header: ForwardedHeader) -> Self {
         Self {
             networks,
-            warned: AtomicBool::new(false),
+            header,
+            warned_of_stranger: AtomicBool::new(false),
+            warned_of_other: AtomicBool::new(false),
         }
     }
 
-    /// Whom the trusted proxies name. Where they name two, by the two headers there are for it, the connection's own address.
+    /// Whom the trusted proxies name.
     pub(super) fn peer(&self, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
         let connected = connected.to_canonical();
         if !self.trust(connected) {
@@ -51,18 +65,16 @@ impl TrustedProxies {
             return connected;
         }
         let from_the_last = |name| headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
-        let hops = from_the_last(X_FORWARDED_FOR).flat_map(|value| value.rsplit(|byte| *byte == b','));
-        let by_custom = self.named(connected, hops.map(text));
-        let hops = from_the_last(FORWARDED).flat_map(elements_from_the_last);
-        let by_rfc_7239 = self.named(connected, hops.map(|element| for_parameter(text(element))));
-        match (headers.contains_key(X_FORWARDED_FOR), headers.contains_key(FORWARDED)) {
-            (false, false) => connected,
-            (true, false) => by_custom,
-            (false, true) => by_rfc_7239,
-            (true, true) if by_custom == by_rfc_7239 => by_custom,
-            (true, true) => {
-                self.warn_of_two(connected);
-                connected
+        match self.header {
+            ForwardedHeader::XForwardedFor => {
+                self.warn_if_only(FORWARDED, X_FORWARDED_FOR, headers);
+                let hops = from_the_last(X_FORWARDED_FOR).flat_map(|value| value.rsplit(|byte| *byte == b','));
+                self.named(connected, hops.map(text))
+            }
+            ForwardedHeader::Forwarded => {
+                self.warn_if_only(X_FORWARDED_FOR, FORWARDED, headers);
+                let hops = from_the_last(FORWARDED).flat_map(elements_from_the_last);
+                self.named(connected, hops.map(|element| for_parameter(text(element))))
             }
         }
     }
@@ -93,14 +105,18 @@ impl TrustedProxies {
             IpAddr::V4(v4) => v4.is_private() || v4.is_loopback(),
             IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
         };
-        if private && !self.warned.swap(true, Ordering::Relaxed) {
+        if private && !self.warned_of_stranger.swap(true, Ordering::Relaxed) {
             tracing::warn!(%ip, "a forwarded address from a private peer is not believed; list the proxy in SCANLOGIN_TRUSTED_PROXIES");
         }
     }
 
-    fn warn_of_two(&self, ip: IpAddr) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%ip, "a proxy passes on Forwarded and X-Forwarded-For, which name different callers, so neither is believed; have it remove one");
+    /// A proxy that writes the other header makes every browser look like itself.
+    fn warn_if_only(&self, other: &'static str, ours: &'static str, headers: &HeaderMap) {
+        let is_only = headers.contains_key(other) && !headers.contains_key(ours);
+        if is_only && !self.warned_of_other.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a trusted proxy sends {other} and no {ours}, so it is not believed: name the one that it writes in SCANLOGIN_FORWARDED_HEADER"
+            );
         }
     }
 }
@@ -193,7 +209,12 @@ mod tests {
     use super::*;
 
     fn seen_by(headers: &[(&'static str, &str)], connected: &str) -> String {
-        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let header = match headers.first() {
+            Some((FORWARDED, _)) => ForwardedHeader::Forwarded,
+            _ => ForwardedHeader::XForwardedFor,
+        };
+        let networks = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        let proxies = TrustedProxies::new(networks, header);
         let mut sent = HeaderMap::new();
         for (name, value) in headers {
             sent.append(*name, value.parse().unwrap());
@@ -207,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_is_believed_and_only_as_far_as_proxies_go() {
+    fn t32_only_a_trusted_proxy_is_believed_and_only_as_far_as_proxies_go() {
         for (forwarded, connected, expected) in [
             (vec![], "203.0.113.9", "203.0.113.9"),
             (vec!["198.51.100.1"], "203.0.113.9", "203.0.113.9"),
@@ -277,11 +298,15 @@ mod tests {
     }
 
     #[test]
-    fn of_two_words_that_differ_neither_is_believed() {
-        let both = |one, other| seen_by(&[(X_FORWARDED_FOR, one), (FORWARDED, other)], "10.0.0.1");
-        assert_eq!(both("1.1.1.1, 198.51.100.1", "for=198.51.100.1"), "198.51.100.1");
-        assert_eq!(both("198.51.100.1", "for=1.1.1.1"), "10.0.0.1");
-        assert_eq!(both("198.51.100.1", "proto=https"), "10.0.0.1");
+    fn the_header_that_the_proxies_do_not_write_is_the_callers_and_changes_nothing() {
+        for said in ["for=1.1.1.1", "for=198.51.100.1", "for=x", "proto=https", ""] {
+            let both = [(X_FORWARDED_FOR, "198.51.100.1"), (FORWARDED, said)];
+            assert_eq!(seen_by(&both, "10.0.0.1"), "198.51.100.1", "{said}");
+        }
+        for said in ["1.1.1.1", "198.51.100.1", "x", ""] {
+            let both = [(FORWARDED, "for=198.51.100.1"), (X_FORWARDED_FOR, said)];
+            assert_eq!(seen_by(&both, "10.0.0.1"), "198.51.100.1", "{said}");
+        }
     }
 
     proptest! {

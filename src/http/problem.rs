@@ -321,11 +321,13 @@ impl From<wechat::Error> for Problem {
                 "WeChat has not answered for a while. Try again when Retry-After says.",
             )
             .after(until.saturating_duration_since(Instant::now())),
-            wechat::Error::Limited(limited) => Self::new(
-                Code::WechatQuota,
-                "As many calls were made to WeChat as this Mini Program may make just now. Try again when Retry-After says.",
-            )
-            .after(limited.retry_after),
+            wechat::Error::Limited(limited) => Self {
+                limited: Some(Box::new(*limited)),
+                ..Self::new(
+                    Code::WechatQuota,
+                    "As many calls were made to WeChat as this Mini Program may make just now. Try again when Retry-After says.",
+                )
+            },
             wechat::Error::CutShort => Self::new(
                 Code::WechatUnavailable,
                 "WeChat's picture arrived without its end. Try again shortly.",

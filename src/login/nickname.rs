@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hides_or_reorders_is_removed() {
+    fn t19_what_hides_or_reorders_is_removed() {
         assert_eq!(
             clean("a\u{202e}b\u{200b}c\u{2066}d\r\ne\u{feff}\0"),
             Ok(Some("abcde".to_owned()))

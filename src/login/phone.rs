@@ -81,6 +81,7 @@ impl Login {
         if matches!(seen.scene.state, State::Waiting) {
             let labels = [client.client_id.as_str(), kind(entry_scene), verdict.as_str()];
             self.metrics.scans_total.with_label_values(&labels).inc();
+            // Before it costs WeChat anything. The rules say it once more: what was found may have been the past.
             if verdict == Verdict::Refuse {
                 return Err(Error::EntrySceneRefused);
             }
@@ -93,6 +94,7 @@ impl Login {
             person: person.clone(),
             confirm_token: confirm_token.digest(),
             entry_scene,
+            refused: verdict == Verdict::Refuse,
             warned,
             asks_number: client.number_matching.asks(warned),
         };
@@ -181,7 +183,10 @@ impl Login {
         };
         // A page would hear late of a confirm that was given up when it counted and was not announced yet.
         let confirmed = self.see_through(confirming).await;
-        if let Err(ApplyError::Mistaken(applied, _)) = &confirmed
+        // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what is over.
+        if let Err(
+            ApplyError::Mistaken(applied, _) | ApplyError::Unreplicated(applied) | ApplyError::Unknown(applied, _),
+        ) = &confirmed
             && matches!(applied.scene.state, State::Declined(_))
         {
             self.declined(&applied.scene, "wrong_number");
@@ -200,11 +205,17 @@ impl Login {
     pub async fn decline(&self, id: &SceneId, token: Option<&ConfirmToken>, not_me: bool) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
         let decline = || Action::Decline { token };
-        let applied = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), decline).await?;
-        if applied.changed {
+        let declined = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), decline).await;
+        // As above.
+        let written = match &declined {
+            Ok(applied) => Some(applied),
+            Err(ApplyError::Unknown(applied, _)) => Some(&**applied),
+            Err(_) => None,
+        };
+        if let Some(applied) = written.filter(|applied| applied.changed) {
             self.declined(&applied.scene, if not_me { "not_me" } else { "no" });
         }
-        Ok(applied.scene)
+        Ok(declined?.scene)
     }
 
     /// Counts it. Where somebody else may be behind the login, the operator is told who.

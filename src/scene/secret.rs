@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_of_another_kind_have_another_digest() {
+    fn t10_the_same_bytes_of_another_kind_have_another_digest() {
         let secret = BrowserSecret::random(&mut StdRng::seed_from_u64(1));
         let as_token = ConfirmToken::parse(&secret.expose()).unwrap();
         assert_ne!(secret.digest().bytes, as_token.digest().bytes);

@@ -88,6 +88,7 @@ impl Login {
             },
             confirm_token: self.token.digest(),
             entry_scene: Some(1047),
+            refused: false,
             warned: false,
             asks_number: step == Try::ScanAndBeAsked,
         };
@@ -196,6 +197,7 @@ fn told(outcome: &Result<Outcome, Refused>) -> String {
         Ok(Outcome::Hidden(_)) => "hidden".to_owned(),
         Ok(Outcome::Repeated) => "repeated".to_owned(),
         Ok(Outcome::Mistaken(next, _)) => format!("wrong, {}", next.state_name(FRESH).as_str()),
+        Err(Refused::EntryScene) => "entry".to_owned(),
         Err(Refused::NumberMissing) => "missing".to_owned(),
         Err(Refused::WrongNumber) => "wrong".to_owned(),
         Err(Refused::WrongSecret) => "secret".to_owned(),
@@ -286,6 +288,29 @@ fn the_number_is_told_to_the_browser_while_it_is_asked_for_and_stays_the_same_ho
     );
     assert_eq!(number(&Login::in_state("scanned")), None);
     assert_eq!(number(&Login::in_state("confirmed")), None);
+}
+
+/// What a replica looked at before it asked WeChat may be the past, or not be written any more.
+#[test]
+fn whoever_came_as_the_site_does_not_want_is_refused_while_the_scene_waits_whatever_was_seen_before() {
+    let card = |login: &mut Login| {
+        let scan = Action::Scan {
+            person: Person {
+                appid: "wx0".to_owned(),
+                openid: "alice".to_owned(),
+                unionid: None,
+            },
+            confirm_token: login.token.digest(),
+            entry_scene: Some(1007),
+            refused: true,
+            warned: false,
+            asks_number: false,
+        };
+        let outcome = login.scene.apply(scan, FRESH, &mut login.rng);
+        told(&outcome)
+    };
+    assert_eq!(card(&mut Login::in_state("waiting")), "entry");
+    assert_eq!(card(&mut Login::in_state("scanned")), "hidden");
 }
 
 #[test]

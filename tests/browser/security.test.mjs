@@ -83,7 +83,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     await reaches(computer, 'waiting')
   })
 
-  it('takes no code that another browser was given (login CSRF)', async (stage, service) => {
+  it('T7: takes no code that another browser was given (login CSRF)', async (stage, service) => {
     stage.tolerate(/\/demo\/callback$/)
     const attacker = await stage.computer(service.url)
     const victim = await stage.computer(service.url)

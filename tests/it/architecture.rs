@@ -98,7 +98,7 @@ fn imports_go_downward_only() {
     assert!(offences.is_empty(), "{offences:#?}");
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -13,7 +13,7 @@ use crate::support::cli::cli;
 use crate::support::eventually;
 use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
-use crate::support::roles::{Browser, Phone, Site, VERIFIER};
+use crate::support::roles::{Browser, Phone, Site, VERIFIER, with_form};
 use crate::support::service::{Service, ServiceBuilder};
 
 /// With limits, and behind a proxy on this machine, so that a test can come from anywhere.
@@ -150,6 +150,8 @@ async fn who_asks_again_and_again_for_what_there_is_not_is_told_that_it_is_too_o
     within(counts[&404], 12, 12, began);
     assert_eq!(counts[&404] + counts[&429], replies.len());
     refusal(&replies, "unknown_per_address", 12);
+    let of_another = from("203.0.113.8", replicas[1].get("/scenes/nothing"));
+    Reply::to(of_another).await.problem(404, "unknown_scene");
     // What there is can be asked for.
     let image = replicas[0].get(&format!("/scenes/{}/code", there.scene));
     let image = Reply::to(from("203.0.113.7", image)).await;
@@ -169,7 +171,7 @@ async fn scan(service: &Service, address: &str, scene: &str, code: &str) -> Repl
 }
 
 #[tokio::test]
-async fn ten_thousand_guesses_at_one_scene_reach_wechat_ten_times_and_leave_other_scans_alone() {
+async fn t30_ten_thousand_guesses_at_one_scene_reach_wechat_ten_times_and_leave_other_scans_alone() {
     let redis = RedisServer::start();
     let replicas = three_replicas(&[("SCANS_PER_ADDRESS", 1_000_000)], &redis).await;
     let (guessed, other) = (Browser::start(&replicas[0]).await, Browser::start(&replicas[0]).await);
@@ -201,6 +203,9 @@ async fn one_address_scans_no_more_at_three_replicas_than_at_one() {
     }
     within(counted(&replies)[&400], 12, 12, began);
     refusal(&replies, "scans_per_address", 12);
+    let browser = Browser::start(&replicas[0]).await;
+    let of_another = scan(&replicas[0], "203.0.113.8", &browser.scene, "a-wrong-code").await;
+    of_another.problem(400, "invalid_wx_code");
 }
 
 #[tokio::test]
@@ -217,6 +222,25 @@ async fn failed_redemptions_are_refused_after_a_while_and_right_ones_never() {
     let refused = refusal(&replies, "failed_redemptions", 6);
     assert_eq!(refused.json()["error"], "temporarily_unavailable");
     Site::demo().redeem(&replicas[1], &code).await.ok();
+    // Another client of the same address, and the same client of another.
+    let nobody = Site::Public("nobody");
+    assert_eq!(nobody.token(&replicas[0], &[("code", "x")]).await.status, 401);
+    let guess = with_form(
+        from("203.0.113.8", replicas[0].call(Method::POST, "/token")),
+        &[
+            ("grant_type", "authorization_code"),
+            ("client_id", "demo"),
+            ("code", "x"),
+            ("code_verifier", VERIFIER),
+        ],
+    );
+    assert_eq!(Reply::to(guess).await.status, 400);
+    // That there is no such client makes no difference.
+    let mut of_nobody = Vec::new();
+    for _ in 0..12 {
+        of_nobody.push(nobody.token(&replicas[0], &[("code", "x")]).await.status);
+    }
+    assert_eq!((of_nobody[0], of_nobody[11]), (401, 429), "{of_nobody:?}");
 }
 
 /// Asks for so many codes at once, each of a scene of its own.
@@ -239,6 +263,8 @@ async fn all_replicas_together_keep_within_the_calls_that_wechat_allows() {
     let refused = replies.iter().find(|reply| reply.status == 429).expect("a refusal");
     assert_eq!(refused.json()["code"], "wechat_quota");
     assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(refused.header("ratelimit-policy"), "\"pictures\";q=100;w=60");
+    assert!(refused.header("ratelimit").starts_with("\"pictures\";r=0;t="));
 
     let began = Instant::now();
     let scans = (0..60).map(|n| {

@@ -17,7 +17,7 @@ on_each_store! {
     a_confirm_in_the_last_moment_leaves_the_code_its_full_minute,
     a_code_is_redeemed_once_and_a_second_use_takes_back_what_the_first_gave,
     of_many_redemptions_at_once_one_succeeds_and_nothing_of_it_stays,
-    a_retry_of_the_same_step_succeeds_and_changes_nothing,
+    t15_a_retry_of_the_same_step_succeeds_and_changes_nothing,
     a_person_who_scans_again_gets_a_fresh_token_and_the_old_one_dies,
     a_second_person_cannot_take_over_a_scanned_code,
 }
@@ -181,7 +181,7 @@ async fn of_many_redemptions_at_once_one_succeeds_and_nothing_of_it_stays(store:
     userinfo.oauth_error(401, "invalid_token");
 }
 
-async fn a_retry_of_the_same_step_succeeds_and_changes_nothing(store: Store) {
+async fn t15_a_retry_of_the_same_step_succeeds_and_changes_nothing(store: Store) {
     let service = store.service().start().await;
 
     let browser = Browser::start(&service).await;

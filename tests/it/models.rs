@@ -258,6 +258,7 @@ impl<'a> Played<'a> {
                     unionid: None,
                 },
                 confirm_token: fresh.digest(),
+                refused: false,
                 warned: false,
                 entry_scene: None,
                 asks_number: asks,
@@ -338,6 +339,7 @@ fn in_words(refused: Refused) -> Said {
         Refused::ScannedByAnother => Said::Another,
         Refused::AlreadyFinished(state) => Said::Finished(state),
         Refused::Expired => Said::Expired,
+        Refused::EntryScene => unreachable!("nobody here is refused for how they came"),
         Refused::NumberMissing => Said::NoNumber,
         Refused::WrongNumber => Said::WrongNumber,
         Refused::InvalidGrant(_) => Said::NoGrant,
@@ -441,7 +443,7 @@ fn redis_does_what_the_model_does() {
 
 /// How the script asks for the time, and what ends a key by the server's clock.
 const ASKS_TIME: &str = "redis.call('TIME')";
-const ENDS_KEY: &str = ", 'PX', math.ceil(debt / 1000)";
+const ENDS_KEY: &str = ", 'PX', math.max(1, math.ceil(debt / 1000))";
 const TAKE: &str = include_str!("../../src/store/redis/lua/take.lua");
 
 #[test]

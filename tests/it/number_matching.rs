@@ -377,6 +377,29 @@ async fn a_second_wrong_number_declines_and_the_same_one_again_does_not() {
     }
 }
 
+/// What was picked is known then, and the next try finds it over.
+#[tokio::test]
+async fn a_second_wrong_number_is_counted_though_no_replica_of_redis_confirms_it() {
+    let redis = RedisServer::start();
+    // There is none.
+    let service = Service::builder().redis(&redis).with("REDIS_WAIT", 1);
+    let service = service.config_toml(SITES).start().await;
+    let asked = Asked::by(&service).await;
+    for number in [&asked.wrong[0], &asked.wrong[1]] {
+        asked.pick(&service, number).await.problem(503, "store_unavailable");
+    }
+    asked
+        .pick(&service, &asked.right)
+        .await
+        .problem(409, "already_finished");
+    let counted = service.metric("scanlogin_declined_total", "client=\"numbers\",reason=\"wrong_number\"");
+    assert!((counted.await - 1.0).abs() < f64::EPSILON);
+    service
+        .log()
+        .line_with(&["not asked for by the person", "wrong_number"])
+        .await;
+}
+
 #[tokio::test]
 async fn who_scans_again_is_offered_the_same_numbers_and_has_no_more_tries() {
     let service = service().await;

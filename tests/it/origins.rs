@@ -224,3 +224,22 @@ async fn an_options_that_is_no_preflight_is_told_what_there_is() {
     }
     options("/nothing").await.problem(404, "not_found");
 }
+
+/// Cookies may hold any bytes (RFC 6265 §4.1.1 asks servers not to send such, and browsers take them), and a host below the same domain
+/// can leave them here.
+#[tokio::test]
+async fn somebody_elses_cookie_that_is_no_text_locks_nobody_out() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let own = format!("scanlogin_{}={}", browser.scene, browser.secret);
+    for cookies in [
+        format!("lang=\u{4e2d}; {own}").into_bytes(),
+        [own.as_bytes(), b"; lang=\xff\xfe; other=1"].concat(),
+    ] {
+        let cookies = reqwest::header::HeaderValue::from_bytes(&cookies).unwrap();
+        let status = service
+            .get(&format!("/scenes/{}", browser.scene))
+            .header("cookie", cookies);
+        assert_eq!(Reply::to(status).await.ok()["state"], "waiting");
+    }
+}

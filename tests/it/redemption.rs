@@ -19,7 +19,7 @@ pub(crate) fn races() -> usize {
 }
 
 #[tokio::test]
-async fn of_64_that_present_a_code_at_three_replicas_at_once_one_is_served() {
+async fn t08_of_64_that_present_a_code_at_three_replicas_at_once_one_is_served() {
     const AT_ONCE: usize = 64;
     let redis = RedisServer::start();
     let first = Service::builder().redis(&redis).start().await;

@@ -146,7 +146,7 @@ async fn a_client_proves_itself_in_one_way_at_a_time() {
 }
 
 #[tokio::test]
-async fn another_clients_code_is_worth_nothing_and_stays_good_for_its_own() {
+async fn t09_another_clients_code_is_worth_nothing_and_stays_good_for_its_own() {
     let service = three_sites().await;
     let code = code_for("blog", &service).await;
     for thief in [Site::Basic("shop", "shop-secret"), Site::Public("app")] {
@@ -178,7 +178,7 @@ async fn a_failed_try_does_not_burn_the_code_and_only_the_right_verifier_fits() 
 }
 
 #[tokio::test]
-async fn a_client_without_a_secret_must_use_pkce_and_nobody_may_use_plain() {
+async fn t13_a_client_without_a_secret_must_use_pkce_and_nobody_may_use_plain() {
     let service = three_sites().await;
     let start = |request: Value| Reply::to(service.post("/scenes", &request));
     let missing = start(json!({"client_id": "app"})).await;

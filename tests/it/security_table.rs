@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::rust_files;
+
 /// How many rows there are: T1 to T37.
 const ROWS: usize = 37;
 
@@ -99,6 +101,40 @@ fn each_threat_stands_once_in_the_table_with_tests_and_a_way_to_take_its_control
             ];
             if !ways.iter().any(|way| text.contains(way)) {
                 wrong.push(format!("{}: {} has no test {name:?}", row.id, file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Rows whose control is of what is not there yet.
+const TO_COME: [usize; 2] = [11, 12];
+
+#[test]
+fn each_row_has_a_test_of_its_number_and_each_such_test_stands_in_its_row() {
+    let rows = table();
+    let mut wrong = Vec::new();
+    for (number, row) in (1..).zip(&rows) {
+        let own = [format!("t{number:02}_"), format!("T{number}: ")];
+        let is_own = |name: &str| own.iter().any(|own| name.starts_with(own.as_str()));
+        if !TO_COME.contains(&number) && !row.tests.iter().any(|(_, name)| is_own(name)) {
+            wrong.push(format!("{}: no test is named after it", row.id));
+        }
+    }
+    let named: BTreeSet<&str> = rows
+        .iter()
+        .flat_map(|row| row.tests.iter().map(|(_, name)| name.as_str()))
+        .collect();
+    for folder in ["src", "tests"] {
+        for file in rust_files(&root().join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let functions = text.split("fn t").skip(1).filter_map(|rest| rest.split_once('('));
+            for (name, _) in functions {
+                let is_numbered =
+                    name.len() > 3 && name.as_bytes()[..2].iter().all(u8::is_ascii_digit) && &name[2..3] == "_";
+                if is_numbered && !named.contains(format!("t{name}").as_str()) {
+                    wrong.push(format!("{}: t{name} is in no row", file.display()));
+                }
             }
         }
     }

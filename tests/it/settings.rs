@@ -49,10 +49,28 @@ const VALUES: &[Case] = &[
         &["SCANLOGIN_TRUSTED_PROXIES", "not everybody's"],
     ),
     Case(
+        &["--trusted-proxies", "0.0.0.0/1,128.0.0.0/1"],
+        &[],
+        "",
+        &["SCANLOGIN_TRUSTED_PROXIES", "not everybody's"],
+    ),
+    Case(
+        &["--forwarded-header", "x-real-ip"],
+        &[],
+        "",
+        &["SCANLOGIN_FORWARDED_HEADER", "x-forwarded-for or forwarded"],
+    ),
+    Case(
         &["--limit-pictures", "0"],
         &[],
         "",
         &["SCANLOGIN_LIMIT_PICTURES", "such as 4000"],
+    ),
+    Case(
+        &["--limit-scenes-per-address", "1000001"],
+        &[],
+        "",
+        &["SCANLOGIN_LIMIT_SCENES_PER_ADDRESS", "from 1 to 1000000"],
     ),
     Case(&["--limits", "maybe"], &[], "", &["SCANLOGIN_LIMITS", "on, off"]),
     Case(
@@ -1100,4 +1118,25 @@ fn open_sockets(process: &Process, kind: &str) -> Vec<String> {
         .map(|row| row.split_whitespace().collect::<Vec<_>>());
     let waits = rows.filter(|row| row[3] == LISTENS || kind.starts_with("udp"));
     waits.map(|row| row[1].to_owned()).collect()
+}
+
+#[tokio::test]
+async fn t17_a_simulator_runs_by_itself_only_where_this_machine_alone_reaches_it() {
+    let elsewhere = [
+        ("LISTEN", "0.0.0.0:0"),
+        ("PUBLIC_URL", "https://login.example"),
+        ("PUBLIC_URL", "http://login.example"),
+    ];
+    for (name, value) in elsewhere {
+        let (code, said) = Service::builder().with(name, value).refused().await;
+        assert_eq!((code, said.lines().count()), (2, 1), "{value}: {said}");
+        assert!(said.contains("SCANLOGIN_SIMULATOR=true"), "{value}: {said}");
+        let by_name = Service::builder()
+            .with(name, value)
+            .with("SIMULATOR", true)
+            .start()
+            .await;
+        by_name.log().line_with(&["anybody can log in as anybody"]).await;
+        assert!((by_name.metric("scanlogin_simulator", "").await - 1.0).abs() < f64::EPSILON);
+    }
 }

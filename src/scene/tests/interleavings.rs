@@ -136,6 +136,7 @@ impl Moment {
                         unionid: None,
                     },
                     confirm_token: token.digest(),
+                    refused: false,
                     warned: false,
                     entry_scene: None,
                     asks_number: false,

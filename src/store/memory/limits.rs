@@ -1,5 +1,6 @@
 //! Who took how much of what is limited.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use super::expiring::{Expiring, Weight};
 use crate::rate::{Rate, Taken};
 use crate::store::{LimitKey, LimitStore, StoreError};
 
-/// How many are remembered. Beyond it those are forgotten first who have the least debt.
-const REMEMBERED: usize = 100_000;
+/// How many are remembered of each rule. Beyond it those are forgotten first who have the least debt.
+const REMEMBERED: usize = 50_000;
 
-/// Counts in this process alone: for the embedded store, and where the shared one does not answer.
+/// Counts in this process alone: for the embedded store, and where the shared one does not answer. Each rule for itself, so that a
+/// crowd of addresses makes nobody forget what WeChat was asked.
 #[derive(Debug, Default)]
-pub struct MemoryLimits(Mutex<Expiring<LimitKey, Owed>>);
+pub struct MemoryLimits(Mutex<HashMap<&'static str, Expiring<LimitKey, Owed>>>);
 
 /// Its end is when the debt is paid.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ impl MemoryLimits {
     /// As [`LimitStore::take`], which never fails here.
     pub fn take_now(&self, key: LimitKey, rate: Rate) -> Taken {
         let now = Instant::now();
-        let mut owed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed = rules.entry(key.rule).or_default();
         owed.sweep(now);
         let taken = rate.take(owed.get(&key, now).map_or(Duration::ZERO, |(_, debt)| debt));
         if let Taken::Yes(debt) = taken {

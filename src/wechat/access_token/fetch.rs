@@ -201,10 +201,10 @@ impl Fetcher {
         }
         let count = self.count_fetch(owner).await?;
         let called_at = Instant::now();
-        let answer = match &count {
+        let (answer, until_next) = match &count {
             Some(_) if called_at < call_until => timeout_at(call_until, self.ask(known, owner))
                 .await
-                .unwrap_or(Err(Error::Timeout)),
+                .unwrap_or((Err(Error::Timeout), Duration::ZERO)),
             Some(_) | None => {
                 self.store.release_lease(&pause, owner).await?;
                 return Err(Setback::Denied);
@@ -212,7 +212,14 @@ impl Fetcher {
         };
         // From here on the store's troubles cost thrift only, so they must not hide the answer.
         let _ = self.store.release_lease(&pause, owner).await;
-        self.count_answer(&answer, &pause, owner).await;
+        if !until_next.is_zero() {
+            tracing::warn!(
+                appid = self.appid(),
+                wait = ?until_next,
+                "the day's token calls are used up: WeChat is asked for none for a while"
+            );
+            let _ = self.store.acquire_lease(&pause, owner, until_next).await;
+        }
         match answer {
             Ok(granted) => Ok(self.keep(granted, called_at, owner, found).await),
             Err(error) => {
@@ -226,25 +233,28 @@ impl Fetcher {
         }
     }
 
-    /// Asks WeChat; by force only when it gave the very token that it refused.
-    async fn ask(&self, known: &Known, owner: WriteId) -> Result<Granted, Error> {
-        let granted = match self.mode {
-            TokenMode::Classic => return self.client.token(&self.mini_program).await,
-            TokenMode::Stable => self.client.stable_token(&self.mini_program, false).await?,
+    /// Asks WeChat; by force only when it gave the very token that it refused. After how long the day's budget has another call.
+    async fn ask(&self, known: &Known, owner: WriteId) -> (Result<Granted, Error>, Duration) {
+        let answer = match self.mode {
+            TokenMode::Classic => self.client.token(&self.mini_program).await,
+            TokenMode::Stable => self.client.stable_token(&self.mini_program, false).await,
         };
-        let is_refused = known
-            .refused
-            .as_ref()
-            .is_some_and(|refused| refused.reads(granted.token.expose_secret()));
-        if !is_refused || !self.may_force(owner).await.unwrap_or(false) {
-            return Ok(granted);
+        let until_next = self.count_answer(&answer).await;
+        let is_refused = |granted: &Granted| {
+            let refused = known.refused.as_ref();
+            refused.is_some_and(|refused| refused.reads(granted.token.expose_secret()))
+        };
+        let may_go_on = self.mode == TokenMode::Stable && until_next.is_zero();
+        if !may_go_on || !answer.as_ref().is_ok_and(is_refused) || !self.may_force(owner).await.unwrap_or(false) {
+            return (answer, until_next);
         }
         tracing::warn!(
             appid = self.appid(),
             "WeChat gives an access_token that it refuses: a new one is forced"
         );
         let forced = self.client.stable_token(&self.mini_program, true).await;
-        Ok(forced.unwrap_or(granted))
+        let until_next = self.count_answer(&forced).await;
+        (forced.or(answer), until_next)
     }
 
     /// Gives back, behind everybody's back, what the store may have granted to `owner` after nobody waited for its answer any
@@ -269,13 +279,14 @@ impl Fetcher {
         });
     }
 
-    /// What WeChat has answered counts against the day's budget. After the last one nobody asks until there is one again.
-    async fn count_answer(&self, answer: &Result<Granted, Error>, pause: &str, owner: WriteId) {
+    /// What WeChat has answered counts against the day's budget, and nothing else: while it is away many try in vain. After the last
+    /// one nobody asks until there is one again.
+    async fn count_answer(&self, answer: &Result<Granted, Error>) -> Duration {
         let is_answered = answer.as_ref().map_or_else(|error| error.errcode().is_some(), |_| true);
-        if is_answered && let Err(limited) = self.limits.take(Rule::TokenCalls, self.appid().as_bytes()).await {
-            tracing::warn!(appid = self.appid(), %limited, "WeChat is asked for no access_token for a while");
-            let _ = self.store.acquire_lease(pause, owner, limited.retry_after).await;
+        if !is_answered {
+            return Duration::ZERO;
         }
+        self.limits.took(Rule::TokenCalls, self.appid().as_bytes()).await
     }
 
     async fn count_fetch(&self, owner: WriteId) -> Result<Option<String>, StoreError> {

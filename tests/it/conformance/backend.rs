@@ -187,6 +187,7 @@ impl Login {
             },
             confirm_token: self.token.digest(),
             entry_scene: Some(1047),
+            refused: false,
             warned: false,
             asks_number: false,
         })

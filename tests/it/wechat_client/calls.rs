@@ -376,7 +376,7 @@ async fn t18_a_service_neither_goes_where_wechat_sends_it_nor_swells() {
         // One that would be a picture, but for its length.
         Reply::Bytes(
             "image/png",
-            Bytes::from([&PNG[..20], &vec![0; 600 * 1024], &PNG[PNG.len() - 8..]].concat()),
+            Bytes::from([&PNG[..20], &vec![0; 1024 * 1024], &PNG[PNG.len() - 8..]].concat()),
         ),
     ] {
         for path in [PICTURE, SESSION] {

@@ -10,5 +10,5 @@ debt = math.min(math.max(debt, 0), whole) + apart
 if debt > whole then
   return {0, debt - whole}
 end
-redis.call('SET', KEYS[1], string.format('%.0f', now + debt), 'PX', math.ceil(debt / 1000))
+redis.call('SET', KEYS[1], string.format('%.0f', now + debt), 'PX', math.max(1, math.ceil(debt / 1000)))
 return {1, debt}

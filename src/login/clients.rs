@@ -74,7 +74,10 @@ pub(super) fn picture_at(address: &str, hosts: &[String]) -> Option<String> {
             .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
         None => host == allowed,
     });
-    (address.scheme() == "https" && is_bare && is_allowed).then(|| address.into())
+    // Which the standard of URLs leaves as they are here and there.
+    let quoted = [('\'', "%27"), ('\\', "%5C"), ('`', "%60")];
+    let written = |text: String, (mark, code): (char, &str)| text.replace(mark, code);
+    (address.scheme() == "https" && is_bare && is_allowed).then(|| quoted.into_iter().fold(address.into(), written))
 }
 
 /// All sites, by their `client_id`.
@@ -161,9 +164,12 @@ mod tests {
         for address in refused {
             assert_eq!(blog().avatar_at(address), None, "{address}");
         }
-        let hostile = "https://a.qlogo.cn/\"><script>\n?x='<b>#\"";
+        let hostile = "https://a.qlogo.cn/\"><script>'\n?x='<b>`\\#\"\\";
         let shown = blog().avatar_at(hostile).unwrap();
-        assert_eq!(shown, "https://a.qlogo.cn/%22%3E%3Cscript%3E?x=%27%3Cb%3E#%22");
+        assert_eq!(
+            shown,
+            "https://a.qlogo.cn/%22%3E%3Cscript%3E%27?x=%27%3Cb%3E%60%5C#%22%5C"
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) fn profile(data: &[u8]) {
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let host = host.split(':').next().unwrap_or_default();
         assert!(host.ends_with(".qlogo.cn") || host == "img.example", "{address}");
-        let is_foreign = |c: char| !c.is_ascii_graphic() || "\"<>\\".contains(c);
+        let is_foreign = |c: char| !c.is_ascii_graphic() || "\"'`<>\\".contains(c);
         assert!(!address.contains(is_foreign), "{address} breaks out of where it is put");
     }
 

@@ -2,13 +2,19 @@
 
 use std::sync::LazyLock;
 
+use rand::RngExt;
 use secrecy::ExposeSecret;
 
 use super::seal::Sealer;
+use crate::entropy::os_rng;
 
 const TOKEN: &str = "98_an-access-token";
 
-static SEALER: LazyLock<Sealer> = LazyLock::new(|| Sealer::new("wx0", &"appsecret".into()));
+/// Of a secret of this process alone: what another one sealed opens nothing here, either.
+static SEALER: LazyLock<Sealer> = LazyLock::new(|| {
+    let secret = os_rng().random::<u128>().to_string();
+    Sealer::new("wx0", &secret.into())
+});
 static SEALED: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| SEALER.seal(TOKEN));
 
 /// What was sealed with each byte altered by the input's, cut or lengthened; and the input itself.

@@ -7,6 +7,7 @@ mod parts;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,8 +20,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Door, Share, serve};
-use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, TrustedProxies};
+use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, Router, TrustedProxies};
 use crate::login::Login;
+use crate::store::Store;
 use crate::store::redis::FatalError;
 use crate::telemetry::Logs;
 use crate::wechat::simulator::Simulator;
@@ -48,65 +50,44 @@ impl App {
     /// # Errors
     /// A port that is taken, files that can't be used.
     pub async fn start(config: Config, logs: &Logs) -> anyhow::Result<Self> {
-        // One provider of cryptography for every TLS connection of this process; a second call changes nothing.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let ground = Ground::new(logs)?;
         let listener = bind(config.listen, "SCANLOGIN_LISTEN").await?;
         let ops_listener = bind(config.ops_listen, "SCANLOGIN_OPS_LISTEN").await?;
         let public_url = config.public_url.clone().map_or_else(|| own_address(&listener), Ok)?;
 
-        let kept = Kept::start(&config, &ground)?;
-        let wechat = WeChat::connect(&config, &public_url, &listener, &ground).await?;
-        let limits = limits(&config, &kept.store, &ground);
-        let programs = wechat.programs(&config, &kept.store, &limits, &ground)?;
-        let login = Login::new(
-            Arc::clone(&kept.store),
-            Arc::new(config.clients),
-            programs,
-            limits,
-            ground.metrics.clone(),
-            config.scene_ttl,
-            wechat.simulated,
-            ground.tasks.clone(),
-        );
         let (lifecycle, serving) = (Lifecycle::default(), TaskTracker::new());
+        let (connections_per_address, drain_delay) = (config.connections_per_address, config.drain_delay);
+        let wired = wire(config, public_url, &listener, &ground, lifecycle.clone()).await?;
+        let state = wired.state;
         let (public, ops) = (listener.local_addr()?, ops_listener.local_addr()?);
         let version = env!("CARGO_PKG_VERSION");
+        let public_url = state.public_url.clone();
         tracing::info!(public_url = public_url.as_str(), listen = %public, ops_listen = %ops, version, "listening");
         let ops = ops::router(OpsState {
-            store: kept.store,
+            store: wired.store,
             tasks: ground.tasks.clone(),
-            login: login.clone(),
-            started: kept.started,
-            public_url: public_url.clone(),
-            lifecycle: lifecycle.clone(),
-            metrics: ground.metrics.clone(),
-        });
-        let state = AppState::new(Parts {
-            login,
-            hub: kept.hub,
-            keys: config.signing_keys,
+            login: state.login.clone(),
+            started: wired.started,
             public_url,
-            trusted_proxies: TrustedProxies::new(config.trusted_proxies, config.forwarded_header),
-            places: config.places,
-            load: watched_load(&ground),
-            heartbeat: config.heartbeat,
             lifecycle: lifecycle.clone(),
-            demo: config.demo,
-            simulated_phone: wechat.simulated_phone,
             metrics: ground.metrics.clone(),
         });
-        let door = Door::new(state.clone(), config.connections_per_address);
-        let router = http::router(state, wechat.simulator.as_ref().map(Simulator::control_router));
+        let door = Door::new(state, connections_per_address);
         let closing = lifecycle.closing.clone();
-        serving.spawn(serve(listener, router, Share::Most(door), closing, serving.clone()));
+        serving.spawn(serve(
+            listener,
+            wired.router,
+            Share::Most(door),
+            closing,
+            serving.clone(),
+        ));
         ground.serve(ops_listener, ops);
         Ok(Self {
             lifecycle,
-            drain_delay: config.drain_delay,
+            drain_delay,
             serving,
             ground,
-            fatal: kept.fatal,
+            fatal: wired.fatal,
         })
     }
 
@@ -156,6 +137,61 @@ impl App {
         ground.end().await;
         tracing::info!("ended");
     }
+}
+
+/// The service behind its public listener, and what else than the public asks of its parts.
+struct Wired {
+    state: AppState,
+    router: Router,
+    store: Arc<dyn Store>,
+    started: Arc<AtomicBool>,
+    fatal: Option<mpsc::Receiver<FatalError>>,
+}
+
+async fn wire(
+    config: Config,
+    public_url: PublicUrl,
+    listener: &TcpListener,
+    ground: &Ground,
+    lifecycle: Lifecycle,
+) -> anyhow::Result<Wired> {
+    // One provider of cryptography for every TLS connection of this process; a second call changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let kept = Kept::start(&config, ground)?;
+    let wechat = WeChat::connect(&config, &public_url, listener, ground).await?;
+    let limits = limits(&config, &kept.store, ground);
+    let programs = wechat.programs(&config, &kept.store, &limits, ground)?;
+    let state = AppState::new(Parts {
+        login: Login::new(
+            Arc::clone(&kept.store),
+            Arc::new(config.clients),
+            programs,
+            limits,
+            ground.metrics.clone(),
+            config.scene_ttl,
+            wechat.simulated,
+            ground.tasks.clone(),
+        ),
+        hub: kept.hub,
+        keys: config.signing_keys,
+        public_url,
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies, config.forwarded_header),
+        places: config.places,
+        load: watched_load(ground),
+        heartbeat: config.heartbeat,
+        lifecycle,
+        demo: config.demo,
+        simulated_phone: wechat.simulated_phone,
+        metrics: ground.metrics.clone(),
+    });
+    let simulator = wechat.simulator.as_ref().map(Simulator::control_router);
+    Ok(Wired {
+        router: http::router(state.clone(), simulator),
+        state,
+        store: kept.store,
+        started: kept.started,
+        fatal: kept.fatal,
+    })
 }
 
 /// What is under way, refused earlier where the system bounds our memory.

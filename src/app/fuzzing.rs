@@ -2,20 +2,17 @@
 #![expect(clippy::indexing_slicing, reason = "what a JSON value has not is null")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use super::parts::{Ground, Kept, WeChat, limits};
-use super::{own_address, watched_load};
+use super::parts::Ground;
+use super::{own_address, wire};
 use crate::config::{Cli, Config};
-use crate::http::{self, AppState, Lifecycle, Parts, Router, TrustedProxies};
-use crate::login::Login;
+use crate::http::{self, Lifecycle, Router};
 use crate::scene::s256;
 use crate::telemetry::Metrics;
-use crate::wechat::simulator::Simulator;
 
 const VERIFIER: &str = "a-verifier-of-43-characters-or-more-0123456789";
 
@@ -135,39 +132,11 @@ fn replace(sent: &mut Vec<u8>, name: &str, value: &Value) {
 
 /// As [`super::App::start`] makes it.
 async fn router(config: Config) -> anyhow::Result<(Router, Ground)> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let ground = Ground::on(Metrics::new()?);
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let public_url = own_address(&listener)?;
-    let kept = Kept::start(&config, &ground)?;
-    let wechat = WeChat::connect(&config, &public_url, &listener, &ground).await?;
-    let limits = limits(&config, &kept.store, &ground);
-    let programs = wechat.programs(&config, &kept.store, &limits, &ground)?;
-    let state = AppState::new(Parts {
-        login: Login::new(
-            Arc::clone(&kept.store),
-            Arc::new(config.clients),
-            programs,
-            limits,
-            ground.metrics.clone(),
-            config.scene_ttl,
-            wechat.simulated,
-            ground.tasks.clone(),
-        ),
-        hub: kept.hub,
-        keys: config.signing_keys,
-        public_url,
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies, config.forwarded_header),
-        places: config.places,
-        load: watched_load(&ground),
-        heartbeat: config.heartbeat,
-        lifecycle: Lifecycle::default(),
-        demo: config.demo,
-        simulated_phone: wechat.simulated_phone,
-        metrics: ground.metrics.clone(),
-    });
-    let simulator = wechat.simulator.as_ref().map(Simulator::control_router);
-    Ok((http::router(state, simulator), ground))
+    let wired = wire(config, public_url, &listener, &ground, Lifecycle::default()).await?;
+    Ok((wired.router, ground))
 }
 
 /// Whatever was asked, each answer is one that is declared, and says no more than it must. Where heads alone may have been asked for, only the

@@ -1,5 +1,6 @@
 //! What a browser says of itself: which site it stands on, the secret it holds, and what it is.
 
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, header};
 use cookie::{Cookie, SameSite};
 use zeroize::Zeroizing;
@@ -58,6 +59,10 @@ impl PublicUrl {
     /// Whether a request's `Host` is another name for what this is on the same machine, as `localhost:8080` is for
     /// `http://127.0.0.1:8080`. To a browser they are two sites, with cookies and an origin each.
     pub(super) fn has_other_name(&self, host: &str) -> bool {
+        // What reads addresses for browsers leaves out a tab between two digits, and so would read another port.
+        let Ok(host) = host.parse::<Authority>() else {
+            return false;
+        };
         let scheme = if self.is_https() { "https" } else { "http" };
         let (Ok(own), Ok(other)) = (url::Url::parse(&self.0), url::Url::parse(&format!("{scheme}://{host}"))) else {
             return false;

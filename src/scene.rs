@@ -331,6 +331,9 @@ pub struct PublicState {
     /// With `scanned`, where the person must pick it on the phone.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub match_number: Option<MatchNumber>,
+    /// With `declined`: whether two wrong numbers did it, and not the person.
+    #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
+    pub wrong_numbers: bool,
     /// With `confirmed`: how long the authorization code can still be redeemed, in milliseconds.
     #[serde(rename = "c", default, skip_serializing_if = "is_zero")]
     pub code_left_ms: u64,
@@ -543,11 +546,13 @@ impl Scene {
             State::Waiting | State::Scanned(_) | State::Declined(_) | State::Cancelled(_) => Default::default(),
         };
         let is_asked = matches!(self.state, State::Scanned(_));
+        let number = self.caution.number.as_ref();
         PublicState {
             version: self.version,
             event_id: self.event_id,
             state: self.state_name(life),
-            match_number: self.caution.number.as_ref().filter(|_| is_asked).map(NumberStep::right),
+            match_number: number.filter(|_| is_asked).map(NumberStep::right),
+            wrong_numbers: number.is_some_and(NumberStep::has_failed),
             profile,
             code_left_ms: u64::try_from(code_left.as_millis()).unwrap_or(u64::MAX),
         }
@@ -735,18 +740,19 @@ impl Scene {
         if step.was_wrong(picked) {
             return Some(Err(Refused::WrongNumber));
         }
-        let next = match step.after_wrong(picked) {
-            Some(step) => {
-                let held = Self {
-                    caution: Caution {
-                        number: Some(step),
-                        ..self.caution.clone()
-                    },
-                    ..self.clone()
-                };
-                held.with(self.state.clone(), rng)
-            }
-            None => self.visibly(State::Declined(scan.clone()), rng),
+        let step = step.after_wrong(picked);
+        let failed = step.has_failed();
+        let held = Self {
+            caution: Caution {
+                number: Some(step),
+                ..self.caution.clone()
+            },
+            ..self.clone()
+        };
+        let next = if failed {
+            held.visibly(State::Declined(scan.clone()), rng)
+        } else {
+            held.with(self.state.clone(), rng)
         };
         Some(Ok(Outcome::Mistaken(next, Refused::WrongNumber)))
     }

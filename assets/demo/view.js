@@ -69,6 +69,10 @@ export function createView(i18n) {
         const name = data.profile?.nickname;
         return [t('confirmingTitle'), name ? t('confirmingName', { name }) : t('confirmingText')];
       }
+      case 'declined':
+        return data.reason === 'wrong_number'
+          ? [t('mismatchTitle'), t('mismatchText')]
+          : [t('declinedTitle'), t('declinedText')];
       case 'expired': {
         const lost = data.reason === 'lost';
         const text = model.renewing ? t('renewing') : t(lost ? 'lostText' : 'expiredText');

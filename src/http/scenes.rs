@@ -343,9 +343,9 @@ pub(super) struct View {
     expires_in: u64,
     #[schema(format = DateTime)]
     expires_at: String,
-    /// Why it expired: its time is over, or the service lost it.
+    /// Why it expired: its time is over, or the service lost it. Or that two wrong numbers declined it, and not a no.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, pattern = "^(time|lost)$")]
+    #[schema(nullable = false, pattern = "^(time|lost|wrong_number)$")]
     reason: Option<&'static str>,
     /// To show once it is scanned, where the site asks for it: the person picks it on the phone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -382,6 +382,7 @@ impl View {
             .map(|public| &public.profile)
             .filter(|profile| !profile.is_empty());
         let code = secret.filter(|_| told.is_redeemable());
+        let numbers = told.public().filter(|public| public.wrong_numbers);
         Self {
             scene: scene.id,
             id: told.id(),
@@ -392,7 +393,10 @@ impl View {
                 _ => whole_seconds(scene.deadline.saturating_duration_since(Instant::now())),
             },
             expires_at: rfc3339(scene.expires_at),
-            reason: told.reason().map(crate::hub::Reason::as_str),
+            reason: told
+                .reason()
+                .map(crate::hub::Reason::as_str)
+                .or(numbers.map(|_| "wrong_number")),
             match_number: told.public().and_then(|public| public.match_number),
             profile: profile.map(|profile| ProfileView {
                 nickname: profile.nickname.clone(),

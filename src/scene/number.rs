@@ -48,8 +48,12 @@ impl<'de> Deserialize<'de> for MatchNumber {
 pub struct NumberStep {
     choices: [MatchNumber; CHOICES],
     right: MatchNumber,
+    /// The first wrong one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wrong: Option<MatchNumber>,
+    /// Whether another followed. It ends the scene, so no later write by an older version can lose it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    failed: bool,
 }
 
 impl NumberStep {
@@ -76,6 +80,7 @@ impl NumberStep {
             choices,
             right,
             wrong: None,
+            failed: false,
         }
     }
 
@@ -103,13 +108,20 @@ impl NumberStep {
         self.wrong == Some(picked)
     }
 
-    /// After a wrong one: `None` after the second.
+    /// After a wrong one that was not picked before.
     #[must_use]
-    pub fn after_wrong(&self, picked: MatchNumber) -> Option<Self> {
-        self.wrong.is_none().then(|| Self {
-            wrong: Some(picked),
+    pub fn after_wrong(&self, picked: MatchNumber) -> Self {
+        Self {
+            wrong: self.wrong.or(Some(picked)),
+            failed: self.wrong.is_some(),
             ..self.clone()
-        })
+        }
+    }
+
+    /// Whether two wrong ones were picked.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 }
 

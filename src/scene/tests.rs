@@ -266,6 +266,7 @@ fn a_refusal_names_the_state_that_refuses() {
 #[test]
 fn the_number_is_told_to_the_browser_while_it_is_asked_for_and_stays_the_same_however_the_phone_scans_again() {
     let number = |login: &Login| login.scene.public_state(FRESH).match_number;
+    let are_wrong = |login: &Login| login.scene.public_state(FRESH).wrong_numbers;
     let mut login = Login::in_state("asked");
     let asked = login.scene.caution.number.clone().unwrap();
     assert_eq!(number(&login), Some(asked.right()));
@@ -280,7 +281,11 @@ fn the_number_is_told_to_the_browser_while_it_is_asked_for_and_stays_the_same_ho
             panic!("{last:?}");
         };
         login.scene = next;
-        assert_eq!(number(&login).is_some(), is_told, "{last:?}");
+        assert_eq!(
+            (number(&login).is_some(), are_wrong(&login)),
+            (is_told, !is_told),
+            "{last:?}"
+        );
     }
     assert_eq!(
         login.tries(Try::PickRight, FRESH),

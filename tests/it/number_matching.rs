@@ -361,7 +361,9 @@ async fn a_second_wrong_number_declines_and_the_same_one_again_does_not() {
     for number in [&asked.wrong[0], &asked.wrong[0], &asked.wrong[1]] {
         assert_eq!(asked.pick(&service, number).await.status, 403);
     }
-    asked.events.next_is("declined").await;
+    let told = asked.events.next_is("declined").await;
+    assert_eq!(told.data["reason"], "wrong_number");
+    assert_eq!(asked.browser.status().await["reason"], "wrong_number");
     for number in [&asked.right, &asked.wrong[1]] {
         let late = asked.pick(&service, number).await;
         assert_eq!((late.status, &late.json()["state"]), (409, &json!("declined")));
@@ -375,6 +377,18 @@ async fn a_second_wrong_number_declines_and_the_same_one_again_does_not() {
     for word in ["WARN", "client=\"numbers\"", "network=127.0.0.1", "entry_scene=1047"] {
         assert!(line.contains(word), "{word} is not in {line}");
     }
+}
+
+#[tokio::test]
+async fn the_browser_hears_no_reason_of_a_no_that_the_person_said() {
+    let service = service().await;
+    let mut asked = Asked::by(&service).await;
+    assert_eq!(asked.pick(&service, &asked.wrong[0]).await.status, 403);
+    let not_me = json!({ "reason": "not_me" });
+    let declined = asked.phone.decline_with(&service, &asked.browser.scene, not_me);
+    declined.await.ok();
+    let told = asked.events.next_is("declined").await;
+    assert!(told.data.get("reason").is_none(), "{}", told.data);
 }
 
 /// What was picked is known then, and the next try finds it over.

@@ -150,6 +150,7 @@ pub(super) fn state_of_version(version: u64) -> PublicState {
         event_id: EventId::NONE,
         state: StateName::Scanned,
         match_number: None,
+        wrong_numbers: false,
         profile: Profile::default(),
         code_left_ms: 0,
     }

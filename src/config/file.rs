@@ -212,7 +212,7 @@ impl ClientTable {
             number_matching: self.number_matching,
             entry_scenes: EntryScenes::default().with(&self.entry_scenes).map_err(|name| {
                 wrong(format!(
-                    "client {id}: entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other or typed"
+                    "client {id}: entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other"
                 ))
             })?,
         })

@@ -63,8 +63,6 @@ pub struct EntryScenes {
     numbered: BTreeMap<i64, Verdict>,
     /// Of all others, and where the Mini Program does not say.
     other: Verdict,
-    /// Of a short code that the person typed.
-    typed: Verdict,
 }
 
 /// A mini-program code before the camera; in a picture pressed long; in a picture of the album. And the same three of an ordinary QR code.
@@ -82,7 +80,6 @@ impl Default for EntryScenes {
                 .chain(of(&CARD, Verdict::Refuse))
                 .collect(),
             other: Verdict::Warn,
-            typed: Verdict::Allow,
         }
     }
 }
@@ -99,7 +96,7 @@ pub fn kind(entry_scene: Option<i64>) -> &'static str {
 }
 
 impl EntryScenes {
-    /// With these in the place of the default's: `other`, `typed`, or one of WeChat's numbers.
+    /// With these in the place of the default's: `other`, or one of WeChat's numbers.
     ///
     /// # Errors
     /// The name that is none.
@@ -107,7 +104,6 @@ impl EntryScenes {
         for (name, verdict) in table {
             match name.as_str() {
                 "other" => self.other = *verdict,
-                "typed" => self.typed = *verdict,
                 number => {
                     let number = number.parse().map_err(|_| name.clone())?;
                     self.numbered.insert(number, *verdict);

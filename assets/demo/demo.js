@@ -78,14 +78,15 @@ function leave() {
 }
 
 async function findProfile() {
-  const { profile } = await request('GET', '/demo/profile');
+  const { profile, simulator } = await request('GET', '/demo/profile');
+  model.simulated = simulator;
   if (profile) showProfile(profile);
   return Boolean(profile);
 }
 
 function showProfile(profile) {
   leave();
-  update({ screen: 'profile', profile, simulated: profile.amr?.includes('simulated') ?? false });
+  update({ screen: 'profile', profile });
 }
 
 async function boot() {
@@ -135,7 +136,7 @@ async function begin() {
 }
 
 function open(session, data) {
-  update({ screen: 'scene', session, simulated: session.simulator, data, slow: false });
+  update({ screen: 'scene', session, data, slow: false });
   // A reload may find it confirmed already: a stream would say so again, and
   // its code must not be redeemed twice.
   if (data.state !== 'confirmed') {
@@ -312,6 +313,8 @@ byId('refresh').addEventListener('click', () => {
 byId('show-code').addEventListener('click', () => {
   showAnyway = true;
   begin();
+  // The button stands below the place where the code comes.
+  scrollTo(0, 0);
 });
 byId('cancel').addEventListener('click', cancel);
 byId('logout').addEventListener('click', logOut);

@@ -38,7 +38,6 @@ export function sessionOf(start, scene) {
     life: scene.expires_in,
     state: start.state,
     client_name: start.client_name,
-    simulator: start.simulator,
     simulated_phone_url: start.simulated_phone_url,
   };
 }

@@ -51,6 +51,15 @@ pub(super) async fn page(State(state): State<AppState>, uri: Uri, headers: Heade
 #[derive(Debug, Serialize)]
 pub(super) struct ProfileReply {
     profile: Option<Claims>,
+    /// So that the page says it before any login begins.
+    simulator: bool,
+}
+
+impl ProfileReply {
+    fn of(state: &AppState, profile: Option<Claims>) -> JsonReply<Self> {
+        let simulator = state.login.is_simulated();
+        JsonReply(Self { profile, simulator })
+    }
 }
 
 /// `GET /demo/profile`: who is logged in to the demo site.
@@ -61,7 +70,7 @@ pub(super) async fn profile(
     demo_client(&state)?;
     check_own_origin(&state, &headers)?;
     let Some(session) = state.public_url.read_cookie(&headers, SESSION) else {
-        return Ok(JsonReply(ProfileReply { profile: None }));
+        return Ok(ProfileReply::of(&state, None));
     };
     let profile = async {
         match state.login.userinfo(&session).await {
@@ -71,7 +80,7 @@ pub(super) async fn profile(
         }
     };
     let profile = state.load.carry(Work::Scan, profile).await?;
-    Ok(JsonReply(ProfileReply { profile }))
+    Ok(ProfileReply::of(&state, profile))
 }
 
 #[derive(Debug, Serialize)]
@@ -80,7 +89,6 @@ pub(super) struct StartReply {
     client_name: String,
     code_challenge: String,
     state: String,
-    simulator: bool,
     simulated_phone_url: Option<String>,
 }
 
@@ -94,7 +102,6 @@ pub(super) async fn start(State(state): State<AppState>, headers: HeaderMap) -> 
         client_name: client.name.clone(),
         code_challenge: s256(&verifier),
         state: login.clone(),
-        simulator: state.login.is_simulated(),
         simulated_phone_url: state.simulated_phone.clone(),
     };
     let cookie = state.public_url.cookie(&login_cookie(&login), verifier, LOGIN_SECONDS);
@@ -150,13 +157,7 @@ pub(super) async fn callback(
         (header::SET_COOKIE, session.to_string()),
         (header::SET_COOKIE, forgotten.to_string()),
     ]);
-    Ok((
-        cookies,
-        JsonReply(ProfileReply {
-            profile: Some(redeemed.claims),
-        }),
-    )
-        .into_response())
+    Ok((cookies, ProfileReply::of(&state, Some(redeemed.claims))).into_response())
 }
 
 /// `POST /demo/logout`

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
 import {
-  CHINESE, MOBILE_PHONE, MOVING, reaches, sceneOf, shows, tabTo,
+  CHINESE, ENGLISH, MOBILE_PHONE, MOVING, isInSight, reaches, sceneOf, shows, tabTo,
 } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
@@ -260,6 +260,20 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(visitor, '#status-text', 'show it to another phone')
     await confirms(await stage.phone(visitor, MOBILE_PHONE), 'Other phone')
     await reaches(visitor, 'profile')
+  })
+
+  it('says on the first screen of a phone too that WeChat is simulated (T17)', async (stage, service) => {
+    for (const language of [ENGLISH, CHINESE]) {
+      const visitor = await stage.computer(service.url, MOBILE_PHONE, language)
+      await reaches(visitor, 'phone-hint')
+      await isInSight(visitor.locator('#simulator'), 'the banner')
+      await isInSight(visitor.locator('#simulated-chip'), 'the chip')
+      await isInSight(visitor.locator('#status-text'), 'what to do')
+      await visitor.getByTestId('show-code').click()
+      await reaches(visitor, 'waiting')
+      await isInSight(visitor.locator('#simulated-chip'), 'the chip beside the code')
+      await isInSight(visitor.locator('.tile'), 'the code')
+    }
   })
 
   it('can say in its picture\'s place what WeChat refused, and try again', async (stage) => {

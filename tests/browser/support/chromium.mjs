@@ -26,7 +26,8 @@ export const SCREENSHOTS = process.env.SCREENSHOTS
 /** What a person holds or sits at. */
 export const DESKTOP = { viewport: { width: 1280, height: 800 } }
 export const MOBILE_PHONE = {
-  viewport: { width: 390, height: 844 },
+  // What its browser's own bars leave of the screen.
+  viewport: { width: 390, height: 664 },
   screen: { width: 390, height: 844 },
   userAgent: MOBILE,
   isMobile: true,
@@ -187,6 +188,20 @@ export async function shows(page, selector, text) {
       const found = await page.locator(selector).allInnerTexts().catch(() => [])
       throw new Error(`${selector} does not show ${text}; it shows ${JSON.stringify(found)}`, { cause: error })
     })
+}
+
+/** All of the element is on the screen as it is, and nothing lies over it. */
+export async function isInSight(locator, what) {
+  const fault = await locator.evaluate((element) => {
+    const { left, right, top, bottom } = element.getBoundingClientRect()
+    if (left < 0 || top < 0 || right > innerWidth || bottom > innerHeight) return `from ${top} to ${bottom} of ${innerHeight}`
+    const [x, y] = [(left + right) / 2, (top + bottom) / 2]
+    // Not the corners, which may be round.
+    const points = [[x, y], [x, top + 1], [x, bottom - 1], [left + 1, y], [right - 1, y]]
+    const over = points.map((point) => document.elementFromPoint(...point)).find((found) => !element.contains(found))
+    return over ? `under ${over.outerHTML.slice(0, 80)}` : null
+  })
+  assert.equal(fault, null, `${what} is in sight`)
 }
 
 export const sceneOf = (page) => page.locator('#app').getAttribute('data-scene')

@@ -25,7 +25,7 @@ const model = {
   wrong: new Set(),
   busy: false,
   problem: null,
-  notMe: false,
+  because: 'no',
 };
 
 if (!model.people.some(({ openid }) => openid === model.person.openid)) {
@@ -109,7 +109,7 @@ async function startScan() {
     nickname.value = model.person.name;
     forgetAvatar();
     show('ask', {
-      asked, askedAt: performance.now(), number: null, wrong: new Set(), notMe: false,
+      asked, askedAt: performance.now(), number: null, wrong: new Set(), problem: null,
     });
   } catch (problem) {
     fail(problem, startScan);
@@ -131,13 +131,22 @@ async function answer(call, again, screen, changes) {
     await call();
     show(screen, changes);
   } catch (problem) {
-    if (problem.code === 'wrong_match_number') {
-      model.wrong.add(model.number);
-      // The service declines the scene at the second wrong number.
-      if (model.wrong.size > 1) problem.state = 'declined';
-    }
-    fail(problem, again);
+    if (problem.code === 'wrong_match_number') numberWasWrong(problem);
+    else if (problem.state === 'declined' && model.wrong.size > 0) show('declined', { because: 'wrong_numbers' });
+    else fail(problem, again);
   }
+}
+
+/** One is forgiven, and the question stays where it is; at the second the service declines. */
+function numberWasWrong(problem) {
+  model.wrong.add(model.number);
+  if (model.wrong.size > 1) {
+    show('declined', { because: 'wrong_numbers' });
+    return;
+  }
+  Object.assign(model, { screen: 'ask', problem, number: null, busy: false });
+  view.render(model);
+  byId('notice').focus({ preventScroll: true });
 }
 
 function sayYes() {
@@ -149,14 +158,12 @@ function sayYes() {
 function sayNo(reason) {
   const { scene, asked: { confirm_token: token } } = model;
   const call = () => decline({ scene, token, reason });
-  return answer(call, () => sayNo(reason), 'declined', { notMe: reason === 'not_me' });
+  return answer(call, () => sayNo(reason), 'declined', { because: reason ?? 'no' });
 }
 
 const remedies = {
   retry: () => repeat(),
   rescan: () => show('choose'),
-  otherPerson: () => show('choose'),
-  chooseNumber: () => show('ask', { number: null }),
 };
 
 // --- nickname and picture ----------------------------------------------------
@@ -194,11 +201,8 @@ byId('clear').addEventListener('click', () => {
 function tick() {
   if (model.screen !== 'ask') return;
   const since = (performance.now() - model.askedAt) / 1000;
+  view.tick(Math.floor(model.asked.requested_seconds_ago + since));
   const left = model.asked.expires_in - since;
-  view.tick({
-    askedSeconds: Math.floor(model.asked.requested_seconds_ago + since),
-    left: Math.max(0, Math.ceil(left)),
-  });
   if (left < -GRACE_SECONDS && !model.busy) fail(new Problem({ code: 'expired' }), null);
 }
 
@@ -212,7 +216,7 @@ byId('retry').addEventListener('click', () => {
   if (view.retry.ready) remedies[remedyOf(model.problem)]();
 });
 byId('switch').addEventListener('click', () => show('choose'));
-byId('again').addEventListener('click', () => goTo(null));
+byId('close').addEventListener('click', () => goTo(null));
 
 i18n.fill();
 i18n.bindToggle(byId('lang'));

@@ -10,21 +10,22 @@ const SEALS = {
   error: 'alert',
 };
 
-/** What the main button of an error offers; codes not listed need a new code. */
+/** What the main button of an error offers, where that is not to try the same again. */
 const REMEDIES = {
-  scanned_by_another: 'otherPerson',
-  wechat_blocked_user: 'otherPerson',
-  entry_scene_refused: 'rescan',
   confirm_token_required: 'rescan',
   invalid_request: 'rescan',
-  wrong_match_number: 'chooseNumber',
 };
+/** No further try of this scene can cure these: nothing is offered but to close. */
+const HOPELESS = new Set([
+  'expired', 'unknown_scene', 'already_finished', 'scanned_by_another', 'entry_scene_refused', 'wechat_blocked_user',
+]);
+const DECLINED = { no: 'declinedText', not_me: 'notMeText', wrong_numbers: 'wrongNumbersText' };
+
 /** Where another person may still take over the phone and scan. */
 const CHANGEABLE = new Set(['ask', 'error']);
-const HOPELESS = new Set(['expired', 'unknown_scene', 'already_finished']);
 
 export function remedyOf(problem) {
-  if (HOPELESS.has(problem.code) || problem.state === 'declined') return null;
+  if (HOPELESS.has(problem.code)) return null;
   return REMEDIES[problem.code] ?? 'retry';
 }
 
@@ -43,9 +44,9 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     return t(i18n.has(`problem_${code}`) ? `problem_${code}` : 'problem_other');
   }
 
-  function words({ screen, asked, problem, notMe }) {
+  function words({ screen, asked, problem, because }) {
     if (screen === 'error') return wordsOfProblem(problem);
-    if (screen === 'declined' && notMe) return [t('declinedTitle'), t('notMeText')];
+    if (screen === 'declined') return [t('declinedTitle'), t(DECLINED[because])];
     if (screen !== 'ask') return [t(`${screen}Title`), t(`${screen}Text`)];
     const { name, domain } = asked.client;
     return [
@@ -123,6 +124,14 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     }));
   }
 
+  /** What went wrong and leaves the question open. */
+  function drawNotice({ problem }) {
+    byId('notice').hidden = !problem;
+    const [heading, text] = problem ? wordsOfProblem(problem) : ['', ''];
+    byId('notice-title').textContent = heading;
+    byId('notice-text').textContent = text;
+  }
+
   /** A choice only moves the mark: drawing the buttons anew would drop the focus. */
   function markNumber(number) {
     for (const button of byId('choices').children) {
@@ -164,6 +173,7 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     if (screen === 'ask') {
       drawFacts(model);
       drawNumbers(model);
+      drawNotice(model);
     }
     drawButtons(model);
     showOnly(app, screen, title);
@@ -174,9 +184,8 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     }
   }
 
-  function tick({ askedSeconds, left }) {
+  function tick(askedSeconds) {
     byId('fact-asked').textContent = t('ago', { seconds: askedSeconds });
-    byId('time-left').textContent = t('timeLeft', { seconds: left });
   }
 
   return { render, drawButtons, drawPerson, markNumber, tick, retry, title };

@@ -1,10 +1,11 @@
 // The modules that need no page.
 
 import assert from 'node:assert/strict'
+import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { test } from 'node:test'
-import { buildDir } from './support/project.mjs'
+import { buildDir, projectDir } from './support/project.mjs'
 
 const require = createRequire(import.meta.url)
 const lib = (name) => require(path.join(buildDir, 'lib', name))
@@ -59,6 +60,27 @@ test('words exist in both languages', () => {
   const wx = (language) => ({ getAppBaseInfo: () => ({ language }) })
   assert.deepEqual(['zh_CN', 'zh_TW', undefined, 'en', 'ja'].map((each) => languageOf(wx(each))), ['zh', 'zh', 'zh', 'en', 'en'])
   assert.equal(languageOf({}), 'zh', 'a library without getAppBaseInfo')
+})
+
+test('the simulated phone says the same where a person answers, and where there is nothing left to try', async () => {
+  const source = fs.readFileSync(path.join(projectDir, '../assets/phone/strings.js'), 'utf8')
+  const { strings } = await import(`data:text/javascript,${encodeURIComponent(source)}`)
+  const same = {
+    numbersLegend: 'chooseNumber', numbersHint: 'numberHint', decline: 'decline', notMe: 'notMe', close: 'close', wrongNumbersText: 'wrongNumbersText',
+    confirmedTitle: 'confirmedTitle', confirmedText: 'confirmedText', declinedTitle: 'declinedTitle', declinedText: 'declinedText', notMeText: 'notMeText',
+  }
+  const problems = [
+    ['wrong_match_number'], ['entry_scene_refused'], ['wechat_blocked_user'], ['expired'], ['unknown_scene'], ['scanned_by_another'],
+    ['already_finished'], ['already_finished', 'confirmed'], ['already_finished', 'declined'], ['already_finished', 'cancelled'],
+  ]
+  for (const language of ['zh', 'en']) {
+    for (const [simulated, real] of Object.entries(same)) assert.equal(strings[language][simulated], WORDS[language][real], `${language} ${simulated}`)
+    for (const [code, state = null] of problems) {
+      const { title, text } = messageFor({ code, status: 400, retryAfter: null, state, requestId: null }, language)
+      const key = ['problem', code, ...state ? [state] : []].join('_')
+      assert.deepEqual(strings[language][key], [title, text], `${language} ${key}`)
+    }
+  }
 })
 
 test('a failed request is told apart by errMsg alone', () => {

@@ -157,6 +157,11 @@ test('numbers: choose before confirm; wrong once chooses again, wrong twice is d
   first.reply(problem(403, 'wrong_match_number'))
   await phone.shows('数字不对')
   assert.ok(phone.button('确认登录').attributes.disabled, 'choose again')
+  assert.ok(phone.text().includes('如果电脑上没有这些数字，请拒绝'))
+  for (const label of ['拒绝', '不是我本人的操作']) assert.ok(!phone.button(label).attributes.disabled, label)
+  const parts = ['profile-title', 'match-title', 'match-hint', 'numbers', 'alert', 'actions']
+  const shown = phone.nodes(({ attributes }) => parts.includes(attributes.class)).map(({ attributes }) => attributes.class)
+  assert.deepEqual(shown, parts, 'all there is to answer with stands together')
   assert.ok(phone.button('12 不对').attributes.disabled, 'the wrong one is gone')
 
   phone.page.numberTapped({ currentTarget: { dataset: { number: '34' } } })
@@ -165,6 +170,23 @@ test('numbers: choose before confirm; wrong once chooses again, wrong twice is d
   assert.deepEqual(json(second), { match_number: '34' })
   second.reply(problem(403, 'wrong_match_number'))
   await phone.shows('数字选错了两次')
+})
+
+test('what no further try can cure offers none: only to close', async () => {
+  for (const [status, code] of [
+    [403, 'entry_scene_refused'], [403, 'wechat_blocked_user'], [404, 'unknown_scene'],
+    [409, 'scanned_by_another'], [409, 'already_finished'], [410, 'expired'],
+  ]) {
+    const phone = new ScriptedPhone()
+    phone.open(SCENE)
+    const scan = await phone.next('/scan')
+    scan.reply(problem(status, code))
+    await until(`${code} is told`, () => phone.page.data.screen === 'ended')
+    const buttons = phone.nodes(({ tag }) => tag === 'button').map(({ attributes }) => attributes.class)
+    assert.deepEqual(buttons, ['action not-me'], code)
+    assert.ok(phone.button('关闭'))
+    phone.close()
+  }
 })
 
 test('numbers: the second wrong one may also be told as already declined', async () => {

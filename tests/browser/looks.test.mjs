@@ -125,13 +125,13 @@ async function seeCautions(stage, options, look, computer) {
   const right = await computer.locator('#match').innerText()
   const [first, second] = (await numbersOn(phone)).filter((number) => number !== right)
   await picks(phone, first)
-  await reaches(phone, 'error')
+  await phone.getByTestId('notice').waitFor()
   await look(phone, 'p-wrong-number')
-  await phone.getByTestId('retry').click()
-  await reaches(phone, 'ask')
   await picks(phone, second)
-  await reaches(phone, 'error')
+  await reaches(phone, 'declined')
+  await look(phone, 'p-wrong-numbers')
   await reaches(computer, 'declined')
+  await look(computer, 'wrong-numbers')
 }
 
 /** What the phone shows until it has asked. */

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
 import {
-  CHINESE, ENGLISH, MOBILE_PHONE, reaches, shows, tabTo,
+  CHINESE, ENGLISH, MOBILE_PHONE, isInSight, reaches, shows, tabTo,
 } from './support/chromium.mjs'
 import { cameBy, isAsked, numbersOn, picks } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
@@ -21,6 +21,21 @@ async function always(play) {
   }
 }
 
+/** With an address that has a place: as much on the screen as there can be. */
+async function isPlaced(phone) {
+  await phone.route('**/scan', async (route) => {
+    const response = await route.fetch()
+    const asked = await response.json()
+    await route.fulfill({ response, json: { ...asked, browser: { ...asked.browser, place: '中国 杭州' } } })
+  })
+}
+
+/** What there is to answer with, and how to. */
+async function canAnswer(phone, when) {
+  for (const id of ['decline', 'confirm', 'not-me', 'numbers']) await isInSight(phone.getByTestId(id), `${id}, ${when}`)
+  await isInSight(phone.locator('#numbers-hint'), `the hint, ${when}`)
+}
+
 /** The number on the computer's screen, which its words say too. */
 async function numberOn(computer) {
   await reaches(computer, 'scanned')
@@ -28,6 +43,11 @@ async function numberOn(computer) {
   assert.match(number, /^\d\d$/)
   await shows(computer, '#status-text', number)
   return number
+}
+
+/** Nothing is left to do on this phone, and nothing is offered. */
+async function onlyCloses(phone) {
+  assert.deepEqual(await phone.locator('.foot button').filter({ visible: true }).evaluateAll((all) => all.map(({ id }) => id)), ['close'])
 }
 
 async function isLoggedIn(computer) {
@@ -46,7 +66,7 @@ describe('a number', { concurrency: 2, timeout: 600_000 }, () => {
     const offered = await numbersOn(phone)
     assert.equal(new Set(offered).size, 3, offered.join())
     assert.ok(offered.includes(number), `${number} of ${offered}`)
-    await shows(phone, '.hint', 'does not prove that this login is yours')
+    await shows(phone, '#numbers-hint', 'does not prove that this login is yours')
     assert.ok(await phone.getByTestId('confirm').isDisabled(), 'nothing is confirmed without one')
     await computer.reload()
     assert.equal(await numberOn(computer), number, 'it stays the same')
@@ -59,25 +79,64 @@ describe('a number', { concurrency: 2, timeout: 600_000 }, () => {
 
   it('that is wrong twice declines the login on both', (stage) => always(async (service) => {
     stage.tolerate(/status of 403/)
+    for (const [language, once, twice, onComputer, what] of [
+      [ENGLISH, 'If it shows none of these numbers, decline.', 'do not scan codes that others send you', 'The numbers did not match', 'start again'],
+      [CHINESE, '如果电脑上没有这些数字，请拒绝。', '不要扫描别人发来的登录码', '数字不一致', '请重新开始'],
+    ]) {
+      const computer = await stage.computer(service.url, language)
+      const phone = await stage.phone(computer, MOBILE_PHONE, language)
+      await isAsked(phone)
+      const number = await numberOn(computer)
+      const [first, second] = (await numbersOn(phone)).filter((offered) => offered !== number)
+      await picks(phone, first)
+      await shows(phone, '[data-testid=notice]', once)
+      await canAnswer(phone, 'after a wrong one')
+      assert.equal(await phone.evaluate(() => document.activeElement.id), 'notice')
+      assert.equal(await numberOn(computer), number, 'one is forgiven')
+      assert.ok(await phone.getByTestId('match-choice').filter({ hasText: first }).isDisabled())
+      await picks(phone, second)
+      await reaches(phone, 'declined')
+      await shows(phone, '#text', twice)
+      await onlyCloses(phone)
+      await reaches(computer, 'declined')
+      await shows(computer, '#status-title', onComputer)
+      await shows(computer, '#status-text', what)
+      assert.equal(await isLoggedIn(computer), false)
+    }
+  }))
+
+  it('that is wrong once leaves it to the person to decline, and then their no is all that is said', (stage) => always(async (service) => {
+    stage.tolerate(/status of 403/)
     const computer = await stage.computer(service.url)
-    const phone = await stage.phone(computer)
+    const phone = await stage.phone(computer, MOBILE_PHONE)
     await isAsked(phone)
     const number = await numberOn(computer)
-    const [first, second] = (await numbersOn(phone)).filter((offered) => offered !== number)
-    await picks(phone, first)
-    await reaches(phone, 'error')
-    await shows(phone, 'h1', 'That is not the number')
-    assert.equal(await numberOn(computer), number, 'one is forgiven')
-    await phone.getByTestId('retry').click()
-    await reaches(phone, 'ask')
-    assert.ok(await phone.getByTestId('match-choice').filter({ hasText: first }).isDisabled())
-    await picks(phone, second)
-    await reaches(phone, 'error')
-    await shows(phone, 'h1', 'Wrong again')
-    assert.equal(await phone.getByTestId('retry').isVisible(), false)
+    await picks(phone, (await numbersOn(phone)).find((offered) => offered !== number))
+    await shows(phone, '[data-testid=notice]', 'That was not the number')
+    await phone.getByTestId('decline').click()
+    await reaches(phone, 'declined')
+    await shows(phone, '#text', 'The computer will not be logged in.')
     await reaches(computer, 'declined')
-    assert.equal(await isLoggedIn(computer), false)
+    await shows(computer, '#status-title', 'Declined on the phone')
   }))
+
+  it('stands on a small screen with its hint, whatever the person is warned of', async (stage, service) => {
+    stage.tolerate(/status of 403/)
+    for (const language of [ENGLISH, CHINESE]) {
+      const computer = await stage.computer(service.url, language)
+      const phone = await stage.phone(computer, MOBILE_PHONE, language)
+      await isPlaced(phone)
+      await cameBy(phone, '1048')
+      await isAsked(phone)
+      await shows(phone, '[data-testid=place]', '杭州')
+      await canAnswer(phone, 'at once')
+      for (const id of ['warning', 'browser', 'place', 'ip', 'asked']) await isInSight(phone.getByTestId(id), id)
+      const number = await numberOn(computer)
+      await picks(phone, (await numbersOn(phone)).find((offered) => offered !== number))
+      await isInSight(phone.getByTestId('notice'), 'what was wrong')
+      await canAnswer(phone, 'after a wrong one')
+    }
+  })
 
   it('is asked for after a warning, and not without', async (stage, service) => {
     const computer = await stage.computer(service.url)
@@ -119,11 +178,10 @@ describe('a number', { concurrency: 2, timeout: 600_000 }, () => {
     await cameBy(phone, '1007')
     await phone.getByTestId('scan').click()
     await reaches(phone, 'error')
-    await shows(phone, 'h1', 'Scan it with the camera')
+    await shows(phone, 'h1', 'Scan the code on the computer')
+    await onlyCloses(phone)
     await reaches(computer, 'waiting')
-    await phone.getByTestId('retry').click()
-    await cameBy(phone, '1047')
-    await isAsked(phone)
+    await isAsked(await stage.phone(computer))
     await reaches(computer, 'scanned')
   })
 

@@ -84,7 +84,7 @@ export class Login {
   choose(number: string): void {
     const { step, act, wrongNumbers } = this.state
     if (act || step.at !== 'asking' || !step.request.match_choices?.includes(number)) return
-    if (!wrongNumbers.includes(number)) this.update({ chosenNumber: number, notice: null })
+    if (!wrongNumbers.includes(number)) this.update({ chosenNumber: number })
   }
 
   confirm(nickname: string, avatar: Picture | null): Promise<void> {

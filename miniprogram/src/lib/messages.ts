@@ -93,8 +93,8 @@ const TEXTS: Record<ProblemCode, Texts> = {
     en: ['WeChat has restricted this account', 'WeChat regards it as a risk, so it cannot be used to log in. Use another way to log in, or look at your account’s state in WeChat.'],
   },
   wrong_match_number: {
-    zh: ['数字不对', '请看清电脑屏幕上的数字，再选一次。再选错就会拒绝本次登录。'],
-    en: ['That was not the number', 'Look at the number on the computer and choose again. Another wrong one declines this login.'],
+    zh: ['数字不对', '请看清你面前电脑上的数字，再选一次。再选错就会拒绝本次登录。如果电脑上没有这些数字，请拒绝。'],
+    en: ['That was not the number', 'Look at the computer before you and choose again. Another wrong one declines this login. If it shows none of these numbers, decline.'],
   },
   body_too_large: {
     zh: ['头像太大', '请换一张小一点的图片，或者不提供头像。'],

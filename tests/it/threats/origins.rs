@@ -122,3 +122,40 @@ async fn t05_no_page_but_a_listed_one_reads_anything() {
     }
     assert_eq!(browser.status().await["state"], "waiting");
 }
+
+#[tokio::test]
+async fn t05_a_cookie_from_a_page_of_another_client_opens_nothing() {
+    let service = Service::builder().config_toml(SITES).start().await;
+    let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
+    let never = "0".repeat(32);
+    for (method, path) in [
+        (Method::GET, "/scenes/S"),
+        (Method::GET, "/scenes/S?wait=0&after=x"),
+        (Method::GET, "/scenes/S?wait=1&after=x"),
+        (Method::GET, "/events/S"),
+        (Method::DELETE, "/scenes/S"),
+    ] {
+        let from = |origin: &str, scene: &str| {
+            let request = service.call(method.clone(), &path.replace('S', scene));
+            let request = request.header("cookie", format!("scanlogin_{scene}={}", browser.secret));
+            request.header("origin", origin).send()
+        };
+        for (origin, scene, status) in [
+            ("https://shop.example", browser.scene.as_str(), 403),
+            ("https://evil.example", &browser.scene, 403),
+            ("https://shop.example", &never, 404),
+            ("https://evil.example", &never, 404),
+        ] {
+            let refused = from(origin, scene).await.unwrap();
+            assert_eq!(refused.status(), status, "{method} {path} from {origin}");
+        }
+        if method != Method::DELETE {
+            // Only the head: a stream goes on.
+            let opened = from("https://blog.example", &browser.scene).await.unwrap();
+            assert_eq!(opened.status(), 200, "{method} {path} from its own site");
+        }
+    }
+    assert_eq!(browser.status().await["state"], "waiting");
+    let bearer = browser.status_request("").header("origin", "https://shop.example");
+    Reply::to(bearer).await.ok();
+}

@@ -64,7 +64,6 @@ pub(crate) async fn start(client: &mut Client, client_id: &str, life: Duration) 
         };
         let outcome = client.ask(request, read, started).await;
         if let (Outcome::Done(scene), Some(secret)) = (&outcome, secret) {
-            client.recorder.secret("a browser secret", &secret);
             return Some(Shown {
                 scene: scene.clone(),
                 secret,

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use scanlogin::scene::StateName;
 
 use crate::history::{ClientName, Entry, Fault, History, Identity, Loss, Outcome, Usage, View, What};
+use crate::support::canaries::Secrets;
 pub(crate) use tally::Tally;
 
 /// What every run must hold.
@@ -78,14 +79,6 @@ impl Violation {
     }
 }
 
-/// A secret, or a word as good as one, that must stand nowhere.
-#[derive(Debug, Clone)]
-pub(crate) struct Canary {
-    /// What it is called in a violation.
-    pub(crate) name: String,
-    pub(crate) secret: String,
-}
-
 /// A log, a reply of `/metrics`, a dump of Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct Text {
@@ -107,7 +100,7 @@ pub(crate) struct Run {
     pub(crate) texts: Vec<Text>,
     /// Keys that Redis would keep for ever.
     pub(crate) endless_keys: Vec<String>,
-    pub(crate) canaries: Vec<Canary>,
+    pub(crate) secrets: Secrets,
 }
 
 /// A confirmed login whose browser learned nothing true in time.
@@ -147,7 +140,7 @@ pub(crate) fn check(history: &History, run: &Run) -> Report {
     violations.extend(delivery::told_in_time(&index, run.slack_ms));
     violations.extend(delivery::redeemable(&index));
     violations.extend(delivery::streams_stay_open(&index));
-    violations.extend(service::no_secret_anywhere(&run.texts, &run.canaries));
+    violations.extend(service::no_secret_anywhere(&run.texts, &run.secrets));
     violations.extend(service::no_panic(&run.texts));
     violations.extend(service::bounded(&index, run.bounds));
     violations.extend(service::nothing_for_ever(&run.endless_keys));

@@ -59,7 +59,10 @@ impl Client {
             Outcome::Abandoned
         } else {
             match timeout(PATIENCE, whole(request)).await.ok().flatten() {
-                Some(reply) => outcome_of(&reply, read),
+                Some(reply) => outcome_of(&reply, |told| {
+                    self.recorder.told(told);
+                    read(told)
+                }),
                 None => Outcome::Unknown,
             }
         };

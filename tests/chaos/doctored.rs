@@ -5,11 +5,12 @@ mod clauses;
 use scanlogin::scene::StateName;
 
 use crate::checker::Invariant::{I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12};
-use crate::checker::{Canary, Invariant, Report, Run, Text, check};
+use crate::checker::{Invariant, Report, Run, Text, check};
 use crate::history::{
     Api, ClientName, Entry, Fault, History, Identity, Lifetime, Loss, Opened, Outcome, Phase, Reach, Refusal, Usage,
     View, What,
 };
+use crate::support::canaries::Secrets;
 
 const LIFE_MS: u64 = 120_000;
 const USAGE: Usage = Usage {
@@ -202,6 +203,8 @@ fn correct() -> Vec<Entry> {
 }
 
 fn run() -> Run {
+    let mut secrets = Secrets::default();
+    secrets.learn("an AppSecret", "hidden-canary-7");
     Run {
         bounds: Usage {
             rss_kb: 200,
@@ -218,10 +221,7 @@ fn run() -> Run {
             bytes: b"a quiet line".to_vec(),
         }],
         endless_keys: Vec::new(),
-        canaries: vec![Canary {
-            name: "an AppSecret".to_owned(),
-            secret: "canary-7".to_owned(),
-        }],
+        secrets,
     }
 }
 
@@ -605,13 +605,13 @@ fn a_fall_back_without_a_loss_of_data_has_no_explanation() {
 fn a_secret_in_a_log_is_named_but_not_repeated() {
     let texts = vec![Text {
         name: "the log".to_owned(),
-        bytes: b"secret=canary-7".to_vec(),
+        bytes: b"secret=hidden-canary-7".to_vec(),
     }];
     let run = Run { texts, ..run() };
     let report = check(&History { entries: correct() }, &run);
     assert_eq!(report.violations.len(), 1);
     assert_eq!(report.violations[0].invariant, I11);
-    assert!(!report.violations[0].words.contains("canary-7"));
+    assert!(!report.violations[0].words.contains("canary"));
 }
 
 #[test]

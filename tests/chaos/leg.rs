@@ -11,11 +11,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::checker::{self, Canary, Run, Tally, Text};
+use crate::checker::{self, Run, Tally, Text};
 use crate::faults::{Injector, Kind};
 use crate::history::{ClientName, History, Phase, Usage, What};
 use crate::login::Stage;
 use crate::recorder::Recorder;
+use crate::support::canaries::Secrets;
 use crate::support::service::http_client;
 use crate::world::{SCENE_LIFE, Shape, World};
 
@@ -75,7 +76,7 @@ pub(crate) struct LegReport {
 struct Left {
     texts: Vec<Text>,
     endless_keys: Vec<String>,
-    canaries: Vec<Canary>,
+    secrets: Secrets,
 }
 
 impl LegPlan {
@@ -102,10 +103,20 @@ impl LegPlan {
         for text in texts.iter().filter(|text| text.name.starts_with("the log")) {
             std::fs::write(history.join(format!("{}.log", text.name)), &text.bytes).expect("the logs are kept");
         }
+        let secrets = recorder.finish();
+        for kind in [
+            "a browser secret",
+            "a confirm token",
+            "an authorization code",
+            "an access token",
+        ] {
+            let is_known = secrets.names().any(|name| name == kind);
+            assert!(is_known, "nobody was given {kind}, so none is searched for");
+        }
         let left = Left {
             texts,
             endless_keys,
-            canaries: recorder.finish(),
+            secrets,
         };
         self.report(history, left, began.elapsed().as_secs())
     }
@@ -123,7 +134,7 @@ impl LegPlan {
             token_margin_ms: TOKEN_MARGIN_MS,
             texts: left.texts,
             endless_keys: left.endless_keys,
-            canaries: left.canaries,
+            secrets: left.secrets,
         };
         let history = History::read(history).expect("the histories");
         let report = checker::check(&history, &run);

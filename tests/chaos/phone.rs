@@ -49,7 +49,6 @@ pub(crate) async fn answer(
         let Some(token) = scan(client, wechat, scene, person, until).await else {
             return;
         };
-        client.recorder.secret("a confirm token", &token);
         client.dawdle(50, 600).await;
         tap.notify_one();
         let is_unknown = if answer == Answer::No {

@@ -5,10 +5,11 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::checker::Canary;
 use crate::history::{ClientName, Entry, What};
+use crate::support::canaries::Secrets;
 
 /// One clock and one file for all clients of a run. Clones share them.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub(crate) struct Recorder(Arc<Inner>);
 struct Inner {
     began: Instant,
     file: Mutex<BufWriter<File>>,
-    canaries: Mutex<Vec<Canary>>,
+    secrets: Mutex<Secrets>,
 }
 
 impl Recorder {
@@ -27,7 +28,7 @@ impl Recorder {
         Self(Arc::new(Inner {
             began: Instant::now(),
             file: Mutex::new(BufWriter::new(file)),
-            canaries: Mutex::default(),
+            secrets: Mutex::default(),
         }))
     }
 
@@ -60,22 +61,23 @@ impl Recorder {
     }
 
     /// What must be found in no log, metric or dump.
-    pub(crate) fn secret(&self, name: &str, secret: &str) {
-        let canary = Canary {
-            name: name.to_owned(),
-            secret: secret.to_owned(),
-        };
-        self.0.canaries.lock().unwrap().push(canary);
+    pub(crate) fn secret(&self, what: &str, secret: &str) {
+        self.0.secrets.lock().unwrap().learn(what, secret);
+    }
+
+    /// The same of all secrets in a reply of the service, or in an event's data.
+    pub(crate) fn told(&self, told: &Value) {
+        self.0.secrets.lock().unwrap().learn_from(told);
     }
 
     /// Ends the file; what was secret in this run.
-    pub(crate) fn finish(&self) -> Vec<Canary> {
+    pub(crate) fn finish(&self) -> Secrets {
         self.0
             .file
             .lock()
             .unwrap()
             .flush()
             .expect("the history's file takes it");
-        std::mem::take(&mut *self.0.canaries.lock().unwrap())
+        std::mem::take(&mut *self.0.secrets.lock().unwrap())
     }
 }

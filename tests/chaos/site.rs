@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Redeems the code, until that is done or clearly refused; then asks for the claims.
 pub(crate) async fn redeem(client: &mut Client, code: &str) {
-    client.recorder.secret("an authorization code", code);
+    client.recorder.told(&json!({ "code": code }));
     let until = Instant::now() + PATIENCE;
     let access_token = loop {
         let mut access_token = None;
@@ -46,7 +46,6 @@ pub(crate) async fn redeem(client: &mut Client, code: &str) {
             _ => return,
         }
     };
-    client.recorder.secret("an access token", &access_token);
     while Instant::now() < until {
         let request = client.call(Method::GET, "/userinfo").bearer_auth(&access_token);
         let told = |outcome| What::Userinfo {

@@ -1,17 +1,15 @@
-//! Every secret that a test of this process has come by, and a search for them where none may be: logs, metrics, Redis.
+//! Secrets that somebody came by, and a search for them where none may be: logs, metrics, Redis.
+//!
+//! Those that a test of this process comes by are one such collection, and what its services leave behind is searched for them
+//! all. Tests in other languages hand theirs to `leaks.rs`.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
-
-use super::cli::OPERATOR;
 
 /// What is shorter could be a word of anybody's.
 const LEN_MIN: usize = 11;
@@ -22,78 +20,35 @@ const KEY_BYTES: usize = 8;
 /// The simulator's access_tokens, which no test is given, are told by their form: so many letters and digits in a row.
 const ACCESS_TOKEN_LEN: usize = 157;
 
-/// How long a server that may stand still just then is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// WeChat's session keys the same: 16 bytes in base64, so many characters before what fills them up.
+const SESSION_KEY_LEN: usize = 22;
 
-/// Each key with all that it holds.
-const DUMP: &str = "local out = {} \
-    for _, key in ipairs(redis.call('KEYS', '*')) do \
-      local kind = redis.call('TYPE', key).ok \
-      out[#out + 1] = key \
-      if kind == 'string' then out[#out + 1] = redis.call('GET', key) \
-      elseif kind == 'hash' then for _, held in ipairs(redis.call('HGETALL', key)) do out[#out + 1] = held end end \
-    end return out";
+static KNOWN: LazyLock<Mutex<Secrets>> = LazyLock::new(Mutex::default);
 
-static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
-
-#[derive(Debug, Default)]
-struct Known {
-    secrets: Vec<Secret>,
-    /// Where in `secrets` the ones are of which some form begins so.
+/// What must be found nowhere.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Secrets {
+    all: Vec<Secret>,
+    /// Where in `all` the ones are of which some form begins so.
     by_key: HashMap<[u8; KEY_BYTES], Vec<usize>>,
     /// The same for forms with bytes that break a run.
     odd: Vec<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Secret {
-    what: &'static str,
+    what: String,
     text: String,
 }
 
-/// From now on `secret` must be found nowhere. What is too short to be told from other words is left out.
-pub(crate) fn learn(what: &'static str, secret: &str) {
-    if secret.len() < LEN_MIN {
-        return;
-    }
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let Known { secrets, by_key, odd } = &mut *known;
-    let has_it = |places: &Vec<usize>| places.iter().any(|place| secrets[*place].text == secret);
-    if by_key.get(&key(secret.as_bytes())).is_some_and(has_it) {
-        return;
-    }
-    let forms = forms(secret);
-    let place = secrets.len();
-    secrets.push(Secret {
-        what,
-        text: secret.to_owned(),
-    });
-    for form in &forms {
-        by_key.entry(key(form.as_bytes())).or_default().push(place);
-    }
-    if forms.iter().any(|form| !form.bytes().all(is_of_a_run)) {
-        odd.push(place);
-    }
+/// From now on `secret` must be found in nothing that a service of this process leaves behind.
+pub(crate) fn learn(what: &str, secret: &str) {
+    known(|secrets| secrets.learn(what, secret));
 }
 
 /// The same of all secrets in a reply of the service, or in an event's data.
 pub(crate) fn learn_from(told: &Value) {
-    for (name, what) in [
-        ("browser_secret", "a browser secret"),
-        ("confirm_token", "a confirm token"),
-        ("code", "an authorization code"),
-        ("access_token", "an access token"),
-        ("id_token", "an id_token"),
-    ] {
-        let secret = told[name].as_str().unwrap_or_default();
-        match secret.rsplit_once('.') {
-            // What comes before is public, or at least no key to anything.
-            Some((_, secret)) => learn(what, secret),
-            // A problem's code is a word.
-            None if name != "code" => learn(what, secret),
-            None => {}
-        }
-    }
+    known(|secrets| secrets.learn_from(told));
 }
 
 /// The same of all secrets in a settings file.
@@ -136,12 +91,20 @@ pub(crate) fn assert_none_in(place: &str, text: &[u8]) {
 }
 
 /// The first secret in `text`, and where it begins.
-pub(crate) fn find(text: &[u8]) -> Option<(&'static str, usize)> {
+pub(crate) fn find(text: &[u8]) -> Option<(String, usize)> {
+    // Locked only for a line, so that no other test waits for whoever searches a long log.
+    first(text, |line| known(|secrets| secrets.find_in(line)))
+}
+
+fn known<T>(act: impl FnOnce(&mut Secrets) -> T) -> T {
+    act(&mut KNOWN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The first line in which `find` finds something: what, and where in the text that begins.
+fn first(text: &[u8], find: impl Fn(&[u8]) -> Option<(String, usize)>) -> Option<(String, usize)> {
     let mut at = 0;
     for line in text.split(|byte| *byte == b'\n') {
-        // Only for a line, so that no other test waits for whoever searches a long log.
-        let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((what, offset)) = known.find(line) {
+        if let Some((what, offset)) = find(line) {
             return Some((what, at + offset));
         }
         at += line.len() + 1;
@@ -149,37 +112,99 @@ pub(crate) fn find(text: &[u8]) -> Option<(&'static str, usize)> {
     None
 }
 
-impl Known {
-    fn find(&self, line: &[u8]) -> Option<(&'static str, usize)> {
+impl Secrets {
+    /// From now on `secret` must be found nowhere. What is too short to be told from other words is left out.
+    pub(crate) fn learn(&mut self, what: &str, secret: &str) {
+        if secret.len() < LEN_MIN {
+            return;
+        }
+        let has_it = |places: &Vec<usize>| places.iter().any(|place| self.all[*place].text == secret);
+        if self.by_key.get(&key(secret.as_bytes())).is_some_and(has_it) {
+            return;
+        }
+        let forms = forms(secret);
+        let place = self.all.len();
+        self.all.push(Secret {
+            what: what.to_owned(),
+            text: secret.to_owned(),
+        });
+        for form in &forms {
+            self.by_key.entry(key(form.as_bytes())).or_default().push(place);
+        }
+        if forms.iter().any(|form| !form.bytes().all(is_of_a_run)) {
+            self.odd.push(place);
+        }
+    }
+
+    /// The same of all secrets in a reply of the service, or in an event's data.
+    pub(crate) fn learn_from(&mut self, told: &Value) {
+        for (name, what) in [
+            ("browser_secret", "a browser secret"),
+            ("confirm_token", "a confirm token"),
+            ("code", "an authorization code"),
+            ("access_token", "an access token"),
+            ("id_token", "an id_token"),
+        ] {
+            let secret = told[name].as_str().unwrap_or_default();
+            match secret.rsplit_once('.') {
+                // What comes before is public, or at least no key to anything.
+                Some((_, secret)) => self.learn(what, secret),
+                // A problem's code is a word.
+                None if name != "code" => self.learn(what, secret),
+                None => {}
+            }
+        }
+    }
+
+    /// What each that is known is, by name.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|secret| secret.what.as_str())
+    }
+
+    /// The first of them in `text`, and where it begins.
+    pub(crate) fn find(&self, text: &[u8]) -> Option<(String, usize)> {
+        first(text, |line| self.find_in(line))
+    }
+
+    fn find_in(&self, line: &[u8]) -> Option<(String, usize)> {
         let mut at = 0;
         for run in line.split(|byte| !is_of_a_run(*byte)) {
-            if run.len() == ACCESS_TOKEN_LEN && run.iter().all(u8::is_ascii_alphanumeric) {
-                return Some(("an access_token of WeChat", at));
+            if let Some(what) = told_by_form(run, &line[at + run.len()..]) {
+                return Some((what.to_owned(), at));
             }
             let windows = run.windows(KEY_BYTES).enumerate();
             for (offset, window) in windows.filter(|_| run.len() >= LEN_MIN) {
                 let places = self.by_key.get(window).into_iter().flatten();
                 let mut found = places.filter_map(|place| self.begins_with(*place, &line[at + offset..]));
                 if let Some(what) = found.next() {
-                    return Some((what, at + offset));
+                    return Some((what.to_owned(), at + offset));
                 }
             }
             at += run.len() + 1;
         }
         self.odd.iter().find_map(|place| {
-            let secret = &self.secrets[*place];
+            let secret = &self.all[*place];
             let forms = forms(&secret.text);
             let mut found = forms.iter().filter_map(|form| position(line, form.as_bytes()));
-            found.next().map(|at| (secret.what, at))
+            found.next().map(|at| (secret.what.clone(), at))
         })
     }
 
     /// What secret this is, if some form of it is here.
-    fn begins_with(&self, place: usize, text: &[u8]) -> Option<&'static str> {
-        let secret = &self.secrets[place];
+    fn begins_with(&self, place: usize, text: &[u8]) -> Option<&str> {
+        let secret = &self.all[place];
         let forms = forms(&secret.text);
         let mut forms = forms.iter().map(String::as_bytes);
-        forms.any(|form| text.starts_with(form)).then_some(secret.what)
+        forms.any(|form| text.starts_with(form)).then_some(secret.what.as_str())
+    }
+}
+
+/// What a run is that looks like a secret of WeChat's, and what follows it.
+fn told_by_form(run: &[u8], after: &[u8]) -> Option<&'static str> {
+    match run.len() {
+        ACCESS_TOKEN_LEN if run.iter().all(u8::is_ascii_alphanumeric) => Some("an access_token of WeChat"),
+        SESSION_KEY_LEN if after.starts_with(b"==") => Some("a session_key of WeChat"),
+        _ => None,
     }
 }
 
@@ -219,39 +244,4 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .iter()
         .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
         .collect()
-}
-
-/// The metrics at `ops`, where somebody may still answer.
-pub(crate) fn metrics(ops: &str) -> Vec<u8> {
-    let addr = ops.trim_start_matches("http://").parse();
-    let request = b"GET /metrics HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n";
-    addr.map(|addr| exchange(addr, request)).unwrap_or_default()
-}
-
-/// All that a Redis holds that may still answer.
-pub(crate) fn dump(addr: SocketAddr) -> Vec<u8> {
-    let commands = [&["AUTH", OPERATOR, OPERATOR][..], &["EVAL", DUMP, "0"], &["QUIT"]];
-    let mut request = String::new();
-    for words in commands {
-        request.extend([format!("*{}\r\n", words.len())]);
-        request.extend(words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())));
-    }
-    exchange(addr, request.as_bytes())
-}
-
-/// All that is answered until the other side closes, or falls silent. Whoever is gone tells nothing.
-fn exchange(addr: SocketAddr, request: &[u8]) -> Vec<u8> {
-    let mut answer = Vec::new();
-    if !std::thread::panicking() {
-        let _ = try_exchange(addr, request, &mut answer);
-    }
-    answer
-}
-
-fn try_exchange(addr: SocketAddr, request: &[u8], answer: &mut Vec<u8>) -> std::io::Result<usize> {
-    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(request)?;
-    stream.read_to_end(answer)
 }

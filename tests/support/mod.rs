@@ -12,6 +12,7 @@ pub(crate) mod node;
 pub(crate) mod process;
 pub mod proxy;
 pub mod redis;
+pub(crate) mod remains;
 pub(crate) mod reply;
 pub(crate) mod roles;
 pub mod sentinel;

@@ -37,7 +37,14 @@ struct Reader {
 pub(crate) fn scanlogin() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scanlogin"));
     command.env_clear();
+    command.envs(log_level());
     command
+}
+
+/// How much every process of a run is to log, where its test does not say so itself.
+#[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the program")]
+fn log_level() -> Option<(&'static str, String)> {
+    Some(("RUST_LOG", std::env::var("TEST_LOG").ok()?))
 }
 
 /// The same, but what comes first of each pair is mounted over what comes second, in a view of the file system that is this
@@ -49,6 +56,7 @@ pub(crate) fn scanlogin_with(mounts: &[(PathBuf, PathBuf)]) -> Command {
     let mount_all = r#"while [ $# -gt 1 ]; do mount --bind "$1" "$2" || exit; shift 2; done; exec "$1""#;
     let mut command = Command::new("unshare");
     command.env_clear();
+    command.envs(log_level());
     command.args(["--map-root-user", "--mount", "sh", "-c", mount_all, "sh"]);
     command.args(mounts.iter().flat_map(|(from, to)| [from, to]));
     command.arg(env!("CARGO_BIN_EXE_scanlogin"));

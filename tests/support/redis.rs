@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::cli::{OPERATOR, cli, cli_ok};
-use super::{canaries, eventually, temporary_directory};
+use super::{canaries, eventually, remains, temporary_directory};
 
 /// Dies with the test, which fails if the server still runs and holds a secret.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        let dump = canaries::dump(self.addr);
+        let dump = remains::dump(self.addr);
         let _ = self.child.kill();
         let _ = self.child.wait();
         canaries::assert_none_in("Redis", &dump);

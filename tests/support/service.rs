@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::process::{Log, Process, scanlogin, scanlogin_with};
 use super::redis::RedisServer;
 use super::reply::Reply;
-use super::{canaries, eventually, temporary_directory};
+use super::{canaries, eventually, remains, temporary_directory};
 
 /// A replica that is running. Dies with the test, which fails if a secret is in its metrics or in its log.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        canaries::assert_none_in("the metrics", &canaries::metrics(&self.ops));
+        canaries::assert_none_in("the metrics", &remains::metrics(&self.ops));
     }
 }
 

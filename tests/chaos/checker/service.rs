@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use aho_corasick::AhoCorasick;
-
 use super::tally::troubles_after;
-use super::{Canary, Index, Invariant, QUIET_SLACK_MS, REQUEST_SLACK_MS, SceneHistory, Text, Violation};
+use super::{Index, Invariant, QUIET_SLACK_MS, REQUEST_SLACK_MS, SceneHistory, Text, Violation};
 use crate::history::{Entry, Fault, Phase, Usage, What};
+use crate::support::canaries::Secrets;
 
 /// I9, *truthful errors*: every non-2xx has `code`, no 500; every 503/429 has Retry-After; every request ends at most so long
 /// after its deadline, unless a replica stood still.
@@ -164,23 +163,20 @@ pub(super) fn is_durable(index: &Index<'_>, entry: &Entry) -> bool {
     }
 }
 
-/// I11, *no secret anywhere*: no canary stands in a log, a metric or a dump.
-pub(super) fn no_secret_anywhere(texts: &[Text], canaries: &[Canary]) -> Vec<Violation> {
-    let secrets = canaries.iter().map(|canary| &canary.secret);
-    let finder = AhoCorasick::new(secrets).expect("as many secrets as a run has");
-    let found = texts
-        .iter()
-        .flat_map(|text| finder.find_iter(&text.bytes).map(move |found| (text, found)));
-    let words = |text: &Text, at: usize| format!("{} holds {}", text.name, canaries[at].name);
-    found
-        .map(|(text, found)| Violation::of_run(Invariant::I11, words(text, found.pattern().as_usize())))
-        .collect()
+/// I11, *no secret anywhere*: none stands in a log, a metric or a dump.
+pub(super) fn no_secret_anywhere(texts: &[Text], secrets: &Secrets) -> Vec<Violation> {
+    let found = texts.iter().filter_map(|text| {
+        let (what, _) = secrets.find(&text.bytes)?;
+        Some(Violation::of_run(Invariant::I11, format!("{} holds {what}", text.name)))
+    });
+    found.collect()
 }
 
 /// I9 again: nothing breaks, also not where no request would tell of it.
 pub(super) fn no_panic(texts: &[Text]) -> Vec<Violation> {
-    let finder = AhoCorasick::new(["panicked at"]).expect("one word");
-    let broken = texts.iter().filter(|text| finder.is_match(&text.bytes));
+    let broken = texts
+        .iter()
+        .filter(|text| String::from_utf8_lossy(&text.bytes).contains("panicked at"));
     broken
         .map(|text| Violation::of_run(Invariant::I9, format!("{} tells of a panic", text.name)))
         .collect()

@@ -132,7 +132,7 @@ impl Injector<'_> {
         let started = http.post(format!("{base}/scenes")).json(&json!({})).send().await.ok()?;
         let started: Value = started.json().await.ok()?;
         let secret = started["browser_secret"].as_str()?;
-        self.recorder.secret("a browser secret", secret);
+        self.recorder.told(&started);
         Some((started["scene"].as_str()?.to_owned(), secret.to_owned()))
     }
 

@@ -1,6 +1,8 @@
 //! Where no secret may be. What each test of this program leaves behind is searched for those that it came by: see
 //! `support/canaries.rs`; here is what that can find, and logins that end in every way.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::canaries;
 use crate::support::cli::cli;
 use crate::support::redis::RedisServer;
+use crate::support::remains;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site, VERIFIER};
 use crate::support::service::Service;
@@ -33,6 +36,7 @@ fn t22_a_secret_is_found_in_whatever_form_it_is_told() {
         STANDARD.encode(format!("site1:{secret}")),
         STANDARD.encode(format!("site12:{secret}")),
         "0aB".repeat(53)[..157].to_owned(),
+        "{\"session_key\":\"tiihtNczf5v6+KRyjwEUhQ==\"}".to_owned(),
     ] {
         let line = format!("2026-01-01T00:00:00Z INFO request told={told} status=200");
         assert!(canaries::find(line.as_bytes()).is_some(), "{told}");
@@ -41,6 +45,7 @@ fn t22_a_secret_is_found_in_whatever_form_it_is_told() {
         &secret[..20],
         &secret[1..],
         "request_id=8c1d0f5be7a94236b8f2c0d91e6a7354",
+        "a picture of 22 letters as data:image/png;base64,tiihtNczf5v6AKRyjwEUhQUhQQ==",
     ] {
         assert_eq!(canaries::find(word.as_bytes()), None, "{word}");
     }
@@ -108,7 +113,7 @@ async fn t25_whatever_becomes_of_logins_redis_holds_no_secret_and_nothing_for_ev
     let service = &builder.start().await;
     join_all((0..48).map(|login| log_in(service, login))).await;
 
-    let dump = canaries::dump(redis.addr());
+    let dump = remains::dump(redis.addr());
     canaries::assert_none_in("Redis", &dump);
     let holds = |part: &str| dump.windows(part.len()).any(|held| held == part.as_bytes());
     let calls: Value = Reply::to(service.simulator(Method::GET, "calls")).await.ok();
@@ -133,5 +138,72 @@ async fn t25_whatever_becomes_of_logins_redis_holds_no_secret_and_nothing_for_ev
         let life: i64 = cli(redis.addr(), &["PTTL", key]).trim().parse().unwrap();
         // What has ended since it was listed is not there.
         assert!(life > 0 || life == -2, "no end: {key}");
+    }
+}
+
+/// The crates whose lines are among these.
+fn speakers(lines: &[String]) -> BTreeSet<String> {
+    let speaker = |line: &String| {
+        let line: Value = serde_json::from_str(line).expect("a JSON object a line");
+        let target = line["target"].as_str().expect("a target");
+        target.split("::").next().unwrap_or_default().to_owned()
+    };
+    lines.iter().map(speaker).collect()
+}
+
+#[tokio::test]
+async fn t22_at_trace_neither_the_service_nor_a_crate_tells_a_secret_whatever_fails() {
+    const PASSWORD: &str = "a-password-of-redis-at-trace";
+    let mut redis = RedisServer::start_with(&["--requirepass", PASSWORD]);
+    let url = redis.url().replace("redis://", &format!("redis://:{PASSWORD}@"));
+    let builder = Service::builder().redis_url(&url).with("LOG", "json").rust_log("trace");
+    let builder = builder.with("WECHAT_APPID", "wx0123456789abcdef");
+    let builder = builder.with("WECHAT_SECRET", "an-appsecret-at-trace");
+    let service = &builder.with("TRUSTED_PROXIES", "127.0.0.0/8").start().await;
+    for login in 0..6 {
+        log_in(service, login).await;
+    }
+
+    let browser = Browser::start(service).await;
+    let mut refused = 0;
+    for call in ["stable_token", "getwxacodeunlimit", "jscode2session"] {
+        for how in [
+            json!({ "reset": true }),
+            json!({ "truncate": true }),
+            json!({ "status": 500 }),
+            json!({ "errcode": 40001 }),
+            json!({ "errcode": 40163 }),
+            json!({ "body": "<html>busy</html>" }),
+        ] {
+            let mut order = how;
+            order["call"] = json!(call);
+            service.fault(order).await;
+            let other = Browser::start(service).await;
+            other.code_image().await;
+            let scanned = Phone::of("alice").scan(service, &browser.scene).await;
+            refused += usize::from(scanned.status >= 400);
+        }
+    }
+    assert!(refused >= 5, "WeChat misbehaved for nobody");
+    let mut phone = Phone::of("alice");
+    phone.scan(service, &browser.scene).await.ok();
+    redis.kill();
+    assert!(
+        phone.confirm(service, &browser.scene).await.status >= 500,
+        "Redis is away"
+    );
+    redis.restart();
+
+    let dropped = service.metric("scanlogin_log_lines_dropped_total", "").await;
+    assert!(dropped < 1.0, "{dropped} lines of the log are not there to be searched");
+    let lines = service.log().lines();
+    let speakers = speakers(&lines);
+    // Other crates speak by the `log` facade, which leads nowhere here.
+    assert_eq!(speakers, ["hyper_util", "scanlogin"].map(ToOwned::to_owned).into());
+    let log = lines.join("\n");
+    canaries::assert_none_in("the log at trace", log.as_bytes());
+    for known in [&browser.secret, &phone.token, PASSWORD, "an-appsecret-at-trace"] {
+        let planted = format!("{log}\n{known}");
+        assert!(canaries::find(planted.as_bytes()).is_some(), "it was not searched for");
     }
 }

@@ -191,3 +191,21 @@ test('too late: expired, on the way in and on the way out', async () => {
     await brief.stop()
   }
 })
+
+test('T22: the log tells none of the secrets of a login, each of which would be found', async () => {
+  const { browser, phone } = await scanned(server)
+  phone.tap('确认登录')
+  const { code } = await browser.sees('confirmed')
+  await browser.redeem('demo', code)
+
+  const { found, secrets } = server.leaks()
+  assert.deepEqual(found, [])
+  assert.deepEqual(Object.keys(secrets).sort(), [
+    'a browser secret', 'a code of wx.login', 'a confirm token', "a verifier of PKCE's", 'an access token', 'an authorization code', 'an id_token',
+  ])
+  assert.match(server.log, /route="?\/scenes\/\{scene\}\/confirm/, 'the log that is searched is of such logins')
+  const { Authorization: proof } = phone.requests.at(-1).header
+  for (const words of [proof, encodeURIComponent(code), btoa(`site:${code}`), browser.verifier]) {
+    assert.equal(server.leaks(words).found.length, 1, words)
+  }
+})

@@ -31,6 +31,8 @@ def tell():
     told = [{"call": call, "status": status, "cases": cases} for (call, status), cases in sorted(ASKED.items())]
     with open(os.environ["OPENAPI_TALLY"], "w") as file:
         json.dump(told, file)
+    with open(os.environ["OPENAPI_TOLD"], "w") as file:
+        json.dump({"told": WORLD.told, "secrets": WORLD.secrets}, file)
 
 
 @schemathesis.hook
@@ -183,6 +185,7 @@ FILL = {
 def after_call(context, case, response):
     with WORLD.lock:
         ASKED[f"{case.method} {case.path}", response.status_code] += 1
+        WORLD.hear(response)
         scene = WORLD.scenes.get(case.path_parameters.get("scene"))
         if case.method == "POST" and response.status_code == 201:
             WORLD.keep(Scene(response.json(), "page"))

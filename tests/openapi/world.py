@@ -4,6 +4,7 @@ import base64
 import collections
 import hashlib
 import http.cookiejar
+import json
 import random
 import threading
 import time
@@ -18,6 +19,9 @@ STATES = ["waiting", "scanned", "confirmed", "redeemed", "declined", "cancelled"
 
 # client_id: its secret, if it has one. As in scanlogin.toml.
 CLIENTS = {"site": "the-secret-of-the-site", "page": None, "careful": None}
+
+# The names of secrets in replies.
+SECRETS = ["browser_secret", "confirm_token", "code", "access_token", "id_token"]
 
 VERIFIER = "a" * 43
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
@@ -62,18 +66,38 @@ class World:
         self.lock = threading.RLock()
         self.scenes = collections.OrderedDict()
         self.access_tokens = []
+        # What must stand in no log: replies that hold secrets, and secrets by what they are.
+        self.told = []
+        self.secrets = collections.defaultdict(list)
+        self.secrets["a client's secret"] += [secret for secret in CLIENTS.values() if secret]
 
     def chance(self, share):
         return self.random.random() < share
 
     def call(self, method, path, bearer=None, **more):
         headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
-        return self.http.request(method, self.base + path, headers=headers, timeout=10, **more)
+        reply = self.http.request(method, self.base + path, headers=headers, timeout=10, **more)
+        self.hear(reply)
+        return reply
+
+    def hear(self, reply):
+        """Keeps the secrets that it gives."""
+        if reply.status_code >= 300:
+            return
+        try:
+            told = json.loads(reply.content)
+        except ValueError:
+            return
+        if isinstance(told, dict):
+            told = {name: told[name] for name in SECRETS if name in told}
+            self.told += [told] if told else []
 
     def wx_code(self):
         """A fresh wx.login code, of one of few people: so that some scan what another scanned."""
         openid = f"person-{self.random.randrange(4)}"
-        return self.call("POST", "/simulator/login", json={"openid": openid}).json()["code"]
+        code = self.call("POST", "/simulator/login", json={"openid": openid}).json()["code"]
+        self.secrets["a code of wx.login"].append(code)
+        return code
 
     def misbehave(self, call):
         """The next call of this name meets a WeChat that is not itself."""

@@ -7,6 +7,7 @@ import crypto from 'node:crypto'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { assertNone, learn, learnFrom, search } from '../../../tests/support/leaks.mjs'
 import { projectDir, until } from './project.mjs'
 import { Phone, overHttp } from './wechat.mjs'
 
@@ -14,6 +15,8 @@ const BINARY = process.env.SCANLOGIN_BIN ?? path.join(projectDir, '../target/deb
 const START_DEADLINE_MS = 20_000
 
 export class Server {
+  log = ''
+
   /** `settings` are environment names without SCANLOGIN_; `config` is a TOML text. */
   static async start(settings = {}, config = null) {
     assert.ok(fs.existsSync(BINARY), `${BINARY} is missing: run "cargo build" in the repository, or set SCANLOGIN_BIN`)
@@ -33,12 +36,11 @@ export class Server {
   }
 
   listening() {
-    let log = ''
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(`no "listening" line:\n${log}`)), START_DEADLINE_MS)
+      const timer = setTimeout(() => reject(new Error(`no "listening" line:\n${this.log}`)), START_DEADLINE_MS)
       const read = (chunk) => {
-        log += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '')
-        const line = log.split('\n').find((each) => each.includes('listening') && each.includes('public_url='))
+        this.log += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '')
+        const line = this.log.split('\n').find((each) => each.includes('listening') && each.includes('public_url='))
         const url = line && /public_url="?(http:\/\/[\w.:]+)/.exec(line)
         if (!url) return
         clearTimeout(timer)
@@ -47,7 +49,7 @@ export class Server {
       this.process.stdout.on('data', read)
       this.process.stderr.on('data', read)
       this.process.once('error', reject)
-      this.exited.then((code) => reject(new Error(`ended with ${code}:\n${log}`)))
+      this.exited.then((code) => reject(new Error(`ended with ${code}:\n${this.log}`)))
     })
   }
 
@@ -55,14 +57,22 @@ export class Server {
     this.process.kill('SIGTERM')
     await this.exited
     fs.rmSync(this.dir, { recursive: true })
+    assertNone(BINARY, { 'the log of the service': this.log })
   }
 
-  call(method, where, body, header = {}) {
-    return fetch(new URL(where, this.url), {
+  /** What would be found if these words stood in its log. */
+  leaks(words = '') {
+    return search(BINARY, { 'the log of the service': this.log + words })
+  }
+
+  async call(method, where, body, header = {}) {
+    const reply = await fetch(new URL(where, this.url), {
       method,
       headers: { ...(body !== undefined && { 'Content-Type': 'application/json' }), ...header },
       body: body === undefined ? undefined : JSON.stringify(body),
     })
+    learnFrom(await reply.clone().text())
+    return reply
   }
 
   /** The next calls of WeChat's API misbehave. */
@@ -80,14 +90,23 @@ export class Server {
   phone(openid) {
     return new Phone({
       serviceUrl: this.url,
-      send: overHttp,
-      login: async () => (await this.call('POST', '/simulator/login', { openid })).json(),
+      send: async (request) => {
+        const reply = await overHttp(request)
+        learnFrom(reply.body)
+        return reply
+      },
+      login: async () => {
+        const login = await (await this.call('POST', '/simulator/login', { openid })).json()
+        learn('a code of wx.login', login.code)
+        return login
+      },
     })
   }
 
   /** A browser that has just shown a code. */
   async browser(clientId) {
     const verifier = crypto.randomBytes(32).toString('base64url')
+    learn("a verifier of PKCE's", verifier)
     const challenge = crypto.createHash('sha256').update(verifier).digest('base64url')
     const reply = await this.call('POST', '/scenes', { code_challenge: challenge, ...(clientId && { client_id: clientId }) })
     assert.equal(reply.status, 201, await reply.clone().text())
@@ -126,7 +145,9 @@ class Browser {
     const form = new URLSearchParams({ grant_type: 'authorization_code', client_id: clientId, code, code_verifier: this.verifier })
     const reply = await fetch(new URL('/token', this.server.url), { method: 'POST', body: form })
     assert.equal(reply.status, 200, await reply.clone().text())
-    const { id_token: token } = await reply.json()
+    const given = await reply.text()
+    learnFrom(given)
+    const { id_token: token } = JSON.parse(given)
     return JSON.parse(Buffer.from(token.split('.')[1], 'base64url').toString())
   }
 }

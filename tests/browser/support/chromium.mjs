@@ -5,6 +5,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import axe from 'axe-core'
 import { chromium } from 'playwright-core'
+import { learn, learnFrom } from '../../support/leaks.mjs'
 import { DEADLINE_MS, until } from './until.mjs'
 import { Camera } from './phone.mjs'
 
@@ -53,6 +54,17 @@ function watchPage() {
   })
 }
 
+/** The secrets in an answer. A stream has no end to wait for; its code is in the request that follows. */
+async function hear(response) {
+  for (const cookie of await response.headerValues('set-cookie')) {
+    learn('a cookie', /^[^=]+=([^;]*)/.exec(cookie)[1].split('.').at(-1))
+  }
+  if (response.headers()['content-type'] !== 'application/json') return
+  const told = await response.text()
+  learnFrom(told)
+  if (response.url().endsWith('/simulator/login')) learn('a code of wx.login', JSON.parse(told).code)
+}
+
 export class Chromium {
   static async launch() {
     if (!fs.existsSync(EXECUTABLE)) {
@@ -87,6 +99,7 @@ class Stage {
   complaints = []
   #tolerated = []
   #contexts = []
+  #heard = []
 
   constructor({ process, camera }) {
     this.browser = process
@@ -113,6 +126,8 @@ class Stage {
     })
     await context.addInitScript(watchPage)
     context.on('page', (page) => this.#watch(page))
+    context.on('request', (request) => learnFrom(request.postData()))
+    context.on('response', (response) => this.#heard.push(hear(response)))
     return context
   }
 
@@ -165,8 +180,14 @@ class Stage {
     return lines.concat(this.complaints.map((text) => `\n  ${text}`)).join('')
   }
 
+  /** Waits until all secrets are known that its browsers were given. */
+  async heard() {
+    await Promise.allSettled(this.#heard)
+  }
+
   async clear() {
     await Promise.all(this.#contexts.map((context) => context.close()))
+    await this.heard()
   }
 }
 

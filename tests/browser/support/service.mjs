@@ -7,6 +7,7 @@ import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { assertNone, search } from '../../support/leaks.mjs'
 import { until } from './until.mjs'
 
 const BINARY = process.env.SCANLOGIN_BIN
@@ -16,6 +17,17 @@ const BINARY = process.env.SCANLOGIN_BIN
 const running = new Set()
 process.once('exit', () => running.forEach((child) => child.kill('SIGKILL')))
 
+/** All that were ever started. A file's tests fail with it if a secret stands in what they said. */
+const started = []
+process.once('exit', () => {
+  if (started.length) assertNone(BINARY, logs())
+})
+
+const logs = () => Object.fromEntries(started.map(({ program, log }, n) => [`the log of ${program}, ${n}`, log]))
+
+/** What would be found if these words stood in a log. */
+export const leaks = (words = '') => search(BINARY, { ...logs(), 'a further log': words })
+
 export class Process {
   log = ''
   #child
@@ -23,6 +35,8 @@ export class Process {
   constructor(program, args, env = {}) {
     const { PATH, HOME } = process.env
     this.#child = spawn(program, args, { env: { PATH, HOME, NO_COLOR: '1', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+    this.program = path.basename(program)
+    started.push(this)
     running.add(this.#child)
     this.ended = new Promise((resolve) => {
       this.#child.once('error', (error) => resolve(error.message))

@@ -127,7 +127,8 @@ class Stage {
     await context.addInitScript(watchPage)
     context.on('page', (page) => this.#watch(page))
     context.on('request', (request) => learnFrom(request.postData()))
-    context.on('response', (response) => this.#heard.push(hear(response)))
+    // A page that is closed takes what it had not read yet with it.
+    context.on('response', (response) => this.#heard.push(hear(response).catch(() => null)))
     return context
   }
 
@@ -182,7 +183,7 @@ class Stage {
 
   /** Waits until all secrets are known that its browsers were given. */
   async heard() {
-    await Promise.allSettled(this.#heard)
+    await Promise.all(this.#heard)
   }
 
   async clear() {

@@ -86,9 +86,9 @@ pub enum OpenError {
     /// This replica holds as many streams as it may.
     #[error("this replica holds as many streams as it may")]
     Full,
-    /// This address holds as many streams as it may.
-    #[error("this address holds as many streams as it may")]
-    AddressFull,
+    /// This address holds as many streams as it may: so many.
+    #[error("this address holds as many streams as it may: {0}")]
+    AddressFull(usize),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -191,7 +191,7 @@ impl Hub {
         }
         let of_address = state.addresses.entry(network).or_default();
         if *of_address >= limits.per_address {
-            return Err(OpenError::AddressFull);
+            return Err(OpenError::AddressFull(limits.per_address));
         }
         *of_address += 1;
         state.streams += 1;

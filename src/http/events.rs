@@ -86,6 +86,7 @@ pub(super) async fn in_events(
     };
     let events = stream::iter([Ok(unavailable(&state, problem, &id.0))]);
     let mut told = reply(&state, events);
+    problem.tell_limit(told.headers_mut());
     // The status is that of a stream; the log knows better.
     told.extensions_mut().insert(Cause::from(problem));
     told
@@ -114,7 +115,7 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         return Ok(Opened::Over);
     }
     let subscription = state.hub.subscribe(scene, &secret, peer.ip).await.map_err(|error| {
-        if matches!(error, OpenError::Full | OpenError::AddressFull) {
+        if matches!(error, OpenError::Full | OpenError::AddressFull(_)) {
             state.metrics.streams_closed_total.with_label_values(&["refused"]).inc();
         }
         Problem::from(error)
@@ -259,9 +260,12 @@ fn telling(event: Event, view: &View) -> Event {
     json(event.event(view.state.as_str()).id(&view.id), view)
 }
 
+/// Whoever met a limit comes again no sooner than it says, and not all at once.
 fn unavailable(state: &AppState, problem: &Problem, request_id: &str) -> Event {
+    let (least, most) = RETRY;
+    let wait = problem.limited_for().unwrap_or_default();
     json(
-        retrying(RETRY).event("unavailable"),
+        retrying((least.max(wait), most + wait)).event("unavailable"),
         &problem.body(state.public_url.as_str(), request_id),
     )
 }

@@ -16,7 +16,7 @@ use super::extract::{Form, Whole, authorization};
 use super::layers::Cause;
 use super::load::{Undone, Work};
 use super::peer::Peer;
-use super::problem::{Problem, chain};
+use super::problem::{Problem, Quota, chain};
 use super::scenes::avatar_urls;
 use crate::limits::{Limited, Rule, octets};
 use crate::login::{
@@ -80,7 +80,7 @@ pub(super) struct OauthError {
     /// What `WWW-Authenticate` says, with a 401.
     challenge: Option<String>,
     retry: bool,
-    limited: Option<Box<Limited>>,
+    quota: Option<Box<Quota>>,
     cause: Option<String>,
 }
 
@@ -321,7 +321,7 @@ impl OauthError {
             description: description.into(),
             challenge: None,
             retry: false,
-            limited: None,
+            quota: None,
             cause: None,
         }
     }
@@ -412,7 +412,7 @@ impl From<Limited> for OauthError {
         let words = "Too many redemptions of this client failed from this address. A right one still succeeds.";
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", words);
         Self {
-            limited: Some(Box::new(limited)),
+            quota: Some(Box::new(Quota::from(&limited))),
             cause: Some(chain(&limited)),
             ..error
         }
@@ -452,8 +452,8 @@ impl IntoResponse for OauthError {
         if self.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if let Some(limited) = &self.limited {
-            limited.tell(headers);
+        if let Some(quota) = &self.quota {
+            quota.tell(headers);
         }
         response.extensions_mut().insert(Cause {
             code: self.error,

@@ -26,6 +26,9 @@ use crate::wechat::errcode::{Class, Errcode};
 /// When to come again to a store that is full.
 const FULL: Duration = Duration::from_secs(10);
 
+/// When to come again to a replica that keeps as many streams of this address as it may.
+const ADDRESS_FULL: Duration = Duration::from_secs(10);
+
 /// A machine-readable error, and the words that go with it.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
@@ -34,7 +37,7 @@ pub(super) struct Problem {
     errcode: Option<i64>,
     state: Option<StateName>,
     retry_after: Option<Duration>,
-    limited: Option<Box<Limited>>,
+    quota: Option<Box<Quota>>,
     /// What only the log is told.
     cause: Option<String>,
 }
@@ -129,7 +132,7 @@ impl Problem {
             errcode: None,
             state: None,
             retry_after: None,
-            limited: None,
+            quota: None,
             cause: None,
         }
     }
@@ -160,6 +163,11 @@ impl Problem {
 
     fn after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    fn of_quota(mut self, quota: Quota) -> Self {
+        self.quota = Some(Box::new(quota));
         self
     }
 
@@ -197,6 +205,18 @@ impl Problem {
         )
     }
 
+    /// How long whoever met a limit has to wait.
+    pub(super) fn limited_for(&self) -> Option<Duration> {
+        self.quota.as_ref().map(|quota| quota.wait)
+    }
+
+    /// Which limit was met, if one was, as [`Quota::tell`] says it.
+    pub(super) fn tell_limit(&self, headers: &mut HeaderMap) {
+        if let Some(quota) = &self.quota {
+            quota.tell(headers);
+        }
+    }
+
     pub(super) fn body<'a>(&'a self, public_url: &str, request_id: &'a str) -> Body<'a> {
         Body {
             kind: format!("{public_url}/problems#{}", self.code.as_str()),
@@ -220,9 +240,7 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
         }
-        if let Some(limited) = &self.limited {
-            limited.tell(response.headers_mut());
-        }
+        self.tell_limit(response.headers_mut());
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
@@ -322,7 +340,7 @@ impl From<wechat::Error> for Problem {
             )
             .after(until.saturating_duration_since(Instant::now())),
             wechat::Error::Limited(limited) => Self {
-                limited: Some(Box::new(*limited)),
+                quota: Some(Box::new(limited.into())),
                 ..Self::new(
                     Code::WechatQuota,
                     "As many calls were made to WeChat as this Mini Program may make just now. Try again when Retry-After says.",
@@ -435,11 +453,15 @@ impl From<OpenError> for Problem {
                 "This replica holds as many streams as it may. Try again: another may have room.",
             )
             .after(Duration::from_secs(3)),
-            OpenError::AddressFull => Self::new(
+            OpenError::AddressFull(most) => Self::new(
                 Code::RateLimited,
-                "Too many streams are open from this address. Close some.",
+                format!(
+                    "All {most} streams that one address may have are open. Close some, or try again after {} seconds.",
+                    ADDRESS_FULL.as_secs()
+                ),
             )
-            .after(Duration::from_secs(10)),
+            .of_quota(Quota::of_streams(most))
+            .caused_by(&error),
             OpenError::Store(error) => Self::from(error),
         }
     }
@@ -460,11 +482,9 @@ impl From<Limited> for Problem {
                 return Self::from(wechat::Error::Limited(limited));
             }
         };
-        let mut problem = Self::new(Code::RateLimited, format!("{what} Try again when Retry-After says."))
-            .after(limited.retry_after)
-            .caused_by(&limited);
-        problem.limited = Some(Box::new(limited));
-        problem
+        Self::new(Code::RateLimited, format!("{what} Try again when Retry-After says."))
+            .of_quota(Quota::from(&limited))
+            .caused_by(&limited)
     }
 }
 
@@ -479,12 +499,40 @@ impl From<BytesRejection> for Problem {
     }
 }
 
-impl Limited {
+/// A limit that was met, of what comes in a time or of what is open at once.
+#[derive(Debug, Clone)]
+pub(super) struct Quota {
+    rule: &'static str,
+    /// How much there may be, as parameters of `RateLimit-Policy`.
+    policy: String,
+    wait: Duration,
+}
+
+impl From<&Limited> for Quota {
+    fn from(limited: &Limited) -> Self {
+        let rate = limited.rate;
+        Self {
+            rule: limited.rule.name(),
+            policy: format!("q={};w={}", rate.count(), rate.period().as_secs()),
+            wait: limited.retry_after,
+        }
+    }
+}
+
+impl Quota {
+    fn of_streams(most: usize) -> Self {
+        Self {
+            rule: "streams_per_address",
+            policy: format!("q={most};qu=\"concurrent-requests\""),
+            wait: ADDRESS_FULL,
+        }
+    }
+
     /// `Retry-After`, and the `RateLimit` fields (draft-ietf-httpapi-ratelimit-headers-10).
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        let (rule, rate, wait) = (self.rule.name(), self.rate, whole_seconds(self.retry_after).max(1));
+        let (rule, policy, wait) = (self.rule, &self.policy, whole_seconds(self.wait).max(1));
         headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
-        let policy = format!("\"{rule}\";q={};w={}", rate.count(), rate.period().as_secs());
+        let policy = format!("\"{rule}\";{policy}");
         let state = format!("\"{rule}\";r=0;t={wait}");
         for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
             if let Ok(value) = HeaderValue::from_str(&value) {

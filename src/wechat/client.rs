@@ -71,7 +71,7 @@ pub enum Error {
     },
     /// As many were made as WeChat allows, so this one was not sent.
     #[error("WeChat is not asked: {0}")]
-    Limited(#[source] Limited),
+    Limited(Limited),
     /// A picture without its end.
     #[error("WeChat's answer was cut short")]
     CutShort,

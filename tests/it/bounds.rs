@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::{Value, json};
@@ -123,8 +124,32 @@ async fn an_address_with_all_its_streams_gets_no_further_ones() {
     let service = Service::builder().with("LIMIT_STREAMS_PER_ADDRESS", 1).start().await;
     let login = UnderWay::begin(&service).await;
     let other = Browser::start(&service).await;
-    let refused = Reply::to(plain_events(&service, &other)).await;
-    comes_again(&refused, 429, "rate_limited");
+    let limit_of = |headers: &HeaderMap| {
+        let told =
+            ["retry-after", "ratelimit-policy", "ratelimit"].map(|name| headers[name].to_str().unwrap().to_owned());
+        assert_eq!(
+            told,
+            [
+                "10",
+                "\"streams_per_address\";q=1;qu=\"concurrent-requests\"",
+                "\"streams_per_address\";r=0;t=10"
+            ]
+        );
+    };
+    for asked in [plain_events(&service, &other), other.status_request("?wait=5&after=x")] {
+        let refused = Reply::to(asked).await;
+        comes_again(&refused, 429, "rate_limited");
+        limit_of(&refused.headers);
+    }
+    // An EventSource sees no header, and waits as long all the same.
+    let mut told = other.events().await;
+    limit_of(told.response.headers());
+    let unavailable = told.next_is("unavailable").await;
+    assert_eq!(unavailable.data["code"], "rate_limited");
+    let detail = unavailable.data["detail"].as_str().unwrap();
+    assert!(detail.contains("after 10 seconds"), "{detail}");
+    assert!((10_000..=13_000).contains(&told.retry.unwrap()), "{:?}", told.retry);
+    told.ends().await;
     login.goes_on(&service).await;
 }
 

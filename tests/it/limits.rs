@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::cli::cli;
+use crate::support::events::EventStream;
 use crate::support::eventually;
 use crate::support::redis::{Frozen, RedisServer};
 use crate::support::reply::Reply;
@@ -161,10 +162,24 @@ async fn who_asks_again_and_again_for_what_there_is_not_is_told_that_it_is_too_o
     let listening = replicas[0]
         .get(&format!("/events/{}", "0".repeat(32)))
         .header("accept", "text/event-stream");
-    let told = Reply::to(from("203.0.113.7", listening)).await;
-    assert_eq!(told.status, 200, "an EventSource comes again after nothing else");
-    assert!(told.text().contains("event: unavailable"), "{}", told.text());
-    assert!(told.text().contains("rate_limited"), "{}", told.text());
+    let told = from("203.0.113.7", listening).send().await.unwrap();
+    assert_eq!(told.status(), 200, "an EventSource comes again after nothing else");
+    let mut told = EventStream::new(told);
+    let unavailable = told.next_is("unavailable").await;
+    assert_eq!(unavailable.data["code"], "rate_limited");
+    let wait: u64 = told.response.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let limit = told.response.headers()["ratelimit"].to_str().unwrap();
+    assert_eq!(limit, format!("\"unknown_per_address\";r=0;t={wait}"));
+    // Told in whole seconds there, rounded up, and to the stream as it is.
+    assert!(
+        told.retry.unwrap() + 1_000 >= wait * 1_000,
+        "{:?} and {wait}",
+        told.retry
+    );
 }
 
 async fn scan(service: &Service, address: &str, scene: &str, code: &str) -> Reply {
@@ -267,6 +282,15 @@ async fn all_replicas_together_keep_within_the_calls_that_wechat_allows() {
     assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
     assert_eq!(refused.header("ratelimit-policy"), "\"pictures\";q=100;w=60");
     assert!(refused.header("ratelimit").starts_with("\"pictures\";r=0;t="));
+    let lines = replicas.iter().flat_map(|replica| replica.log().lines());
+    let why: Vec<String> = lines
+        .filter(|line| line.contains("pictures reached its limit"))
+        .collect();
+    assert!(!why.is_empty(), "the log says why");
+    assert!(
+        why.iter().all(|line| line.matches("reached its limit").count() == 1),
+        "{why:#?}"
+    );
 
     let began = Instant::now();
     let scans = (0..60).map(|n| {

@@ -70,7 +70,7 @@ async fn an_address_has_so_many_streams_and_a_replica_too() {
         open.push(open_from(&place, login, "192.0.2.1").await.unwrap());
     }
     let fourth = open_from(&place, &logins[3], "::ffff:192.0.2.1").await;
-    assert!(matches!(fourth, Err(OpenError::AddressFull)));
+    assert!(matches!(fourth, Err(OpenError::AddressFull(2..))));
     for login in &logins[3..5] {
         open.push(open_from(&place, login, "2001:db8::1").await.unwrap());
     }
@@ -81,7 +81,7 @@ async fn an_address_has_so_many_streams_and_a_replica_too() {
     open.push(open_from(&place, &logins[5], "2001:db8::ffff").await.unwrap());
     open.remove(0);
     let of_one_network = open_from(&place, &logins[0], "2001:db8::2").await;
-    assert!(matches!(of_one_network, Err(OpenError::AddressFull)));
+    assert!(matches!(of_one_network, Err(OpenError::AddressFull(2..))));
     open.push(open_from(&place, &logins[0], "2001:db8:0:1::1").await.unwrap());
     assert_eq!(place.hub.streams(), 5);
     open.clear();

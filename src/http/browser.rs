@@ -11,6 +11,12 @@ use super::problem::{Code, Problem};
 use crate::login::{Client, Error};
 use crate::scene::{BrowserDescription, BrowserSecret, CODE_LIFE, SceneId};
 
+/// So many logins under way can one browser have, in tabs of its own: those that it began before it forgets.
+const UNDER_WAY: usize = 16;
+
+/// No answer forgets more at once: a proxy takes no more than some KiB of headers.
+const FORGOTTEN_AT_ONCE: usize = 16;
+
 /// The origin under which browsers reach the service: scheme, host, port, no path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl(String);
@@ -82,11 +88,7 @@ impl PublicUrl {
     /// The value of a cookie of ours.
     pub(super) fn read_cookie(&self, headers: &HeaderMap, name: &str) -> Option<Zeroizing<String>> {
         let name = self.cookie_name(name);
-        let lines = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
-        // One by one: what others on this host keep in theirs may be no text at all.
-        let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
-        let pairs = pairs.filter_map(|pair| std::str::from_utf8(pair).ok());
-        let mut cookies = pairs.filter_map(|pair| Cookie::parse(pair.trim()).ok());
+        let mut cookies = cookie_pairs(headers).filter_map(|pair| Cookie::parse(pair).ok());
         cookies
             .find(|cookie| cookie.name() == name)
             .map(|cookie| Zeroizing::new(cookie.value().to_owned()))
@@ -104,6 +106,26 @@ impl PublicUrl {
             ))
             .build()
     }
+
+    /// The cookies of this kind that a browser shall forget when it is given one more: without that, one that begins login after login
+    /// would soon send more headers than anybody takes, and be shut out until they end by themselves.
+    ///
+    /// The oldest ones, which browsers send first (RFC 6265 §5.4).
+    pub(super) fn forgotten(&self, headers: &HeaderMap, is_of_kind: impl Fn(&str) -> bool) -> Vec<Cookie<'static>> {
+        let prefix = self.cookie_name("");
+        let names = cookie_pairs(headers).filter_map(|pair| pair.split_once('=')?.0.strip_prefix(prefix.as_str()));
+        let held: Vec<&str> = names.filter(|name| is_of_kind(name)).collect();
+        let too_many = (held.len() + 1).saturating_sub(UNDER_WAY).min(FORGOTTEN_AT_ONCE);
+        let oldest = held.into_iter().take(too_many);
+        oldest.map(|name| self.cookie(name, String::new(), 0)).collect()
+    }
+}
+
+/// The cookies of a request, as they stand there. One by one: what others on this host keep in theirs may be no text at all.
+fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| std::str::from_utf8(pair).ok()).map(str::trim)
 }
 
 fn is_loopback(url: &url::Url) -> bool {
@@ -154,8 +176,20 @@ pub(super) fn secret_cookie(
         .cookie(&scene_cookie(scene), secret.expose().to_string(), seconds)
 }
 
+/// Those of further scenes that this browser shall forget.
+pub(super) fn forgotten_scenes(state: &AppState, headers: &HeaderMap) -> Vec<Cookie<'static>> {
+    let is_of_scene = |name: &str| {
+        let scene = name.strip_prefix(SCENE_COOKIE);
+        scene.is_some_and(|scene| scene.parse::<SceneId>().is_ok())
+    };
+    state.public_url.forgotten(headers, is_of_scene)
+}
+
+/// What the name of a scene's cookie begins with.
+const SCENE_COOKIE: &str = "scanlogin_";
+
 fn scene_cookie(scene: &SceneId) -> String {
-    format!("scanlogin_{scene}")
+    format!("{SCENE_COOKIE}{scene}")
 }
 
 /// Whether the page that sends this, if a page does, is of this client or ours.

@@ -105,11 +105,13 @@ pub(super) async fn start(State(state): State<AppState>, headers: HeaderMap) -> 
         simulated_phone_url: state.simulated_phone.clone(),
     };
     let cookie = state.public_url.cookie(&login_cookie(&login), verifier, LOGIN_SECONDS);
-    Ok((
-        AppendHeaders([(header::SET_COOKIE, cookie.to_string())]),
-        JsonReply(reply),
-    )
-        .into_response())
+    let is_of_login = |name: &str| {
+        let login = name.strip_prefix(LOGIN_COOKIE);
+        login.is_some_and(is_random_text)
+    };
+    let cookies = std::iter::once(cookie).chain(state.public_url.forgotten(&headers, is_of_login));
+    let cookies: Vec<_> = cookies.map(|cookie| (header::SET_COOKIE, cookie.to_string())).collect();
+    Ok((AppendHeaders(cookies), JsonReply(reply)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -126,11 +128,10 @@ pub(super) async fn callback(
 ) -> Result<Response, Problem> {
     let client = demo_client(&state)?;
     check_own_origin(&state, &headers)?;
-    let begun = request.state.len() == random_text().len();
     let verifier = state
         .public_url
         .read_cookie(&headers, &login_cookie(&request.state))
-        .filter(|_| begun);
+        .filter(|_| is_random_text(&request.state));
     let verifier = verifier.ok_or_else(|| {
         Problem::invalid("This browser did not begin this login, or began it too long ago. Start again.")
     })?;
@@ -182,8 +183,11 @@ fn demo_client(state: &AppState) -> Result<&Client, Problem> {
     })
 }
 
+/// What the name of such a login's cookie begins with.
+const LOGIN_COOKIE: &str = "scanlogin_demo_";
+
 fn login_cookie(login: &str) -> String {
-    format!("scanlogin_demo_{login}")
+    format!("{LOGIN_COOKIE}{login}")
 }
 
 /// 256 random bits as 43 characters: what RFC 7636 §4.1 advises for a verifier.
@@ -191,4 +195,10 @@ fn random_text() -> String {
     let mut bytes = [0; 32];
     os_rng().fill_bytes(&mut bytes);
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Whether this looks like one. A session's name does not.
+fn is_random_text(text: &str) -> bool {
+    let is_of_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.len() == 43 && text.bytes().all(is_of_alphabet)
 }

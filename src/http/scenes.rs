@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
 use super::AppState;
-use super::browser::{browser_secret, check_client_origin, describe, secret_cookie};
+use super::browser::{browser_secret, check_client_origin, describe, forgotten_scenes, secret_cookie};
 use super::extract::{Json, SceneOf};
 use super::load::{Overloaded, Undone, Work};
 use super::openapi::problems;
@@ -84,7 +84,7 @@ problems!(StartProblems: InvalidRequest UnknownClient OriginNotAllowed RateLimit
     request_body(content((StartRequest = "application/json"))), responses(
     (status = 201, description = "It waits to be scanned.", body = StartReply, headers(
         ("Location" = String, description = "Its status_url."),
-        ("Set-Cookie" = String, description = "The browser secret as a cookie, which no script can read."),
+        ("Set-Cookie" = String, description = "The browser secret as a cookie, which no script can read. Further ones let the browser forget its oldest scenes when it has many."),
     )),
     StartProblems,
 ))]
@@ -141,7 +141,9 @@ pub(super) async fn start(
         expires_at: rfc3339(scene.expires_at),
         browser_secret: started.browser_secret.expose(),
     };
-    let headers = AppendHeaders([(header::SET_COOKIE, cookie.to_string()), (header::LOCATION, address)]);
+    let cookies = std::iter::once(cookie).chain(forgotten_scenes(&state, &headers));
+    let cookies: Vec<_> = cookies.map(|cookie| (header::SET_COOKIE, cookie.to_string())).collect();
+    let headers = (AppendHeaders([(header::LOCATION, address)]), AppendHeaders(cookies));
     Ok((StatusCode::CREATED, headers, axum::Json(reply)).into_response())
 }
 
@@ -172,7 +174,7 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
         .is_some_and(|nonce| nonce.len() > NONCE_LEN || nonce.chars().any(char::is_control))
     {
         return Err(Problem::invalid(format!(
-            "nonce may have at most {NONCE_LEN} printable characters."
+            "nonce may have at most {NONCE_LEN} bytes, none of them a control character."
         )));
     }
     Ok(Authorization {

@@ -1,5 +1,6 @@
 //! What an attacker tries and is not given, each under the name of its row in docs/security.md. Rows that other files tell whole are there.
 
+mod cookies;
 mod floods;
 mod injection;
 mod json;

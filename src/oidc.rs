@@ -37,8 +37,13 @@ struct Key {
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// Not a JWK Set.
-    #[error("it is not a JSON Web Key Set: {0}")]
-    NotAKeySet(#[from] serde_json::Error),
+    #[error("it is not a JSON Web Key Set: see line {line}, column {column}")]
+    NotAKeySet {
+        /// Where that shows. What stands there may be a key, so it is not repeated.
+        line: usize,
+        /// The same.
+        column: usize,
+    },
     /// No key in it.
     #[error("it holds no key")]
     Empty,
@@ -50,6 +55,15 @@ pub enum KeysError {
     /// The system gives no random numbers.
     #[error("no key could be drawn")]
     Generation,
+}
+
+impl From<serde_json::Error> for KeysError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::NotAKeySet {
+            line: error.line(),
+            column: error.column(),
+        }
+    }
 }
 
 /// A P-256 key as RFC 7517 and RFC 7518 §6.2 write it.

@@ -54,7 +54,7 @@ pub struct Metrics {
     pub code_pool_ready: IntGauge,
     /// Requests that the store or WeChat are busy with now.
     pub requests_under_way: IntGauge,
-    /// Requests refused because too much was under way or memory was short, by `work` (`start`, `picture`, `watch`, `scan`, `finish`).
+    /// Requests refused because too much was under way or memory was short, by `work` (`start`, `picture`, `watch`, `status`, `scan`, `finish`).
     pub requests_shed_total: IntCounterVec,
     /// Connections closed at once, as their address had as many as it may.
     pub connections_refused_total: IntCounter,
@@ -141,7 +141,11 @@ impl Metrics {
                 "requests_under_way",
                 "Requests that the store or WeChat are busy with now.",
             )?,
-            requests_shed_total: counters("requests_shed_total", "Requests refused for want of room.", &["work"])?,
+            requests_shed_total: counters(
+                "requests_shed_total",
+                "Requests refused for want of room, by what they are for: start, picture, watch, status, scan or finish.",
+                &["work"],
+            )?,
             connections_refused_total: counter(
                 "connections_refused_total",
                 "Connections closed at once, as their address had enough.",

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::file::Tables;
 use super::values::{avatar_host, redirect_uri};
-use super::warnings::of_file;
+use super::warnings::{of_clients, of_file, of_redis};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
@@ -45,7 +45,10 @@ impl Settings {
         }
         let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
         let (clients, demo) = self.clients(tables, &mini_programs)?;
-        let (warnings, limits) = (self.warnings(tables, simulated), self.counts());
+        let mut warnings = self.warnings(tables, simulated);
+        warnings.extend(of_clients(&clients, simulated));
+        warnings.extend(redis.iter().flat_map(of_redis));
+        let limits = self.counts();
         let connections_per_address = self.connections_per_address();
         Ok(Config {
             listen: self.listen,
@@ -127,6 +130,13 @@ impl Settings {
                 "SCANLOGIN_PUBLIC_URL is http: whoever is on the way can take over every login. Let a proxy speak https, and say so here"
                     .to_owned(),
             );
+        }
+        if !self.ops_listen.ip().is_loopback() {
+            warnings.push(format!(
+                "SCANLOGIN_OPS_LISTEN is {}, which is not on loopback: whoever reaches it reads the metrics, and what is wrong here. \
+                 Listen on 127.0.0.1, or let nobody but your probes and your metrics reach it",
+                self.ops_listen
+            ));
         }
         warnings
     }

@@ -29,7 +29,7 @@ pub struct Tables {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, begun by [[client]]")]
 struct ClientTable {
     client_id: String,
     client_secret: Option<SecretString>,
@@ -50,7 +50,7 @@ struct ClientTable {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, begun by [[mini_program]]")]
 struct MiniProgramTable {
     appid: String,
     secret: Option<SecretString>,
@@ -78,25 +78,29 @@ pub(super) fn apply_text(
 ) -> Result<(clap::Command, Tables), ConfigError> {
     let in_file = |problem: &str| wrong(format!("SCANLOGIN_CONFIG: {}: {problem}", path.display()));
     let parsed = text.parse::<toml::Table>();
-    let mut table = parsed.map_err(|error| in_file(&placed(text, error.span(), error.message())))?;
-    let mut tables = toml::Table::new();
-    for name in ["client", "mini_program"] {
-        tables.extend(table.remove_entry(name));
-    }
-    let mut tables: Tables = tables
-        .try_into()
-        .map_err(|error: toml::de::Error| in_file(error.message()))?;
+    let unread = |error: toml::de::Error| in_file(&placed(text, error.span(), &plainly(error.message())));
+    let table = parsed.map_err(unread)?;
+    // Of the text itself, which knows its lines.
+    let mut tables: Tables = toml::from_str(text).map_err(unread)?;
     for (name, value) in table {
+        if ["client", "mini_program"].contains(&name.as_str()) {
+            continue;
+        }
         let settings = command.get_arguments().map(|arg| arg.get_id().as_str());
         let settings: Vec<&str> = settings.filter(|setting| *setting != "config").collect();
         if !settings.contains(&name.as_str()) {
             return Err(in_file(&no_setting(&name, &settings)));
         }
-        let value =
-            scalar(&value).ok_or_else(|| in_file(&format!("{name:?} must be a single value or a list of strings")))?;
-        tables.sets_secret |= command
+        let holds_secret = command
             .get_arguments()
             .any(|arg| *arg.get_id() == name && is_secret(arg));
+        // A number may be written in several ways, of which but one is kept.
+        if holds_secret && !value.is_str() {
+            return Err(in_file(&format!("{name:?} must be text in quotes")));
+        }
+        let value =
+            scalar(&value).ok_or_else(|| in_file(&format!("{name:?} must be a single value or a list of strings")))?;
+        tables.sets_secret |= holds_secret;
         command = command.mut_arg(name, |arg| arg.default_value(value));
     }
     Ok((command, tables))
@@ -110,6 +114,22 @@ fn scalar(value: &Value) -> Option<String> {
         Value::Boolean(truth) => Some(truth.to_string()),
         Value::Array(items) => Some(items.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(",")),
         Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
+    }
+}
+
+/// What the reader of TOML says is wrong, in words for whoever wrote it. What has the wrong type may be a secret, and is not repeated.
+fn plainly(problem: &str) -> String {
+    let is_of_type = problem.starts_with("invalid type: ") || problem.starts_with("invalid value: ");
+    let expected = problem.rsplit_once(", expected ").map(|(_, expected)| expected);
+    let is_too_large = problem.contains("64 value was too large") || expected == Some("any valid TOML value");
+    match expected.filter(|_| is_of_type) {
+        _ if is_too_large => "the number is too large: what is no number must stand in quotes".to_owned(),
+        Some("a string" | "string only" | "path string") => "it must be text in quotes".to_owned(),
+        Some("a sequence") => "it must be a list, such as [\"text\"], or tables, such as [[client]]".to_owned(),
+        Some("a map") => "it must be a table, such as { name = \"text\" }".to_owned(),
+        Some(expected) => format!("it must be {expected}"),
+        None if is_of_type => "it has the wrong type".to_owned(),
+        None => problem.to_owned(),
     }
 }
 

@@ -102,9 +102,14 @@ pub(super) fn entry_scenes(text: &str) -> Result<EntryScenes, String> {
             "allow" => Verdict::Allow,
             "warn" => Verdict::Warn,
             "refuse" => Verdict::Refuse,
-            _ => {
+            other => {
+                let given = if other.is_empty() {
+                    String::new()
+                } else {
+                    format!(", and not {other:?}")
+                };
                 return Err(format!(
-                    "{name:?} must be allow, warn or refuse, such as 1048=refuse,other=warn"
+                    "{name:?} must be allow, warn or refuse{given}; such as 1048=refuse,other=warn"
                 ));
             }
         };

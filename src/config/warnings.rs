@@ -8,6 +8,14 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches};
 use rustix::process::geteuid;
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::http::PublicUrl;
+use crate::login::Clients;
+use crate::store::redis::RedisSettings;
+
+/// So many hex digits, drawn at random, are 128 bits: nobody finds them by trying (RFC 6749 §10.10).
+const SHORTEST_SECRET: usize = 32;
 
 /// The secrets among the arguments, this command's and its subcommand's: the system shows everybody on the machine those.
 pub(super) fn of_arguments(command: &clap::Command, matches: &ArgMatches) -> Vec<String> {
@@ -50,6 +58,67 @@ fn of_argument(command: &clap::Command, arg: &Arg) -> String {
         String::new()
     };
     format!("--{flag} is on the command line, which everybody on this machine can read: give it as {env}{or_file}")
+}
+
+/// What sites prove themselves with, and whose pages may call.
+pub(super) fn of_clients(clients: &Clients, simulated: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for client in clients.all() {
+        let id = &client.client_id;
+        let secret = client.client_secret.as_ref().map(SecretString::expose_secret);
+        if secret.is_some_and(is_short) {
+            warnings.push(format!(
+                "client {id}: client_secret has fewer than {SHORTEST_SECRET} characters: who tries long enough finds it, and redeems as \
+                 this site. Give it another, such as `openssl rand -hex 32` makes"
+            ));
+        }
+        // What a simulator lets in is worth nothing.
+        let in_the_clear = client
+            .origins
+            .iter()
+            .filter(|origin| !simulated && is_public_http(origin));
+        warnings.extend(in_the_clear.map(|origin| {
+            format!(
+                "client {id}: origins: {origin} is http: whoever is on the way can write into its pages, and take over every login begun \
+                 there. Serve them by https, and say so here"
+            )
+        }));
+    }
+    warnings
+}
+
+fn is_public_http(origin: &str) -> bool {
+    PublicUrl::parse(origin).is_ok_and(|origin| !origin.is_https() && !origin.is_loopback())
+}
+
+/// What Redis is shown.
+pub(super) fn of_redis(settings: &RedisSettings) -> Vec<String> {
+    let url = Url::parse(settings.url.expose_secret()).ok();
+    // What is written there with three characters, `%` first, is one.
+    let in_url = url.as_ref().and_then(Url::password);
+    let is_short_in_url =
+        in_url.is_some_and(|password| password.len() < SHORTEST_SECRET + 2 * password.matches('%').count());
+    // The sentinels', which may stand there too.
+    let in_query = url.iter().flat_map(Url::query_pairs);
+    let mut of_sentinels = in_query.filter(|(name, _)| name.eq_ignore_ascii_case("sentinelPassword"));
+    let is_short_in_query = of_sentinels.any(|(_, password)| is_short(&password));
+    let own = settings.sentinel_password.as_ref().map(SecretString::expose_secret);
+    let short = [
+        ("SCANLOGIN_REDIS_URL", is_short_in_url || is_short_in_query),
+        ("SCANLOGIN_REDIS_SENTINEL_PASSWORD", own.is_some_and(is_short)),
+    ];
+    let short = short.into_iter().filter(|(_, is_short)| *is_short);
+    let warning = |(setting, _)| {
+        format!(
+            "{setting}: its password has fewer than {SHORTEST_SECRET} characters: who reaches Redis and tries long enough finds it, and \
+             then says who is logged in. Give it another, such as `openssl rand -hex 32` makes"
+        )
+    };
+    short.map(warning).collect()
+}
+
+fn is_short(secret: &str) -> bool {
+    secret.chars().count() < SHORTEST_SECRET
 }
 
 /// A file of secrets that others than this process can read.

@@ -254,25 +254,25 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
     response
 }
 
-/// Says once that some caller has its secrets written down by whatever its requests pass, and which, but not what they are.
+/// Says once of each that some caller has its secrets written down by whatever its requests pass, and which, but not what they are.
 fn warn_of_secret(route: &str, query: Option<&str>) {
-    static WARNED: AtomicBool = AtomicBool::new(false);
+    static WARNED: [AtomicBool; SECRETS.len()] = [const { AtomicBool::new(false) }; SECRETS.len()];
     let is_api = ["/scenes", "/events", "/avatars", "/token", "/userinfo"]
         .iter()
         .any(|prefix| route.starts_with(prefix));
-    let Some(query) = query.filter(|_| is_api && !WARNED.load(Ordering::Relaxed)) else {
+    let Some(query) = query.filter(|_| is_api) else {
         return;
     };
-    let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
-    let secret = names.find_map(|name| SECRETS.into_iter().find(|secret| *secret == name));
-    if let Some(name) = secret
-        && !WARNED.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!(
-            route,
-            name,
-            "a caller puts a secret into the address, where proxies write it down; it is not taken from there"
-        );
+    let names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    let secrets = names.filter_map(|name| SECRETS.into_iter().zip(&WARNED).find(|(secret, _)| *secret == name));
+    for (name, warned) in secrets {
+        if !warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                route,
+                name,
+                "a caller puts a secret into the address, where proxies write it down; it is not taken from there"
+            );
+        }
     }
 }
 

@@ -111,6 +111,11 @@ impl Clients {
         all.next().filter(|_| all.next().is_none())
     }
 
+    /// Each of them.
+    pub fn all(&self) -> impl Iterator<Item = &Client> {
+        self.by_id.values()
+    }
+
     /// Whether any site lists this origin.
     #[must_use]
     pub fn list_origin(&self, origin: &str) -> bool {

@@ -25,14 +25,19 @@ pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(body).map_err(|_| "The JSON body is not UTF-8.".to_owned())?;
     let mut form = serde_json::Deserializer::from_str(text);
     let well_formed = Form { depth: DEPTH_MAX }.deserialize(&mut form);
-    well_formed.map_err(|error| format!("The JSON body is not as expected: {error}."))?;
+    well_formed.map_err(|error| unexpected(&error))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| format!("The JSON body is not as expected: {error}."))?;
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| unexpected(&error))?;
     deserializer
         .end()
         .map_err(|error| format!("More than one JSON value is in the body: {error}."))?;
     Ok(value)
+}
+
+/// Numbers by what they are to whoever writes JSON, and not by their type here.
+fn unexpected(error: &impl fmt::Display) -> String {
+    let words = error.to_string().replace("expected i64", "expected a whole number");
+    format!("The JSON body is not as expected: {words}.")
 }
 
 /// A struct within a body, as an object: to serde an array of its fields in their order would do as well.

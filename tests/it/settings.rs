@@ -1,6 +1,7 @@
 //! What the operator sets, and what a wrong setting is answered: one line that says which, why, and what to write instead.
 
 mod environment;
+mod weak;
 
 use std::collections::HashSet;
 use std::fs;
@@ -229,8 +230,7 @@ const VALUES: &[Case] = &[
         "",
         &[
             "SCANLOGIN_CLIENT_ENTRY_SCENES",
-            "\"1047\" must be allow, warn or refuse",
-            "such as 1048=refuse",
+            "\"1047\" must be allow, warn or refuse; such as 1048=refuse",
         ],
     ),
     Case(
@@ -239,7 +239,7 @@ const VALUES: &[Case] = &[
         "",
         &[
             "SCANLOGIN_CLIENT_ENTRY_SCENES",
-            "\"1047\" must be allow, warn or refuse",
+            "\"1047\" must be allow, warn or refuse, and not \"block\"; such as",
         ],
     ),
     Case(
@@ -523,7 +523,19 @@ const FILES: &[Case] = &[
         &[],
         &[],
         "[[client]]\nclient_id = \"blog\"\nentry_scenes = { 1047 = \"block\" }",
-        &["SCANLOGIN_CONFIG", "`refuse`"],
+        &["SCANLOGIN_CONFIG", "`block`", "`refuse`"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\norigins = \"https://blog.example\"",
+        &["SCANLOGIN_CONFIG", "line 3: it must be a list"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[client]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CONFIG", "line 1: it must be", "[[client]]"],
     ),
     Case(
         &[],
@@ -651,6 +663,76 @@ fn settings_that_contradict_each_other_stop_the_start() {
 #[test]
 fn a_wrong_settings_file_stops_the_start_and_is_named() {
     check(FILES);
+}
+
+/// What is no text, where there should be a secret: as it stands there, and as a number of another form would be told.
+const NUMBERS: [&str; 6] = [
+    "20770914",
+    "2077.0914",
+    "0x20770914",
+    "20770914207709142077",
+    "207709142077091420770914",
+    "true",
+];
+
+#[test]
+fn what_has_the_wrong_type_in_a_file_may_be_a_secret_and_is_not_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let others = [
+        "2077-09-14",
+        "[\"20770914\"]",
+        "[20770914]",
+        "{ \"20770914\" = 20770914 }",
+    ];
+    let tables = [
+        ("[[client]]\nclient_id = \"blog\"\nclient_secret = ", "line 3"),
+        ("[[mini_program]]\nappid = \"wx1\"\nsecret = ", "line 3"),
+        ("client_secret = ", "\"client_secret\""),
+        ("wechat_secret = ", "\"wechat_secret\""),
+        ("redis_url = ", "\"redis_url\""),
+        ("redis_sentinel_password = ", "\"redis_sentinel_password\""),
+    ];
+    let unlike_a_table = [
+        ("client = ", "line 1"),
+        ("mini_program = ", "line 1"),
+        ("client = [", "line 1"),
+    ];
+    let texts = ["\"20770914\"", "20770914"].map(|text| format!("{text}]"));
+    let wrong = NUMBERS.iter().chain(&others).map(|value| (*value).to_owned());
+    let wrong = wrong.flat_map(|value| tables.map(|(before, words)| (format!("{before}{value}"), words)));
+    let unlike = texts.iter().flat_map(|value| {
+        unlike_a_table.map(|(before, words)| {
+            let value = if before.ends_with('[') {
+                value
+            } else {
+                value.trim_end_matches(']')
+            };
+            (format!("{before}{value}"), words)
+        })
+    });
+    for (file, words) in wrong.chain(unlike) {
+        let line = refused(stopped(&quiet(&dir, &file)));
+        let (told, why) = line
+            .split_once("scanlogin.toml: ")
+            .unwrap_or_else(|| panic!("{file}: {line}"));
+        assert!(
+            told.contains("SCANLOGIN_CONFIG") && (why.contains(words) || why.contains("line 1: the number")),
+            "{file}: {line}"
+        );
+        for value in ["20770914", "2077", "545720", "i64", "i128", "struct"] {
+            assert!(!why.contains(value), "{file}: {line}");
+        }
+    }
+    for keys in [
+        "{\"keys\": \"20770914\"}",
+        "{\"keys\": [{\"kty\": \"EC\",\n\"d\": 20770914}]}",
+        "20770914",
+    ] {
+        let path = dir.path().join("keys.json");
+        fs::write(&path, keys).unwrap();
+        let line = refused(stopped(quiet(&dir, "").env("SCANLOGIN_SIGNING_KEYS_FILE", &path)));
+        assert!(line.contains("see line") && !line.contains("2077"), "{keys}: {line}");
+    }
 }
 
 #[test]
@@ -955,43 +1037,56 @@ async fn a_secret_on_the_command_line_is_warned_about_and_not_repeated() {
 #[tokio::test]
 async fn a_secret_in_an_address_is_warned_about_once_by_its_name_alone() {
     const WORDS: [&str; 2] = ["WARN", "a secret into the address"];
-    for (path, name) in [
-        ("/scenes/x?wait=1&browser_secret=CANARY", "browser_secret"),
-        ("/events/x?browser%5Fsecret=CANARY", "browser_secret"),
-        ("/userinfo?access_token=CANARY", "access_token"),
-        ("/token?code=CANARY", "code"),
-        ("/token?client_secret=CANARY", "client_secret"),
-        ("/scenes/x/confirm?confirm_token=CANARY", "confirm_token"),
+    let service = Service::builder().rust_log("trace").start().await;
+    let warnings = || {
+        let lines = service.log().lines().into_iter();
+        lines
+            .filter(|line| WORDS.iter().all(|word| line.contains(word)))
+            .collect::<Vec<_>>()
+    };
+    // What nobody has to do with, and what is no secret.
+    for other in [
+        "/?code=x",
+        "/nothing?access_token=x",
+        "/scenes/x?wait=1&after=code",
+        "/scenes/x?state=x",
     ] {
-        let service = Service::builder().rust_log("trace").start().await;
-        let path = path.replace("CANARY", CANARY);
-        // What nobody has to do with, and what is no secret.
-        for other in [
-            "/?code=x",
-            "/nothing?access_token=x",
-            "/scenes/x?wait=1&after=code",
-            "/scenes/x?state=x",
-        ] {
-            Reply::to(service.get(other)).await;
-        }
-        let warnings = || {
-            let lines = service.log().lines().into_iter();
-            lines
-                .filter(|line| WORDS.iter().all(|word| line.contains(word)))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(warnings(), Vec::<String>::new());
-        for _ in 0..3 {
-            Reply::to(service.post(&path, &serde_json::json!({}))).await;
-        }
-        let line = service.log().line_with(&WORDS).await;
-        assert!(line.contains(&format!("name=\"{name}\"")), "{line}");
-        Reply::to(service.get("/scenes/last").header("x-request-id", "the-last-one")).await;
-        service.log().line_with(&["the-last-one"]).await;
-        assert_eq!(warnings(), [line]);
-        assert!(!service.log().lines().join("\n").contains(CANARY), "{path}");
+        Reply::to(service.get(other)).await;
     }
+    let mut told: Vec<String> = Vec::new();
+    for (number, (path, names)) in [
+        ("/scenes/x?wait=1&browser%5Fsecret=CANARY", &["browser_secret"][..]),
+        ("/events/x?browser_secret=CANARY", &[]),
+        ("/userinfo?access_token=CANARY", &["access_token"]),
+        ("/token?code=CANARY&client_secret=CANARY", &["code", "client_secret"]),
+        ("/scenes/x/confirm?code=CANARY&confirm_token=CANARY", &["confirm_token"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for _ in 0..3 {
+            Reply::to(service.post(&path.replace("CANARY", CANARY), &serde_json::json!({}))).await;
+        }
+        let id = format!("after-{number}");
+        Reply::to(service.get("/scenes/last").header("x-request-id", &id)).await;
+        service.log().line_with(&[&id]).await;
+        told.extend(names.iter().map(|name| format!("name=\"{name}\"")));
+        let warnings = warnings();
+        assert_eq!(warnings.len(), told.len(), "{path}: {warnings:#?}");
+        for name in &told {
+            assert_eq!(count(&warnings, &[name]), 1, "{path}: {warnings:#?}");
+        }
+    }
+    assert!(!service.log().lines().join("\n").contains(CANARY));
 }
+
+/// A WeChat that is none of ours.
+const REAL: [(&str, &str); 3] = [
+    ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef"),
+    ("SCANLOGIN_WECHAT_SECRET", "a-secret"),
+    // Nobody is there, which is the worst that a test should do to the real one.
+    API_BASE,
+];
 
 #[tokio::test]
 async fn what_is_unsafe_but_may_be_meant_is_warned_about() {
@@ -999,12 +1094,6 @@ async fn what_is_unsafe_but_may_be_meant_is_warned_about() {
     const PUBLIC_IN_THE_CLEAR: &[&str] = &["SCANLOGIN_PUBLIC_URL is http"];
     let dir = tempfile::tempdir().unwrap();
     let keys = keys_in(dir.path());
-    let real = [
-        ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef"),
-        ("SCANLOGIN_WECHAT_SECRET", "a-secret"),
-        // Nobody is there, which is the worst that a test should do to the real one.
-        ("SCANLOGIN_WECHAT_API_BASE", "http://127.0.0.1:1"),
-    ];
     for (name, value, words, warned) in [
         ("REDIS_URL", "redis://192.0.2.1:6379", REDIS_IN_THE_CLEAR, true),
         (
@@ -1022,7 +1111,7 @@ async fn what_is_unsafe_but_may_be_meant_is_warned_about() {
         ("PUBLIC_URL", "http://127.0.0.1:8080", PUBLIC_IN_THE_CLEAR, false),
     ] {
         let mut command = quiet(&dir, "");
-        command.envs(real).env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
+        command.envs(REAL).env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
         let said = said_at_start(command.env(format!("SCANLOGIN_{name}"), value)).await;
         assert_eq!(count(&said, words), usize::from(warned), "{value}: {said:#?}");
     }

@@ -63,6 +63,23 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(reachable, 'waiting')
   })
 
+  it('T17: says beside the code that WeChat is simulated, and that anybody can log in as anybody', async (stage, service) => {
+    const computer = await stage.computer(service.url)
+    await reaches(computer, 'waiting')
+    await shows(computer, '#simulator', 'WeChat is simulated')
+    await shows(computer, '#simulator', 'anybody can log in as anybody')
+
+    const context = await stage.person()
+    await context.route('**/demo/start', async (route) => {
+      const response = await route.fetch()
+      await route.fulfill({ response, json: { ...await response.json(), simulator: false } })
+    })
+    const real = await context.newPage()
+    await real.goto(service.url)
+    await reaches(real, 'waiting')
+    assert.equal(await real.locator('#simulator').isVisible(), false)
+  })
+
   it('is at the public URL, wherever on this machine the visitor looked for it', async (stage, service) => {
     const computer = await stage.computer(service.url.replace('127.0.0.1', 'localhost'))
     await confirms(await stage.phone(computer), 'Local')

@@ -245,6 +245,12 @@ fn t34_our_code_is_safe_and_every_crate_is_one_of_the_registry_by_its_hash() {
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
     assert_eq!(manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
     assert!(manifest.get("patch").is_none());
+    // To that scripts/dependencies holds them.
+    let held: toml::Table = read("deny.toml").parse().unwrap();
+    for kind in ["unknown-registry", "unknown-git"] {
+        assert_eq!(held["sources"][kind].as_str(), Some("deny"), "{kind}");
+    }
+    assert!(held["sources"].get("allow-git").is_none() && held["sources"].get("allow-registry").is_none());
 }
 
 /// The container itself is built elsewhere; what it may do is written here.

@@ -31,11 +31,20 @@ pub(crate) fn cli_pipe(addr: SocketAddr, commands: &[String]) {
     assert!(all_fine, "{:?} and so on at {addr}: {said}", commands.first());
 }
 
+/// As [`cli`], to another user.
+pub(crate) fn cli_as(user: &str, password: &str, addr: SocketAddr, words: &[&str]) -> String {
+    output(command_as(user, password, addr).args(words), "")
+}
+
 /// `redis-cli` itself, with nothing to say yet.
 pub(crate) fn command(addr: SocketAddr) -> Command {
+    command_as(OPERATOR, OPERATOR, addr)
+}
+
+fn command_as(user: &str, password: &str, addr: SocketAddr) -> Command {
     let mut command = Command::new("redis-cli");
     command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
-    command.args(["--user", OPERATOR, "--pass", OPERATOR, "--no-auth-warning"]);
+    command.args(["--user", user, "--pass", password, "--no-auth-warning"]);
     command
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
@@ -10,7 +11,10 @@ use super::shape::{Security, Topology};
 use super::temporary_directory;
 
 /// The document that tells operators which rights the service needs; what is used here is read from there.
-const DOCUMENT: &str = include_str!("../../docs/redis.md");
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md");
+    std::fs::read_to_string(path).expect("the document")
+});
 
 /// What the service is called there.
 pub(crate) const SERVICE: &str = "scanlogin";

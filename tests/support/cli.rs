@@ -31,21 +31,34 @@ pub(crate) fn cli_pipe(addr: SocketAddr, commands: &[String]) {
     assert!(all_fine, "{:?} and so on at {addr}: {said}", commands.first());
 }
 
-/// As [`cli`], to another user.
+/// As [`cli`], to another user. What goes on and on, such as a subscription, is cut short.
 pub(crate) fn cli_as(user: &str, password: &str, addr: SocketAddr, words: &[&str]) -> String {
-    output(command_as(user, password, addr).args(words), "")
+    let mut bounded = Command::new("timeout");
+    bounded.args(["5", "redis-cli"]).args(arguments(user, password, addr));
+    output(bounded.args(words), "")
 }
 
 /// `redis-cli` itself, with nothing to say yet.
 pub(crate) fn command(addr: SocketAddr) -> Command {
-    command_as(OPERATOR, OPERATOR, addr)
+    let mut command = Command::new("redis-cli");
+    command.args(arguments(OPERATOR, OPERATOR, addr));
+    command
 }
 
-fn command_as(user: &str, password: &str, addr: SocketAddr) -> Command {
-    let mut command = Command::new("redis-cli");
-    command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
-    command.args(["--user", user, "--pass", password, "--no-auth-warning"]);
-    command
+fn arguments(user: &str, password: &str, addr: SocketAddr) -> Vec<String> {
+    let (host, port) = (addr.ip().to_string(), addr.port().to_string());
+    let words = [
+        "-h",
+        &host,
+        "-p",
+        &port,
+        "--user",
+        user,
+        "--pass",
+        password,
+        "--no-auth-warning",
+    ];
+    words.map(str::to_owned).into()
 }
 
 fn output(command: &mut Command, input: &str) -> String {

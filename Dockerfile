@@ -1,4 +1,4 @@
-# Builds the service; thin for now. Nothing of it is needed to try scanlogin: `cargo run` is.
+# Builds the service. Nothing of it is needed to try scanlogin: `cargo run` is.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .

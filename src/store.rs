@@ -80,14 +80,11 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Lets a picture that was made ahead live for `life` from now.
     async fn keep_picture(&self, id: &SceneId, life: Duration) -> Result<(), StoreError>;
 
-    /// Keeps an avatar for `life`.
+    /// Keeps an avatar for `life`, in the place of any other of the scene.
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError>;
 
     /// An avatar.
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError>;
-
-    /// Forgets an avatar.
-    async fn drop_avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<(), StoreError>;
 }
 
 /// Keeps WeChat's `access_token` of each Mini Program, and the lease on fetching it. Tokens come sealed: a store can't read them.

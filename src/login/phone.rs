@@ -1,7 +1,6 @@
 //! What the phone does: scan, upload an avatar, say yes or no.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,20 +140,7 @@ impl Login {
             error => Error::Store(error),
         })?;
         let keep = || Action::KeepAvatar { token, avatar };
-        let kept = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), keep).await;
-        let unwanted = match &kept {
-            // Whoever uploads again and again fills no memory.
-            Ok(applied) => applied.before.scene.avatar(),
-            Err(ApplyError::NotFound | ApplyError::Refused(_) | ApplyError::Mistaken(..)) => Some(avatar),
-            // The scene may name it all the same.
-            Err(ApplyError::Unknown(..) | ApplyError::Unreplicated(_) | ApplyError::Store(_)) => None,
-        };
-        if let Some(unwanted) = unwanted
-            && let Err(error) = self.store.drop_avatar(id, unwanted).await
-        {
-            tracing::debug!(scene = ?id, %error, "an avatar that nobody needs stays until it ends by itself");
-        }
-        kept?;
+        apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), keep).await?;
         Ok(UploadedAvatar(avatar))
     }
 
@@ -172,30 +158,32 @@ impl Login {
     ) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
         let profile = self.profile(&seen.scene, nickname, avatar_url)?;
-        let (store, token) = (Arc::clone(&self.store), token.clone());
+        let (login, token) = (self.clone(), token.clone());
         let confirming = async move {
             let confirm = || Action::Confirm {
                 token: &token,
                 profile: profile.clone(),
                 match_number,
             };
-            apply(&*store, seen, Durability::Durable, &mut os_rng(), confirm).await
+            let confirmed = apply(&*login.store, seen, Durability::Durable, &mut os_rng(), confirm).await;
+            match &confirmed {
+                Ok(applied) if applied.changed => login.step("confirmed"),
+                // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what
+                // is over.
+                Err(
+                    ApplyError::Mistaken(applied, _)
+                    | ApplyError::Unreplicated(applied)
+                    | ApplyError::Unknown(applied, _),
+                ) if matches!(applied.scene.state, State::Declined(_)) => {
+                    login.declined(&applied.scene, "wrong_number");
+                }
+                Ok(_) | Err(_) => {}
+            }
+            confirmed
         };
-        // A page would hear late of a confirm that was given up when it counted and was not announced yet.
-        let confirmed = self.see_through(confirming).await;
-        // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what is over.
-        if let Err(
-            ApplyError::Mistaken(applied, _) | ApplyError::Unreplicated(applied) | ApplyError::Unknown(applied, _),
-        ) = &confirmed
-            && matches!(applied.scene.state, State::Declined(_))
-        {
-            self.declined(&applied.scene, "wrong_number");
-        }
-        let applied = confirmed?;
-        if applied.changed {
-            self.step("confirmed");
-        }
-        Ok(applied.scene)
+        // A page would hear late of a confirm that was given up when it counted and was not announced yet; and a phone that hangs up
+        // must not keep from the operator what it did.
+        Ok(self.see_through(confirming).await?.scene)
     }
 
     /// The person says no; `not_me` when they never asked.
@@ -204,18 +192,22 @@ impl Login {
     /// [`Error`]
     pub async fn decline(&self, id: &SceneId, token: Option<&ConfirmToken>, not_me: bool) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
-        let decline = || Action::Decline { token };
-        let declined = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), decline).await;
-        // As above.
-        let written = match &declined {
-            Ok(applied) => Some(applied),
-            Err(ApplyError::Unknown(applied, _)) => Some(&**applied),
-            Err(_) => None,
+        let (login, token) = (self.clone(), token.clone());
+        let declining = async move {
+            let decline = || Action::Decline { token: &token };
+            let declined = apply(&*login.store, seen, Durability::Ordinary, &mut os_rng(), decline).await;
+            let written = match &declined {
+                Ok(applied) => Some(applied),
+                Err(ApplyError::Unknown(applied, _)) => Some(&**applied),
+                Err(_) => None,
+            };
+            if let Some(applied) = written.filter(|applied| applied.changed) {
+                login.declined(&applied.scene, if not_me { "not_me" } else { "no" });
+            }
+            declined
         };
-        if let Some(applied) = written.filter(|applied| applied.changed) {
-            self.declined(&applied.scene, if not_me { "not_me" } else { "no" });
-        }
-        Ok(declined?.scene)
+        // As above.
+        Ok(self.see_through(declining).await?.scene)
     }
 
     /// Counts it. Where somebody else may be behind the login, the operator is told who.

@@ -51,7 +51,7 @@ struct State {
     pictures: Expiring<SceneId, Bytes>,
     /// Who makes a picture; never makes room, or two would make it.
     claims: Expiring<SceneId, ()>,
-    avatars: Expiring<(SceneId, AvatarId), Bytes>,
+    avatars: Expiring<SceneId, NamedAvatar>,
     tokens: HashMap<String, Token>,
     leases: HashMap<String, Lease>,
     watched: HashSet<SceneId>,
@@ -66,6 +66,19 @@ struct Lost {
 
 /// An entry is never free of charge, so that their number is bounded as well.
 const ENTRY: usize = 256;
+
+/// The last avatar of a scene's phone.
+#[derive(Debug)]
+struct NamedAvatar {
+    avatar: AvatarId,
+    image: Bytes,
+}
+
+impl Weight for NamedAvatar {
+    fn bytes(&self) -> usize {
+        self.image.bytes()
+    }
+}
 
 impl Weight for Bytes {
     fn bytes(&self) -> usize {
@@ -294,24 +307,21 @@ impl BlobStore for MemoryStore {
     }
 
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
-        self.state().avatars.keep((*id, avatar), image, life, AVATARS_BYTES_MAX)
+        let named = NamedAvatar { avatar, image };
+        self.state().avatars.keep(*id, named, life, AVATARS_BYTES_MAX)
     }
 
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
         let state = self.state();
-        let kept = state.avatars.get(&(*id, avatar), Instant::now());
-        Ok(kept.map(|(image, _)| image.clone()))
-    }
-
-    async fn drop_avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<(), StoreError> {
-        self.state().avatars.remove(&(*id, avatar));
-        Ok(())
+        let kept = state.avatars.get(id, Instant::now()).map(|(kept, _)| kept);
+        let kept = kept.filter(|kept| kept.avatar == avatar);
+        Ok(kept.map(|kept| kept.image.clone()))
     }
 }
 
-impl<K: Copy + Eq + Hash> Expiring<K, Bytes> {
+impl<K: Copy + Eq + Hash, V: Weight> Expiring<K, V> {
     /// Keeps bytes for `life`; others make room for them.
-    fn keep(&mut self, key: K, bytes: Bytes, life: Duration, bytes_max: usize) -> Result<(), StoreError> {
+    fn keep(&mut self, key: K, bytes: V, life: Duration, bytes_max: usize) -> Result<(), StoreError> {
         if bytes.bytes() > bytes_max {
             return Err(StoreError::Full);
         }

@@ -52,27 +52,22 @@ impl BlobStore for RedisStore {
     }
 
     async fn put_avatar(&self, id: &SceneId, avatar: AvatarId, image: Bytes, life: Duration) -> Result<(), StoreError> {
-        self.put("put_avatar", &self.keys.avatar(id, avatar), &image, life)
-            .await
+        let named = Bytes::from([avatar.to_string().as_bytes(), &image].concat());
+        self.put("put_avatar", &self.keys.avatar(id), &named, life).await
     }
 
     async fn avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<Option<Bytes>, StoreError> {
-        let key = &self.keys.avatar(id, avatar);
-        self.commands
+        let key = &self.keys.avatar(id);
+        let kept: Option<Bytes> = self
+            .commands
             .run(
                 "avatar",
                 |route| async move { route.one(Command::new("GET", key)).await },
             )
-            .await
-    }
-
-    async fn drop_avatar(&self, id: &SceneId, avatar: AvatarId) -> Result<(), StoreError> {
-        let key = &self.keys.avatar(id, avatar);
-        self.commands
-            .run("drop_avatar", |route| async move {
-                route.one(Command::new("DEL", key)).await
-            })
-            .await
+            .await?;
+        let name = avatar.to_string();
+        let kept = kept.filter(|kept| kept.starts_with(name.as_bytes()));
+        Ok(kept.map(|kept| kept.slice(name.len()..)))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::scene::{AvatarId, SceneId};
+use crate::scene::SceneId;
 use crate::store::LimitKey;
 
 /// Names keys under one prefix.
@@ -42,8 +42,9 @@ impl Keys {
         self.scene(id) + ":picture"
     }
 
-    pub(super) fn avatar(&self, id: &SceneId, avatar: AvatarId) -> String {
-        format!("{}:avatar:{avatar}", self.scene(id))
+    /// Of the last one that the phone uploaded, whichever that was.
+    pub(super) fn avatar(&self, id: &SceneId) -> String {
+        self.scene(id) + ":avatar"
     }
 
     pub(super) fn access_token(&self, appid: &str) -> String {
@@ -91,15 +92,10 @@ mod tests {
         let keys = Keys::new("scanlogin");
         let id: SceneId = "3f9c0000000040008000000000000000".parse().unwrap();
         assert_eq!(keys.scene(&id), "scanlogin:{3f}:3f9c0000000040008000000000000000");
-        let slots: HashSet<u16> = [
-            keys.scene(&id),
-            keys.grant(&id),
-            keys.picture(&id),
-            keys.avatar(&id, AvatarId::NONE),
-        ]
-        .iter()
-        .map(|key| slot(key))
-        .collect();
+        let slots: HashSet<u16> = [keys.scene(&id), keys.grant(&id), keys.picture(&id), keys.avatar(&id)]
+            .iter()
+            .map(|key| slot(key))
+            .collect();
         assert_eq!(slots.len(), 1);
         assert!(tags().any(|(_, slot)| slots.contains(&slot)));
         assert_eq!(slot(&keys.access_token("wx1")), slot(&keys.lease("wx1")));

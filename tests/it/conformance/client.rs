@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use scanlogin::entropy::os_rng;
 use scanlogin::scene::{AvatarId, Life};
 use scanlogin::store::redis::{RedisSettings, RedisStore};
 use scanlogin::store::{BlobStore, Generation, News, SceneStore, StoreError, Stored, TokenStore, find_one};
@@ -90,7 +89,6 @@ pub(super) fn every_request<'a>(store: &'a RedisStore, seen: &'a Stored) -> Vec<
         Box::pin(async move { store.keep_picture(id, TTL).await }),
         Box::pin(async move { store.put_avatar(id, AvatarId::NONE, image(), TTL).await }),
         Box::pin(async move { store.avatar(id, AvatarId::NONE).await.map(drop) }),
-        Box::pin(async move { store.drop_avatar(id, AvatarId::random(&mut os_rng())).await }),
         Box::pin(async move { store.token("wx1").await.map(drop) }),
         Box::pin(async move { store.acquire_lease("wx2", owner(), LEASE).await.map(drop) }),
         Box::pin(async move { store.release_lease("wx2", owner()).await }),

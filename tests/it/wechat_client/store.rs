@@ -181,10 +181,6 @@ impl BlobStore for Shared {
     async fn avatar(&self, _: &SceneId, _: AvatarId) -> Result<Option<Bytes>, StoreError> {
         unreachable!("no avatar here")
     }
-
-    async fn drop_avatar(&self, _: &SceneId, _: AvatarId) -> Result<(), StoreError> {
-        unreachable!("no avatar here")
-    }
 }
 
 /// The same store, seen by a replica that falls asleep just before it puts a token there.

@@ -338,9 +338,9 @@ impl OauthError {
         }
     }
 
-    /// Whether it may have been a guess.
+    /// Whether it may have been a guess: whatever else is wrong too, as another answer past the limit would tell which guess was right.
     fn is_failed_redemption(&self) -> bool {
-        matches!(self.error, "invalid_grant" | "invalid_client")
+        self.status.is_client_error()
     }
 
     fn no_token() -> Self {

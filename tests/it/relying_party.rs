@@ -67,6 +67,35 @@ async fn each_way_of_proving_a_client_works() {
 }
 
 #[tokio::test]
+async fn past_the_limit_no_answer_tells_which_secret_was_right() {
+    const FORMS: [&[(&str, &str)]; 3] = [
+        &[("grant_type", "x")],
+        &[("grant_type", "authorization_code")],
+        &[("grant_type", "authorization_code"), ("code", "x")],
+    ];
+    let service = Service::builder()
+        .config_toml("[[client]]\nclient_id = \"blog\"\nclient_secret = \"the-right-secret-of-32-characters\"")
+        .with("LIMITS", "on")
+        .with("LIMIT_FAILED_REDEMPTIONS", 5)
+        .start()
+        .await;
+    let ask = |secret: &'static str, form: &'static [(&'static str, &'static str)]| {
+        let request = service.call(Method::POST, "/token").basic_auth("blog", Some(secret));
+        async move { Reply::to(with_form(request, form)).await }
+    };
+    for _ in 0..5 {
+        let guess = ask("a-wrong-secret", FORMS[0]).await;
+        guess.oauth_error(401, "invalid_client");
+    }
+    for form in FORMS {
+        for secret in ["a-wrong-secret", "the-right-secret-of-32-characters"] {
+            let refused = ask(secret, form).await;
+            refused.oauth_error(429, "temporarily_unavailable");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_basic_secret_is_taken_form_encoded_or_as_it_is() {
     const ODD: &str = "a+b/c==&d%41%zz e";
     let service = Service::builder()

@@ -97,6 +97,9 @@ pub enum Error {
     /// The number is not the one on the browser's screen.
     #[error("the wrong number was picked")]
     WrongNumber,
+    /// It is the second that is not, which declined the scene.
+    #[error("a second wrong number was picked")]
+    SecondWrongNumber,
     /// Another person scanned first.
     #[error("another person scanned first")]
     ScannedByAnother,
@@ -147,6 +150,11 @@ impl From<ApplyError> for Error {
             ApplyError::NotFound => Self::UnknownScene,
             ApplyError::Unreplicated(_) => Self::Unreplicated,
             ApplyError::Unknown(_, error) | ApplyError::Store(error) => Self::Store(error),
+            ApplyError::Mistaken(applied, Refused::WrongNumber)
+                if matches!(applied.scene.state, State::Declined(_)) =>
+            {
+                Self::SecondWrongNumber
+            }
             ApplyError::Refused(refused) | ApplyError::Mistaken(_, refused) => match refused {
                 Refused::WrongSecret => Self::ConfirmToken,
                 Refused::ScannedByAnother => Self::ScannedByAnother,

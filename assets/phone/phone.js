@@ -140,7 +140,7 @@ async function answer(call, again, screen, changes) {
 /** One is forgiven, and the question stays where it is; at the second the service declines. */
 function numberWasWrong(problem) {
   model.wrong.add(model.number);
-  if (model.wrong.size > 1) {
+  if (problem.state === 'declined') {
     show('declined', { because: 'wrong_numbers' });
     return;
   }

@@ -168,7 +168,17 @@ test('numbers: choose before confirm; wrong once chooses again, wrong twice is d
   phone.tap('确认登录')
   const second = await phone.next('/confirm')
   assert.deepEqual(json(second), { match_number: '34' })
-  second.reply(problem(403, 'wrong_match_number'))
+  second.reply(problem(403, 'wrong_match_number', { state: 'declined' }))
+  await phone.shows('数字选错了两次')
+})
+
+test('numbers: who scans again has one try fewer, and is told so when it is over', async () => {
+  const phone = new ScriptedPhone()
+  await phone.opened(ok(scanReply({ match_choices: ['12', '34', '56'] })))
+  phone.page.numberTapped({ currentTarget: { dataset: { number: '12' } } })
+  phone.tap('确认登录')
+  const only = await phone.next('/confirm')
+  only.reply(problem(403, 'wrong_match_number', { state: 'declined' }))
   await phone.shows('数字选错了两次')
 })
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::file::Tables;
 use super::values::{avatar_host, redirect_uri};
-use super::warnings::{of_clients, of_file, of_redis};
+use super::warnings::{of_clients, of_file, of_redis, of_wechat};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
@@ -48,6 +48,7 @@ impl Settings {
         let mut warnings = self.warnings(tables, simulated);
         warnings.extend(of_clients(&clients, simulated));
         warnings.extend(redis.iter().flat_map(of_redis));
+        warnings.extend(of_wechat(&wechat));
         let limits = self.counts();
         let connections_per_address = self.connections_per_address();
         Ok(Config {

@@ -1,6 +1,7 @@
 //! What is unsafe, and does not stop the start: told once the log runs, and never with the secret itself.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use rustix::process::geteuid;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::WeChat;
 use crate::http::PublicUrl;
 use crate::login::Clients;
 use crate::store::redis::RedisSettings;
@@ -91,6 +93,25 @@ fn is_public_http(origin: &str) -> bool {
     PublicUrl::parse(origin).is_ok_and(|origin| !origin.is_https() && !origin.is_loopback())
 }
 
+/// Who is believed to be WeChat.
+pub(super) fn of_wechat(wechat: &WeChat) -> Option<String> {
+    let WeChat::Server {
+        base, simulator: false, ..
+    } = wechat
+    else {
+        return None;
+    };
+    let is_wechat =
+        Url::parse(base.as_str()).is_ok_and(|url| url.domain().is_some_and(|host| host.ends_with(".weixin.qq.com")));
+    (!is_wechat).then(|| {
+        format!(
+            "SCANLOGIN_WECHAT_API_BASE: {} is none of WeChat's own: whoever answers there says who is logged in. If it is a simulator, say so \
+             with SCANLOGIN_SIMULATOR=true, and logins are marked",
+            base.as_str()
+        )
+    })
+}
+
 /// What Redis is shown.
 pub(super) fn of_redis(settings: &RedisSettings) -> Vec<String> {
     let url = Url::parse(settings.url.expose_secret()).ok();
@@ -114,7 +135,19 @@ pub(super) fn of_redis(settings: &RedisSettings) -> Vec<String> {
              then says who is logged in. Give it another, such as `openssl rand -hex 32` makes"
         )
     };
-    short.map(warning).collect()
+    let mut warnings: Vec<String> = short.map(warning).collect();
+    // To this reader an address is a name, as the scheme is none of browsers'.
+    let is_here = |url: &Url| {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    if url.is_some_and(|url| url.password().is_none() && !is_here(&url)) {
+        warnings.push(
+            "SCANLOGIN_REDIS_URL has no password: whoever reaches Redis says who is logged in. Give it a user with the least rights (docs/redis.md)"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 fn is_short(secret: &str) -> bool {

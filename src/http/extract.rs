@@ -60,7 +60,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let is_json = media_type_is(request.headers(), "application/json");
         let Whole(body) = Whole::from_request(request, state).await?;
-        if !is_json && !body.is_empty() && *body != *b"{}" {
+        if !is_json && !body.is_empty() {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
                 "Send JSON, as Content-Type: application/json.",

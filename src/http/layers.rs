@@ -244,7 +244,7 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
     let cause = response.extensions_mut().remove::<Cause>();
     log(&Line {
         id: &id.0,
-        method: &method,
+        method: counted.unwrap_or("other"),
         route: &route,
         scene: scene.as_deref(),
         status,
@@ -278,7 +278,7 @@ fn warn_of_secret(route: &str, query: Option<&str>) {
 
 struct Line<'a> {
     id: &'a str,
-    method: &'a Method,
+    method: &'a str,
     route: &'a str,
     scene: Option<&'a str>,
     status: StatusCode,

@@ -282,6 +282,11 @@ impl From<Error> for Problem {
                 Code::WrongMatchNumber,
                 "Look at the browser's screen once more. After a second wrong number the login is declined.",
             ),
+            Error::SecondWrongNumber => Self::new(
+                Code::WrongMatchNumber,
+                "It was the second wrong number, so the login is declined. Get a new code, and scan none that others sent.",
+            )
+            .in_state(StateName::Declined),
             Error::ScannedByAnother => Self::new(
                 Code::ScannedByAnother,
                 "Another person scanned this code first. Get a new code.",

@@ -2,12 +2,15 @@
 //! stands before the screen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use scanlogin::scene::s256;
 use serde_json::{Value, json};
 
 use crate::support::events::EventStream;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, VERIFIER};
@@ -358,8 +361,12 @@ async fn who_picks_the_number_on_the_screen_is_let_in() {
 async fn a_second_wrong_number_declines_and_the_same_one_again_does_not() {
     let service = service().await;
     let mut asked = Asked::by(&service).await;
-    for number in [&asked.wrong[0], &asked.wrong[0], &asked.wrong[1]] {
-        assert_eq!(asked.pick(&service, number).await.status, 403);
+    for (number, state) in [(0, Value::Null), (0, Value::Null), (1, json!("declined"))] {
+        let refused = asked.pick(&service, &asked.wrong[number]).await;
+        let told = refused.problem(403, "wrong_match_number");
+        assert_eq!(told["state"], state, "whether it is over");
+        let says_over = told["detail"].as_str().unwrap().contains("is declined. Get a new code");
+        assert_eq!(says_over, !state.is_null(), "{told}");
     }
     let told = asked.events.next_is("declined").await;
     assert_eq!(told.data["reason"], "wrong_number");
@@ -392,6 +399,42 @@ async fn the_browser_hears_no_reason_of_a_no_that_the_person_said() {
 }
 
 /// What was picked is known then, and the next try finds it over.
+#[tokio::test]
+async fn t01_who_says_not_me_and_hangs_up_is_counted_all_the_same() {
+    let redis = RedisServer::start();
+    let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+    let service = Service::builder()
+        .redis_url(&link.url())
+        .config_toml(SITES)
+        .start()
+        .await;
+    let browser = start(&service, "plain").await;
+    let phone = Phone::that_scanned("alice", &service, &browser.scene).await;
+    link.stall_reply_to("EVALSHA");
+    tokio::select! {
+        answer = phone.decline_with(&service, &browser.scene, json!({"reason": "not_me"})) => panic!("it was answered: {answer:?}"),
+        () = link.stalled() => {}
+    }
+    eventually("it is noticed that the phone is gone", || async {
+        let under_way = service.metric("scanlogin_requests_under_way", "").await;
+        (under_way < 0.5).then_some(())
+    })
+    .await;
+    link.heal();
+    eventually("it is counted", || async {
+        let counted = service
+            .metric("scanlogin_declined_total", "client=\"plain\",reason=\"not_me\"")
+            .await;
+        (counted > 0.5).then_some(())
+    })
+    .await;
+    service
+        .log()
+        .line_with(&["not asked for by the person", "not_me"])
+        .await;
+    assert_eq!(browser.status().await["state"], "declined");
+}
+
 #[tokio::test]
 async fn a_second_wrong_number_is_counted_though_no_replica_of_redis_confirms_it() {
     let redis = RedisServer::start();

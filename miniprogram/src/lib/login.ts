@@ -13,7 +13,7 @@ import type { Api, ConfirmBody, Outcome, Picture, ScanReply } from './api'
 const AUTOMATIC_WAIT_MAX_S = 10
 /** For a 503 that does not say how long. */
 const UNTOLD_WAIT_S = 2
-const WRONG_NUMBERS_MAX = 2
+
 
 /** What the login needs of the phone. */
 export interface Phone {
@@ -205,10 +205,10 @@ export class Login {
     }
   }
 
-  /** The service declines at the second different wrong number; the same one again costs nothing. */
+  /** The service declines at the second different wrong number, and says so: who scanned again may have forgotten the first. */
   private numberWasWrong(number: string, problem: Problem): void {
     const wrongNumbers = [...new Set([...this.state.wrongNumbers, number])]
-    if (wrongNumbers.length < WRONG_NUMBERS_MAX) {
+    if (problem.state !== 'declined') {
       this.update({ wrongNumbers, chosenNumber: null, notice: problem })
     } else {
       this.update({ wrongNumbers, step: { at: 'declined', because: 'wrong_numbers' } })

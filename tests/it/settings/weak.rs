@@ -64,6 +64,58 @@ async fn a_password_of_redis_that_can_be_found_by_trying_is_warned_about() {
 }
 
 #[tokio::test]
+async fn a_redis_beyond_this_machine_without_a_password_is_warned_about() {
+    const WORDS: [&str; 3] = [
+        "SCANLOGIN_REDIS_URL has no password",
+        "who is logged in",
+        "least rights",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let keys = keys_in(dir.path());
+    for (url, warned) in [
+        ("redis://192.0.2.1:6379", true),
+        ("redis://user@192.0.2.1:6379", true),
+        ("redis-sentinel://192.0.2.1:26379?sentinelServiceName=a", true),
+        (&format!("redis://:{LONG}@192.0.2.1:6379"), false),
+        ("redis://127.0.0.1:1", false),
+        ("redis://[::1]:1", false),
+        ("redis://localhost:1", false),
+    ] {
+        let mut command = quiet(&dir, "");
+        command.envs([SIMULATED, API_BASE, ("SCANLOGIN_REDIS_URL", url)]);
+        let said = said_at_start(command.env("SCANLOGIN_SIGNING_KEYS_FILE", &keys)).await;
+        assert_eq!(count(&said, &WORDS), usize::from(warned), "{url}: {said:#?}");
+    }
+}
+
+#[tokio::test]
+async fn t17_a_stranger_in_the_place_of_wechat_is_warned_about_unless_it_is_named_a_simulator() {
+    const WORDS: [&str; 3] = [
+        "SCANLOGIN_WECHAT_API_BASE",
+        "who is logged in",
+        "SCANLOGIN_SIMULATOR=true",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (base, simulated, warned) in [
+        ("http://127.0.0.1:1", false, true),
+        ("https://api.weixin.qq.com.evil.example", false, true),
+        ("https://evilweixin.qq.com", false, true),
+        ("https://sh.api.weixin.qq.com", false, false),
+        ("http://127.0.0.1:1", true, false),
+    ] {
+        let mut command = quiet(&dir, "");
+        command.envs(REAL).env("SCANLOGIN_WECHAT_API_BASE", base);
+        command.envs(simulated.then_some(SIMULATED));
+        let said = said_at_start(&mut command).await;
+        assert_eq!(
+            count(&said, &WORDS),
+            usize::from(warned),
+            "{base} {simulated}: {said:#?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_site_whose_pages_come_by_http_is_warned_about() {
     let dir = tempfile::tempdir().unwrap();
     let origins = [

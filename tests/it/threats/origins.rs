@@ -155,6 +155,11 @@ async fn t05_a_cookie_from_a_page_of_another_client_opens_nothing() {
             assert_eq!(opened.status(), 200, "{method} {path} from its own site");
         }
     }
+    let no_text = HeaderValue::from_bytes("https://bl\u{f6}g.example".as_bytes()).unwrap();
+    let request = service.call(Method::GET, &format!("/scenes/{}", browser.scene));
+    let request = request.header("cookie", format!("scanlogin_{}={}", browser.scene, browser.secret));
+    let refused = Reply::to(request.header("origin", no_text)).await;
+    refused.problem(403, "origin_not_allowed");
     assert_eq!(browser.status().await["state"], "waiting");
     let bearer = browser.status_request("").header("origin", "https://shop.example");
     Reply::to(bearer).await.ok();

@@ -52,7 +52,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(computer, '#open-phone-hint', 'which only this machine reaches')
 
     const context = await stage.person()
-    await context.route('**/demo/profile', async (route) => {
+    await context.route('**/demo/start', async (route) => {
       const response = await route.fetch()
       const elsewhere = { simulated_phone_url: 'https://login.example/simulator/phone' }
       await route.fulfill({ response, json: { ...await response.json(), ...elsewhere } })

@@ -15,6 +15,7 @@ use crate::checker::{self, Run, Tally, Text};
 use crate::faults::{Injector, Kind};
 use crate::history::{ClientName, History, Phase, Usage, What};
 use crate::login::Stage;
+use crate::machine;
 use crate::recorder::Recorder;
 use crate::support::canaries::Secrets;
 use crate::support::service::http_client;
@@ -96,7 +97,10 @@ impl LegPlan {
             seed: self.seed,
             scene_life: SCENE_LIFE,
         };
+        let mut watch = JoinSet::new();
+        watch.spawn(machine::watch(recorder.clone()));
         self.play(&mut world, &stage).await;
+        drop(watch);
         let texts = world.texts(&http).await;
         let endless_keys = world.redis.endless_keys();
         drop(world);

@@ -3,6 +3,7 @@
 //! In the order to read them: `schedule` (a run: its legs, and the tables it prints), `leg` (one, from its first login to its
 //! report), `world` (replicas, nginx, Redis, WeChat), `faults` (every kind and what it may cost; done in `faults/`).
 //! Then the clients: `login` (who takes part, and how), `browser`, `phone` and `site`, all by `client`; `upstream` is WeChat.
+//! `machine` tells when it was not the service that was late.
 //! What they see goes by `recorder` into a `history`, which `checker` reads: the invariants I1 to I12, who is lost, the counts,
 //! and how long each fault was felt. `doctored` has histories that it must find fault with, and `without/` has patches, each of
 //! which takes one mechanism out of the program.
@@ -31,6 +32,7 @@ mod faults;
 mod history;
 mod leg;
 mod login;
+mod machine;
 mod phone;
 mod recorder;
 mod schedule;

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -18,16 +20,21 @@ pub(crate) struct Recorder(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     began: Instant,
-    file: Mutex<BufWriter<File>>,
+    /// None ends the file.
+    lines: Sender<Option<Vec<u8>>>,
+    file: Mutex<Option<JoinHandle<()>>>,
     secrets: Mutex<Secrets>,
 }
 
 impl Recorder {
     pub(crate) fn create(path: &Path) -> Self {
         let file = File::create(path).expect("a file for the history");
+        let (lines, written) = channel();
         Self(Arc::new(Inner {
             began: Instant::now(),
-            file: Mutex::new(BufWriter::new(file)),
+            lines,
+            // A disk that is busy must hold up no client: its times would be the disk's.
+            file: Mutex::new(Some(thread::spawn(|| write_all(file, written)))),
             secrets: Mutex::default(),
         }))
     }
@@ -47,12 +54,7 @@ impl Recorder {
         };
         let mut line = serde_json::to_vec(&entry).unwrap();
         line.push(b'\n');
-        self.0
-            .file
-            .lock()
-            .unwrap()
-            .write_all(&line)
-            .expect("the history's file takes it");
+        self.0.lines.send(Some(line)).expect("the history's file takes it");
     }
 
     /// Something that has no length.
@@ -72,12 +74,19 @@ impl Recorder {
 
     /// Ends the file; what was secret in this run.
     pub(crate) fn finish(&self) -> Secrets {
-        self.0
-            .file
-            .lock()
-            .unwrap()
-            .flush()
+        self.0.lines.send(None).expect("the history is ended once");
+        let file = self.0.file.lock().unwrap().take();
+        file.expect("the history is ended once")
+            .join()
             .expect("the history's file takes it");
         std::mem::take(&mut *self.0.secrets.lock().unwrap())
     }
+}
+
+fn write_all(file: File, lines: Receiver<Option<Vec<u8>>>) {
+    let mut file = BufWriter::new(file);
+    for line in lines.into_iter().map_while(|line| line) {
+        file.write_all(&line).expect("the history's file takes it");
+    }
+    file.flush().expect("the history's file takes it");
 }

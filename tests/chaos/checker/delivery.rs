@@ -20,7 +20,10 @@ pub(super) fn told_in_time(index: &Index<'_>, slack_ms: u64) -> Vec<Violation> {
             let heard = listened
                 .iter()
                 .find_map(|listening| end.heard_late(index, listening, slack_ms))?;
-            Some(format!("{} {} ms after {}", heard.words, heard.after_ms, end.words))
+            Some(format!(
+                "{} {} ms after {} at {} ms",
+                heard.words, heard.after_ms, end.words, end.at
+            ))
         });
         let words = words.or_else(|| given_up(index, scene, slack_ms))?;
         Some(Violation::of_scene(Invariant::I10, scene.id, words).by(scene.browser))

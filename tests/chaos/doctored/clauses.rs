@@ -9,10 +9,11 @@ use super::{
     LIFE_MS, checked, confirm, correct, entry, fault, flagged, flagged_with_slack, is_of_site_1, login, redeem,
     refused, scene, told, upstream, userinfo, view, with, without,
 };
-use crate::checker::Invariant::{I1, I3, I4, I5, I6, I7, I9, I10};
+use crate::checker::Invariant::{I1, I2, I3, I4, I5, I6, I7, I9, I10};
 use crate::history::{
     Api, ClientName, Ends, Entry, Fault, Lifetime, Loss, Opened, Outcome, Reach, Refusal, View, What,
 };
+use crate::machine::stood_still;
 
 /// What login 1 has from then on, the redemption included.
 fn is_later(at: u64) -> impl Fn(&Entry) -> bool {
@@ -461,6 +462,34 @@ fn the_last_logins_are_those_that_were_begun_last() {
     assert_eq!(flagged(with(before.into_iter().chain(login(3, 3_500)))), []);
     let last = [again, stopped()];
     assert_eq!(flagged(with(last.into_iter().chain(login(3, 3_500)))), [I10]);
+}
+
+#[test]
+fn a_machine_that_stood_still_excuses_late_news_and_no_login_that_is_lost_or_doubled() {
+    let still = || entry(ClientName::Harness, 1_350, What::Fault(stood_still(1_350, 6_000)));
+    let untold = || {
+        without(|entry| {
+            entry
+                .what
+                .view()
+                .is_some_and(|view| view.code.as_deref() == Some("code-1"))
+                || is_of_site_1(entry)
+        })
+    };
+    let late = || told(1, 7_000, view(StateName::Confirmed, 3, 1));
+    let ended =
+        |entry: &Entry| entry.client == ClientName::Browser(1) && matches!(entry.what, What::StreamEnded { .. });
+    let heard = |more: Vec<Entry>| {
+        untold()
+            .into_iter()
+            .filter(|entry| !ended(entry))
+            .chain(more)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(flagged(heard(vec![late()])), [I10]);
+    assert_eq!(flagged(heard(vec![late(), still()])), []);
+    assert_eq!(checked(heard(vec![still()])).tally.lost, 1);
+    assert_eq!(flagged(with([still(), redeem(1, 6_500, 1)])), [I2]);
 }
 
 #[test]

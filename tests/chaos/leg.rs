@@ -98,7 +98,7 @@ impl LegPlan {
             scene_life: SCENE_LIFE,
         };
         let mut watch = JoinSet::new();
-        watch.spawn(machine::watch(recorder.clone()));
+        watch.spawn(machine::watch(recorder.clone(), self.shape));
         self.play(&mut world, &stage).await;
         drop(watch);
         let texts = world.texts(&http).await;

@@ -40,6 +40,8 @@ pub(crate) const REPLICAS: usize = PASSWORDS.len();
 const SKEWS: [&str; REPLICAS] = ["+0", "+300", "-300"];
 /// Of a scene: so short that what nobody scans ends within the run.
 pub(crate) const SCENE_LIFE: Duration = Duration::from_secs(30);
+/// As `Cluster` makes them.
+const CLUSTER_PRIMARIES: usize = 3;
 /// Redis takes no longer to come to rest.
 const SETTLES_WITHIN: Duration = Duration::from_secs(40);
 /// Nor do the replicas, once nobody asks anything.
@@ -365,6 +367,19 @@ impl Redis {
         self.addrs().into_iter().filter(says).collect()
     }
 
+    /// Whether others have a primary in the place of that one, which is dead.
+    pub(crate) fn has_replaced(&self, n: usize) -> bool {
+        let dead = self.addrs()[n];
+        match self {
+            Self::Standalone { .. } => false,
+            Self::Sentinel(_) => matches!(self.masters()[..], [primary] if primary != dead),
+            Self::Cluster(_) => {
+                let says = |addr: &SocketAddr| *addr != dead && ask(*addr, &["ROLE"]).starts_with("master");
+                self.addrs().into_iter().filter(says).count() == CLUSTER_PRIMARIES
+            }
+        }
+    }
+
     /// The place of one of the primaries, by `choice`.
     pub(crate) fn some_master(&self, choice: usize) -> usize {
         self.place_of_one(&self.masters(), choice)
@@ -459,11 +474,16 @@ impl Redis {
             online.count() >= replicas
         });
         match self {
-            // With sentinels, who was primary before is told of it seconds later.
-            Self::Standalone { .. } | Self::Sentinel(_) => masters.len() == 1 && in_step,
+            Self::Standalone { .. } => masters.len() == 1 && in_step,
+            // Who was primary before is told of it seconds later. A sentinel that saw its clock jump, or its machine stand still,
+            // does nothing for half a minute.
+            Self::Sentinel(sentinels) => {
+                let acts = |addr: SocketAddr| !ask(addr, &["INFO", "sentinel"]).contains("sentinel_tilt:1");
+                masters.len() == 1 && in_step && sentinels.sentinel_addrs().into_iter().all(acts)
+            }
             Self::Cluster(cluster) => {
                 let ok = |addr: SocketAddr| ask(addr, &["CLUSTER", "INFO"]).contains("cluster_state:ok");
-                masters.len() == 3 && in_step && cluster.addrs().into_iter().all(ok)
+                masters.len() == CLUSTER_PRIMARIES && in_step && cluster.addrs().into_iter().all(ok)
             }
         }
     }

@@ -19,6 +19,8 @@ use crate::world::{REPLICAS, Redis, ask, caller};
 
 /// As long as a fail-over takes: what sentinels and nodes wait before they believe a death, and a second.
 const FAIL_OVER: Duration = Duration::from_millis(3_500);
+/// Sentinels that fail try again after twenty seconds.
+const REPLACED_WITHIN: Duration = Duration::from_mins(1);
 /// Redis has room for 16 KiB beside the queue that it limits.
 const LONGER_THAN_AT_ONCE: usize = 20_000;
 /// How many go and come back.
@@ -274,12 +276,13 @@ impl Injector<'_> {
                 }
                 sleep(Duration::from_millis(50)).await;
             }
-            assert!(began.elapsed() < Duration::from_mins(1), "nobody takes over");
+            assert!(began.elapsed() < REPLACED_WITHIN, "nobody takes over");
         }
     }
 
     /// Healed as soon as it is dead: the rest is up to the others. It comes back, empty, once they have a new primary.
     pub(super) async fn kill_primary(&mut self, unreplicated: bool) -> u64 {
+        self.world.redis.settles().await;
         let (n, _) = self.some_primary();
         let addr = self.world.redis.server(n).addr();
         if unreplicated {
@@ -290,10 +293,17 @@ impl Injector<'_> {
         }
         self.world.redis.server(n).kill();
         let killed = self.recorder.now();
-        sleep(FAIL_OVER).await;
+        // How long they take to agree is theirs. Before they have, it would be primary again, with nothing.
+        let began = Instant::now();
+        while !self.world.redis.has_replaced(n) {
+            assert!(began.elapsed() < REPLACED_WITHIN, "nobody takes over");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let late = began.elapsed().saturating_sub(FAIL_OVER);
+        sleep(FAIL_OVER.saturating_sub(began.elapsed())).await;
         self.hold(500, 1_500).await;
         self.world.redis.server(n).restart();
-        killed
+        killed + u64::try_from(late.as_millis()).unwrap()
     }
 
     pub(super) async fn freeze_primary(&mut self) -> u64 {

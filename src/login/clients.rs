@@ -67,6 +67,10 @@ impl Client {
 pub(super) fn picture_at(address: &str, hosts: &[String]) -> Option<String> {
     let address = url::Url::parse(address).ok()?;
     let host = address.host_str()?;
+    // The standard of URLs lets quotes stand in one; the DNS knows no such name.
+    let is_plain =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let is_name = host.split('.').all(is_plain);
     let is_bare = address.username().is_empty() && address.password().is_none();
     let is_allowed = hosts.iter().any(|allowed| match allowed.strip_prefix("*.") {
         Some(domain) => host
@@ -77,7 +81,8 @@ pub(super) fn picture_at(address: &str, hosts: &[String]) -> Option<String> {
     // Which the standard of URLs leaves as they are here and there.
     let quoted = [('\'', "%27"), ('\\', "%5C"), ('`', "%60")];
     let written = |text: String, (mark, code): (char, &str)| text.replace(mark, code);
-    (address.scheme() == "https" && is_bare && is_allowed).then(|| quoted.into_iter().fold(address.into(), written))
+    (address.scheme() == "https" && is_bare && is_name && is_allowed)
+        .then(|| quoted.into_iter().fold(address.into(), written))
 }
 
 /// All sites, by their `client_id`.
@@ -156,6 +161,10 @@ mod tests {
             "https://qlogo.cn/a",
             "https://evilqlogo.cn/a",
             "https://.qlogo.cn/a",
+            "https://.a.qlogo.cn/a",
+            "https://a\"b.qlogo.cn/a",
+            "https://a'b.qlogo.cn/a",
+            "https://a`b.qlogo.cn/a",
             "https://qlogo.cn.evil.example/a",
             "https://x@thirdwx.qlogo.cn/a",
             "https://www.blog.example/me.png",

@@ -473,8 +473,13 @@ impl What {
         }
     }
 
-    /// Whether a client of the service came away with nothing but the advice to try again, if that.
+    /// Whether a client of the service came away with nothing but the advice to try again, if that. A scene that was scanned too often
+    /// stays refused, which is I4's to judge.
     pub(crate) fn is_trouble(&self) -> bool {
+        let is_limited = |refusal: &Refusal| refusal.code.as_deref() == Some("rate_limited");
+        if matches!(self, Self::Scan { .. }) && self.refusal().is_some_and(is_limited) {
+            return false;
+        }
         let is_passing = |refusal: &Refusal| refusal.status >= 500 || refusal.status == 429;
         self.is_unanswered() || self.refusal().is_some_and(is_passing)
     }

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Door, Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, Router, TrustedProxies};
-use crate::login::Login;
+use crate::login::{Login, Sites};
 use crate::store::Store;
 use crate::store::redis::FatalError;
 use crate::telemetry::Logs;
@@ -164,8 +164,7 @@ async fn wire(
     let state = AppState::new(Parts {
         login: Login::new(
             Arc::clone(&kept.store),
-            Arc::new(config.clients),
-            programs,
+            Sites::new(config.clients, programs)?,
             limits,
             ground.metrics.clone(),
             config.scene_ttl,

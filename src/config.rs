@@ -27,7 +27,7 @@ use self::words::one_line;
 use crate::http::{ForwardedHeader, Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
-use crate::login::Clients;
+use crate::login::Client;
 use crate::login::entry::{EntryScenes, NumberMatching};
 use crate::oidc::SigningKeys;
 use crate::store::redis::{RedisSettings, Wait};
@@ -332,7 +332,7 @@ pub struct Config {
     /// What signs id_tokens.
     pub signing_keys: SigningKeys,
     /// The sites.
-    pub clients: Clients,
+    pub clients: Vec<Client>,
     /// Whether the demo site is the only one.
     pub demo: bool,
     /// How long a scene may be scanned and confirmed.

@@ -8,12 +8,12 @@ mod nickname;
 mod phone;
 mod redeem;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -27,13 +27,13 @@ use crate::scene::{
 };
 use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
 use crate::telemetry::Metrics;
+use crate::wechat::MiniProgram;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::{CodePool, PictureError};
 use crate::wechat::picture::CodePicture;
-use crate::wechat::{EnvVersion, MiniProgram};
 
-pub use clients::{Client, Clients};
+pub use clients::{Client, NoSuchProgram, Site, Sites};
 pub(crate) use nickname::may_stand;
 pub use phone::{Scanned, UploadedAvatar, media_type_of_avatar};
 pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Presented, RedeemError, Redeemed, UserinfoError};
@@ -45,8 +45,7 @@ const PICTURE_SLACK: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Login {
     store: Arc<dyn Store>,
-    clients: Arc<Clients>,
-    programs: Arc<HashMap<String, Program>>,
+    sites: Arc<ArcSwap<Sites>>,
     limits: Limits,
     metrics: Metrics,
     scene_ttl: Duration,
@@ -174,9 +173,9 @@ impl From<ApplyError> for Error {
 /// What a site's page asks for.
 #[derive(Debug)]
 pub struct Start<'a> {
-    /// Which client.
-    pub client: &'a Client,
-    /// What the site asked for.
+    /// Which site.
+    pub site: &'a Site,
+    /// What it asked for.
     pub authorization: Authorization,
     /// What the confirm screen will say about the browser.
     pub browser: BrowserDescription,
@@ -198,14 +197,11 @@ pub struct Started {
 }
 
 impl Login {
-    /// The use cases over this store, for these clients, through these Mini Programs (by AppID). What outlives its request runs in
-    /// `tasks`.
+    /// The use cases over this store, for these sites. What outlives its request runs in `tasks`.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "its parts, each once, wired in one place")]
     pub fn new(
         store: Arc<dyn Store>,
-        clients: Arc<Clients>,
-        programs: HashMap<String, Program>,
+        sites: Sites,
         limits: Limits,
         metrics: Metrics,
         scene_ttl: Duration,
@@ -214,8 +210,7 @@ impl Login {
     ) -> Self {
         Self {
             store,
-            clients,
-            programs: Arc::new(programs),
+            sites: Arc::new(ArcSwap::from_pointee(sites)),
             limits,
             metrics,
             scene_ttl,
@@ -225,16 +220,16 @@ impl Login {
         }
     }
 
-    /// The sites.
+    /// The sites, as they are now.
     #[must_use]
-    pub fn clients(&self) -> &Clients {
-        &self.clients
+    pub fn sites(&self) -> Arc<Sites> {
+        self.sites.load_full()
     }
 
     /// What keeps us from calling WeChat, if anything does: of which Mini Program, and why.
     #[must_use]
     pub fn wechat_trouble(&self) -> Option<(String, wechat::Error)> {
-        self.programs.iter().find_map(|(appid, program)| {
+        self.sites().programs().iter().find_map(|(appid, program)| {
             let trouble = program.tokens.trouble().or_else(|| program.client.trouble());
             Some((appid.clone(), trouble?))
         })
@@ -246,25 +241,17 @@ impl Login {
         self.simulated
     }
 
-    /// Which edition of its Mini Program a client's codes open.
-    #[must_use]
-    pub fn edition(&self, client: &Client) -> EnvVersion {
-        let program = self.programs.get(&client.mini_program);
-        program.map_or(EnvVersion::Release, |program| program.mini_program.code.env_version)
-    }
-
     /// Starts a scene.
     ///
     /// # Errors
-    /// [`Error::UnknownClient`], [`Error::InvalidRequest`], [`Error::Limited`], [`Error::Store`]
+    /// [`Error::InvalidRequest`], [`Error::Limited`], [`Error::Store`]
     pub async fn start(&self, start: Start<'_>) -> Result<Started, Error> {
-        let client = start.client;
+        let Site { client, program } = start.site;
         if client.is_public() && start.authorization.code_challenge.is_none() {
             return Err(Error::InvalidRequest(
                 "This client has no secret, so it must send code_challenge (PKCE, S256).".to_owned(),
             ));
         }
-        let program = self.program(client)?;
         self.limits.take(Rule::ScenesPerAddress, &octets(start.address)).await?;
         // Only then: whoever comes too often from one address shall use up nothing that all addresses share.
         self.limits
@@ -326,12 +313,13 @@ impl Login {
         if state != StateName::Waiting {
             return Err(Error::NotWaiting(state));
         }
-        let client = self.client(&stored.scene.client_id)?;
+        let site = self.site(&stored.scene.client_id)?;
         let life = stored.life().until_deadline() + PICTURE_SLACK;
-        let program = self.program(client)?;
-        program
-            .codes
-            .picture(*id, program.mini_program.code.env_version, life)
+        let Program {
+            codes, mini_program, ..
+        } = &*site.program;
+        codes
+            .picture(*id, mini_program.code.env_version, life)
             .await
             .map_err(Error::Picture)
     }
@@ -389,7 +377,7 @@ impl Login {
             write_id: WriteId::random(&mut os_rng()),
             version: 1,
             event_id: EventId::random(&mut os_rng()),
-            client_id: start.client.client_id.clone(),
+            client_id: start.site.client.client_id.clone(),
             created_at: start.now,
             expires_at: start.now.saturating_add(ttl),
             browser_secret: secret.digest(),
@@ -402,13 +390,12 @@ impl Login {
         }
     }
 
-    fn client(&self, client_id: &str) -> Result<&Client, Error> {
-        self.clients.get(client_id).ok_or(Error::UnknownClient)
-    }
-
-    /// The configuration was checked at start: every client's Mini Program is there.
-    fn program(&self, client: &Client) -> Result<&Program, Error> {
-        self.programs.get(&client.mini_program).ok_or(Error::UnknownClient)
+    /// The site of a scene or of a request.
+    ///
+    /// # Errors
+    /// [`Error::UnknownClient`]
+    pub fn site(&self, client_id: &str) -> Result<Arc<Site>, Error> {
+        self.sites.load().get(client_id).ok_or(Error::UnknownClient)
     }
 
     async fn find(&self, id: &SceneId) -> Result<Stored, Error> {
@@ -441,7 +428,7 @@ fn going_away() -> StoreError {
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Login")
-            .field("clients", &self.clients)
+            .field("sites", &self.sites)
             .finish_non_exhaustive()
     }
 }

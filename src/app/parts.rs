@@ -243,7 +243,7 @@ impl WeChat {
         store: &Arc<dyn Store>,
         limits: &Limits,
         ground: &Ground,
-    ) -> anyhow::Result<HashMap<String, Program>> {
+    ) -> anyhow::Result<HashMap<String, Arc<Program>>> {
         ground.metrics.simulator.set(i64::from(self.simulated));
         let client = Client::new(self.base.clone(), self.fail_over.clone(), ground.metrics.clone())?;
         let program = |mini_program: &MiniProgram| {
@@ -275,12 +275,12 @@ impl WeChat {
             ground.spawn(codes.clone().refill());
             (
                 mini_program.appid.clone(),
-                Program {
+                Arc::new(Program {
                     mini_program: mini_program.clone(),
                     client: client.clone(),
                     tokens,
                     codes,
-                },
+                }),
             )
         };
         Ok(config.mini_programs.iter().map(program).collect())

@@ -13,7 +13,7 @@ use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
-use crate::login::{Client, Clients};
+use crate::login::Client;
 use crate::oidc::SigningKeys;
 use crate::store::redis::RedisSettings;
 use crate::wechat::MiniProgram;
@@ -280,7 +280,7 @@ impl Settings {
     }
 
     /// The sites, and whether the demo site is the only one.
-    fn clients(&self, tables: &Tables, programs: &[MiniProgram]) -> Result<(Clients, bool), ConfigError> {
+    fn clients(&self, tables: &Tables, programs: &[MiniProgram]) -> Result<(Vec<Client>, bool), ConfigError> {
         let mut clients = tables.clients(programs)?;
         let own = self.own_client(programs, clients.is_empty())?;
         let demo = own.as_ref().is_some_and(|(_, demo)| *demo);
@@ -299,7 +299,7 @@ impl Settings {
                 "two clients have the client_id {twice:?}; give each its own"
             )));
         }
-        Ok((Clients::new(clients), demo))
+        Ok((clients, demo))
     }
 
     /// The one client that settings alone describe; or, where there is no other, the demo site.

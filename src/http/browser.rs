@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::AppState;
 use super::extract::authorization;
 use super::problem::{Code, Problem};
-use crate::login::{Client, Error};
+use crate::login::Client;
 use crate::scene::{BrowserDescription, BrowserSecret, CODE_LIFE, SceneId};
 
 /// So many logins under way can one browser have, in tabs of its own: those that it began before it forgets.
@@ -157,8 +157,7 @@ pub(super) async fn browser_secret(
     if check_own_origin(state, headers).is_err() {
         // Before anything is done with it, a subscription too, which could take the place of the browser's own stream.
         let stored = state.login.of_browser(scene, secret.as_ref()).await?;
-        let client = state.login.clients().get(&stored.scene.client_id);
-        check_client_origin(state, headers, client.ok_or(Error::UnknownClient)?)?;
+        check_client_origin(state, headers, &state.login.site(&stored.scene.client_id)?.client)?;
     }
     Ok(secret)
 }

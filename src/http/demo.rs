@@ -3,6 +3,8 @@
 //! It is a public client. Its PKCE verifier and its state live in a cookie of the browser, so any replica can finish what
 //! another began, and a code that another browser got does not work here.
 
+use std::sync::Arc;
+
 use axum::Json as JsonReply;
 use axum::extract::State;
 use axum::http::uri::PathAndQuery;
@@ -23,7 +25,7 @@ use super::load::Work;
 use super::problem::{Code, Problem};
 use super::scenes::avatar_urls;
 use crate::entropy::os_rng;
-use crate::login::{ACCESS_TOKEN_LIFE, Claims, Client, Presented, RedeemError, UserinfoError};
+use crate::login::{ACCESS_TOKEN_LIFE, Claims, Presented, RedeemError, Site, UserinfoError};
 use crate::scene::s256;
 
 /// The demo site's session: its access token, as long as that lives.
@@ -67,7 +69,7 @@ pub(super) async fn profile(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<JsonReply<ProfileReply>, Problem> {
-    demo_client(&state)?;
+    demo_site(&state)?;
     check_own_origin(&state, &headers)?;
     let Some(session) = state.public_url.read_cookie(&headers, SESSION) else {
         return Ok(ProfileReply::of(&state, None));
@@ -94,12 +96,12 @@ pub(super) struct StartReply {
 
 /// `POST /demo/start`: the demo's backend begins a login of this browser.
 pub(super) async fn start(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
-    let client = demo_client(&state)?;
+    let site = demo_site(&state)?;
     check_own_origin(&state, &headers)?;
     let (login, verifier) = (random_text(), random_text());
     let reply = StartReply {
-        client_id: client.client_id.clone(),
-        client_name: client.name.clone(),
+        client_id: site.client.client_id.clone(),
+        client_name: site.client.name.clone(),
         code_challenge: s256(&verifier),
         state: login.clone(),
         simulated_phone_url: state.simulated_phone.clone(),
@@ -126,7 +128,7 @@ pub(super) async fn callback(
     headers: HeaderMap,
     Json(request): Json<CallbackRequest>,
 ) -> Result<Response, Problem> {
-    let client = demo_client(&state)?;
+    let site = demo_site(&state)?;
     check_own_origin(&state, &headers)?;
     let verifier = state
         .public_url
@@ -141,7 +143,7 @@ pub(super) async fn callback(
         redirect_uri: None,
         code_verifier: Some(&verifier),
     };
-    let redeem = state.login.redeem(client, presented, avatar_urls(&state), now);
+    let redeem = state.login.redeem(&site, presented, avatar_urls(&state), now);
     let redeem = redeem.map_err(|error| match error {
         RedeemError::InvalidClient | RedeemError::InvalidGrant(_) => {
             Problem::invalid("The login's code is used or too old. Start again.")
@@ -163,7 +165,7 @@ pub(super) async fn callback(
 
 /// `POST /demo/logout`
 pub(super) async fn logout(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
-    demo_client(&state)?;
+    demo_site(&state)?;
     check_own_origin(&state, &headers)?;
     let forgotten = state.public_url.cookie(SESSION, String::new(), 0);
     Ok((
@@ -173,8 +175,8 @@ pub(super) async fn logout(State(state): State<AppState>, headers: HeaderMap) ->
         .into_response())
 }
 
-fn demo_client(state: &AppState) -> Result<&Client, Problem> {
-    let demo = state.login.clients().only().filter(|_| state.demo);
+fn demo_site(state: &AppState) -> Result<Arc<Site>, Problem> {
+    let demo = state.login.sites().only().filter(|_| state.demo);
     demo.ok_or_else(|| {
         Problem::new(
             Code::NotFound,

@@ -88,8 +88,8 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
     let unless_set = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
-    let clients = state.clone();
-    let cors = cors(move |origin| clients.login.clients().list_origin(origin));
+    let sites = state.clone();
+    let cors = cors(move |origin| sites.login.sites().list_origin(origin));
     let router = router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
         .method_not_allowed_fallback(method_not_allowed);

@@ -1,5 +1,7 @@
 //! For the site's backend: `/token`, `/userinfo`, discovery and keys. Errors are those of RFC 6749 §5.2 and RFC 6750 §3.1.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,7 +22,7 @@ use super::problem::{Problem, Quota, chain};
 use super::scenes::avatar_urls;
 use crate::limits::{Limited, Rule, octets};
 use crate::login::{
-    ACCESS_TOKEN_LIFE, Claims, Client, ClientCredentials, Login, Presented, RedeemError, Redeemed, UserinfoError,
+    ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Login, Presented, RedeemError, Redeemed, Site, UserinfoError,
 };
 use crate::oidc::IdToken;
 
@@ -118,7 +120,7 @@ pub(super) async fn token(
 }
 
 async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<axum::Json<TokenReply>, OauthError> {
-    let client = authenticate(&state.login, headers, form)?;
+    let site = authenticate(&state.login, headers, form)?;
     match form.get("grant_type") {
         Some("authorization_code") => {}
         Some(_) => {
@@ -144,17 +146,16 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
         redirect_uri: form.get("redirect_uri"),
         code_verifier: form.get("code_verifier"),
     };
-    let redeem = state.login.redeem(client, presented, avatar_urls(state), now);
+    let redeem = state.login.redeem(&site, presented, avatar_urls(state), now);
     let redeemed = state.load.carry(Work::Finish, redeem).await?;
     let Redeemed {
         access_token,
-        client,
         claims,
         nonce,
     } = redeemed;
     let id_token = IdToken {
         iss: state.public_url.as_str(),
-        aud: &client.client_id,
+        aud: &site.client.client_id,
         nonce: nonce.as_deref(),
         claims: &claims,
     };
@@ -246,7 +247,7 @@ pub(super) async fn jwks(State(state): State<AppState>) -> Response {
 type Basic = (String, Zeroizing<String>);
 
 /// The client that the request proves.
-fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Result<&'a Client, OauthError> {
+fn authenticate(login: &Login, headers: &HeaderMap, form: &Form) -> Result<Arc<Site>, OauthError> {
     let proven = |basic: Option<&Basic>| Ok(login.authenticate(&credentials(basic, form)?)?);
     let Some((id, secret)) = basic_credentials(headers)? else {
         return proven(None);
@@ -258,11 +259,11 @@ fn authenticate<'a>(login: &'a Login, headers: &HeaderMap, form: &Form) -> Resul
 
 /// The client that the request says it is of. What is none is counted like one, so that a limit tells nobody which there are.
 fn claimed_client(login: &Login, headers: &HeaderMap, form: &Form) -> String {
-    let clients = login.clients();
+    let sites = login.sites();
     match basic_credentials(headers).ok().flatten() {
         Some((id, _)) => {
             let decoded = form_decoded(&id);
-            let is_written_plainly = clients.get(&decoded).is_none() && clients.get(&id).is_some();
+            let is_written_plainly = sites.get(&decoded).is_none() && sites.get(&id).is_some();
             if is_written_plainly { id } else { decoded }
         }
         None => form.get("client_id").unwrap_or_default().to_owned(),

@@ -109,14 +109,14 @@ pub(super) async fn scan(
         .lifecycle
         .while_there_is_time(state.login.scan(&id, &request.code, request.entry_scene, peer.ip));
     let scanned = state.load.carry(Work::Scan, Box::pin(scan)).await?;
-    let language = Language::of(&headers);
+    let (language, client) = (Language::of(&headers), &scanned.site.client);
     Ok(axum::Json(ScanReply {
         confirm_token: scanned.confirm_token.expose(),
         client: ClientView {
-            client_id: scanned.client.client_id.clone(),
-            name: scanned.client.name.clone(),
-            domain: scanned.client.domain(),
-            logo_url: scanned.client.logo_url.clone(),
+            client_id: client.client_id.clone(),
+            name: client.name.clone(),
+            domain: client.domain(),
+            logo_url: client.logo_url.clone(),
         },
         browser: BrowserView {
             name: scanned.browser.name,

@@ -94,28 +94,28 @@ pub(super) async fn start(
     headers: HeaderMap,
     Json(request): Json<StartRequest>,
 ) -> Result<Response, Problem> {
-    let client = match &request.client_id {
-        Some(client_id) => state.login.clients().get(client_id).ok_or(Error::UnknownClient)?,
+    let site = match &request.client_id {
+        Some(client_id) => state.login.site(client_id)?,
         None => state
             .login
-            .clients()
+            .sites()
             .only()
             .ok_or_else(|| Problem::invalid("Several clients are configured here: say which one in client_id."))?,
     };
-    check_client_origin(&state, &headers, client)?;
+    check_client_origin(&state, &headers, &site.client)?;
     if request.authorization_request.is_some() {
         return Err(Problem::invalid(
             "authorization_request belongs to /authorize, which is not here yet.",
         ));
     }
-    let edition = state.login.edition(client).as_str();
+    let edition = site.program.mini_program.code.env_version.as_str();
     if request.env_version.as_deref().is_some_and(|asked| asked != edition) {
         return Err(Problem::invalid(format!(
             "env_version can only be {edition} for this client."
         )));
     }
     let start = Start {
-        client,
+        site: &site,
         authorization: authorization_of(request)?,
         browser: BrowserDescription {
             place: state.places.as_ref().and_then(|places| places.of(peer.ip)),

@@ -1,11 +1,13 @@
-//! The sites that may ask for a login.
+//! The sites that may ask for a login, each with the Mini Program that asks its people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use ring::digest;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
+use super::Program;
 use super::entry::{EntryScenes, NumberMatching};
 
 /// One site (an OAuth client).
@@ -85,35 +87,62 @@ pub(super) fn picture_at(address: &str, hosts: &[String]) -> Option<String> {
         .then(|| quoted.into_iter().fold(address.into(), written))
 }
 
-/// All sites, by their `client_id`.
+/// A site, ready to log people in.
 #[derive(Debug)]
-pub struct Clients {
-    by_id: BTreeMap<String, Client>,
+pub struct Site {
+    /// What was set of it.
+    pub client: Client,
+    /// Asks its people.
+    pub program: Arc<Program>,
 }
 
-impl Clients {
-    /// These sites; of two with one id the later stays.
-    #[must_use]
-    pub fn new(clients: impl IntoIterator<Item = Client>) -> Self {
-        Self {
-            by_id: clients
-                .into_iter()
-                .map(|client| (client.client_id.clone(), client))
-                .collect(),
-        }
+/// All sites, by their `client_id`. Replaced as a whole when the settings change.
+#[derive(Debug)]
+pub struct Sites {
+    by_id: BTreeMap<String, Arc<Site>>,
+    programs: HashMap<String, Arc<Program>>,
+}
+
+/// A client names a Mini Program that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("client {client_id}: there is no Mini Program {mini_program}")]
+pub struct NoSuchProgram {
+    client_id: String,
+    mini_program: String,
+}
+
+impl Sites {
+    /// These sites, with their Mini Programs by AppID; of two with one id the later stays.
+    ///
+    /// # Errors
+    /// [`NoSuchProgram`]
+    pub fn new(
+        clients: impl IntoIterator<Item = Client>,
+        programs: HashMap<String, Arc<Program>>,
+    ) -> Result<Self, NoSuchProgram> {
+        let site = |client: Client| {
+            let program = programs.get(&client.mini_program).ok_or_else(|| NoSuchProgram {
+                client_id: client.client_id.clone(),
+                mini_program: client.mini_program.clone(),
+            })?;
+            let program = Arc::clone(program);
+            Ok((client.client_id.clone(), Arc::new(Site { client, program })))
+        };
+        let by_id = clients.into_iter().map(site).collect::<Result<_, _>>()?;
+        Ok(Self { by_id, programs })
     }
 
     /// The site of this id.
     #[must_use]
-    pub fn get(&self, client_id: &str) -> Option<&Client> {
-        self.by_id.get(client_id)
+    pub fn get(&self, client_id: &str) -> Option<Arc<Site>> {
+        self.by_id.get(client_id).cloned()
     }
 
     /// The only site, if there is but one.
     #[must_use]
-    pub fn only(&self) -> Option<&Client> {
+    pub fn only(&self) -> Option<Arc<Site>> {
         let mut all = self.by_id.values();
-        all.next().filter(|_| all.next().is_none())
+        all.next().filter(|_| all.next().is_none()).cloned()
     }
 
     /// Each of them.
@@ -126,7 +155,13 @@ impl Clients {
     pub fn list_origin(&self, origin: &str) -> bool {
         self.by_id
             .values()
-            .any(|client| client.origins.iter().any(|listed| listed == origin))
+            .any(|site| site.client.origins.iter().any(|listed| listed == origin))
+    }
+
+    /// The Mini Programs, by AppID, those without a site included.
+    #[must_use]
+    pub fn programs(&self) -> &HashMap<String, Arc<Program>> {
+        &self.programs
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::entry::{Verdict, kind};
 use super::nickname;
-use super::{Client, Error, Login};
+use super::{Error, Login, Program, Site};
 use crate::entropy::os_rng;
 use crate::limits::{Rule, network_of, octets};
 use crate::scene::{
@@ -26,11 +26,11 @@ const AVATAR_URL_LEN: usize = 256;
 
 /// What the phone is told after its scan.
 #[derive(Debug)]
-pub struct Scanned<'a> {
+pub struct Scanned {
     /// Lets this phone answer.
     pub confirm_token: ConfirmToken,
     /// Who asks.
-    pub client: &'a Client,
+    pub site: Arc<Site>,
     /// From which browser.
     pub browser: BrowserDescription,
     /// When the browser asked, in seconds since the Unix epoch.
@@ -58,7 +58,7 @@ impl Login {
         wx_code: &str,
         entry_scene: Option<i64>,
         address: IpAddr,
-    ) -> Result<Scanned<'_>, Error> {
+    ) -> Result<Scanned, Error> {
         let address = octets(address);
         let (admitted, found) = tokio::join!(self.limits.take(Rule::ScansPerAddress, &address), self.find_settled(id));
         admitted?;
@@ -74,7 +74,8 @@ impl Login {
         if !has_form_of_wx_code(wx_code) {
             return Err(Error::InvalidWxCode(None));
         }
-        let client = self.client(&seen.scene.client_id)?;
+        let site = self.site(&seen.scene.client_id)?;
+        let client = &site.client;
         let verdict = client.entry_scenes.verdict(entry_scene);
         // Of whoever scans again the first scan's verdict stands.
         if matches!(seen.scene.state, State::Waiting) {
@@ -86,7 +87,7 @@ impl Login {
             }
         }
         self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
-        let person = self.person(client, wx_code).await?;
+        let person = self.person(&site.program, wx_code).await?;
         let confirm_token = ConfirmToken::random(&mut os_rng());
         let warned = verdict == Verdict::Warn;
         let scan = || Action::Scan {
@@ -105,7 +106,7 @@ impl Login {
         let (requested_ago, expires_in) = since_and_until(&scene, before.life());
         Ok(Scanned {
             confirm_token,
-            client,
+            site,
             browser: scene.browser,
             requested_at: scene.created_at,
             requested_ago,
@@ -240,8 +241,7 @@ impl Login {
             .ok_or(Error::ConfirmToken)
     }
 
-    async fn person(&self, client: &Client, wx_code: &str) -> Result<Person, Error> {
-        let program = self.program(client)?;
+    async fn person(&self, program: &Program, wx_code: &str) -> Result<Person, Error> {
         let appid = program.mini_program.appid.as_bytes();
         let admitted = self.limits.take(Rule::Code2Session, appid).await;
         admitted.map_err(|limited| Error::WeChat(wechat::Error::Limited(limited)))?;
@@ -258,7 +258,8 @@ impl Login {
             .map(nickname::clean)
             .transpose()
             .map_err(|_| Error::InvalidRequest("profile.nickname may have at most 64 characters.".to_owned()))?;
-        let client = self.client(&scene.client_id)?;
+        let site = self.site(&scene.client_id)?;
+        let client = &site.client;
         let refused = || {
             Error::InvalidRequest(format!(
                 "profile.avatar_url must be an https address on one of {}; upload any other picture.",

@@ -3,6 +3,7 @@
 pub(super) mod attempt;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use self::attempt::Attempt;
-use super::{Client, Login, going_away};
+use super::{Login, Site, going_away};
 use crate::entropy::os_rng;
 use crate::scene::{
     Access, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, SceneId, Secret,
@@ -76,11 +77,9 @@ impl fmt::Debug for Presented<'_> {
     }
 }
 
-impl fmt::Debug for Redeemed<'_> {
+impl fmt::Debug for Redeemed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redeemed")
-            .field("client", &self.client.client_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Redeemed").finish_non_exhaustive()
     }
 }
 
@@ -102,11 +101,9 @@ pub struct Presented<'a> {
 }
 
 /// What a redeemed code gives.
-pub struct Redeemed<'a> {
+pub struct Redeemed {
     /// Opens `/userinfo`: `scene "." random`.
     pub access_token: Zeroizing<String>,
-    /// To whom it was given.
-    pub client: &'a Client,
     /// Who logged in.
     pub claims: Claims,
     /// As the site sent it at the start.
@@ -163,39 +160,35 @@ impl Login {
     ///
     /// # Errors
     /// [`RedeemError::InvalidClient`], also for a confidential client without its secret.
-    pub fn authenticate(&self, credentials: &ClientCredentials<'_>) -> Result<&Client, RedeemError> {
-        let client = match credentials {
-            ClientCredentials::Secret {
-                client_id,
-                client_secret,
-            } => self
-                .clients
-                .get(client_id)
-                .filter(|client| client.accepts(client_secret)),
-            ClientCredentials::None { client_id } => self.clients.get(client_id).filter(|client| client.is_public()),
+    pub fn authenticate(&self, credentials: &ClientCredentials<'_>) -> Result<Arc<Site>, RedeemError> {
+        let (ClientCredentials::Secret { client_id, .. } | ClientCredentials::None { client_id }) = credentials;
+        let site = self.site(client_id).map_err(|_| RedeemError::InvalidClient)?;
+        let is_proven = match credentials {
+            ClientCredentials::Secret { client_secret, .. } => site.client.accepts(client_secret),
+            ClientCredentials::None { .. } => site.client.is_public(),
         };
-        client.ok_or(RedeemError::InvalidClient)
+        is_proven.then_some(site).ok_or(RedeemError::InvalidClient)
     }
 
-    /// Redeems an authorization code for `client`, once. `picture_url` makes an uploaded avatar an address; `now` is in Unix seconds.
+    /// Redeems an authorization code for `site`, once. `picture_url` makes an uploaded avatar an address; `now` is in Unix seconds.
     ///
     /// A second use with everything right revokes what the first gave (RFC 6749 §4.1.2).
     ///
     /// # Errors
     /// [`RedeemError`]
-    pub async fn redeem<'a>(
+    pub async fn redeem(
         &self,
-        client: &'a Client,
+        site: &Site,
         presented: Presented<'_>,
         picture_url: impl Fn(&SceneId, &Avatar) -> String + Send + Sync + 'static,
         now: i64,
-    ) -> Result<Redeemed<'a>, RedeemError> {
+    ) -> Result<Redeemed, RedeemError> {
         let code = AuthorizationCode::parse(presented.code).ok_or(RedeemError::InvalidGrant(None))?;
         let access_token = Secret::<Access>::random(&mut os_rng());
         let attempt = Attempt {
             login: self.clone(),
             code,
-            client_id: client.client_id.clone(),
+            client_id: site.client.client_id.clone(),
             redirect_uri: presented.redirect_uri.map(ToOwned::to_owned),
             code_verifier: presented.code_verifier.map(|text| Zeroizing::new(text.to_owned())),
             access_token: access_token.digest(),
@@ -212,7 +205,6 @@ impl Login {
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
             access_token: Zeroizing::new(format!("{}.{}", scene.id, *access_token.expose())),
-            client,
             claims,
             nonce: scene.authorization.nonce,
         })

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
@@ -29,7 +29,7 @@ use crate::hub::StreamLimits;
 use crate::limits::Counts;
 use crate::login::Client;
 use crate::login::entry::{EntryScenes, NumberMatching};
-use crate::oidc::SigningKeys;
+use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::{RedisSettings, Wait};
 use crate::wechat::access_token::TokenMode;
 use crate::wechat::client::Rgb;
@@ -79,21 +79,13 @@ pub enum Command {
 pub enum KeysCommand {
     /// Prints a new private JWK Set for SCANLOGIN_SIGNING_KEYS_FILE.
     New {
-        /// What it signs with.
-        #[arg(long, value_enum, default_value = "ES256")]
-        alg: Alg,
+        /// What it signs with; several, comma separated, make a key for each.
+        #[arg(long, value_enum, default_value = "ES256", value_delimiter = ',')]
+        alg: Vec<Algorithm>,
         /// Write it there with mode 0600 instead; a file that is there already stays as it is.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-}
-
-/// A signature algorithm (RFC 7518 §3.1).
-#[derive(Debug, Clone, Copy, ValueEnum)]
-#[value(rename_all = "UPPER")]
-pub enum Alg {
-    /// ECDSA with P-256 and SHA-256.
-    Es256,
 }
 
 /// Every setting of the service.
@@ -208,6 +200,17 @@ pub struct Settings {
     /// The private JWK Set that signs id_tokens (`scanlogin keys new`). Needed with Redis, drawn at start without.
     #[arg(long, env = "SCANLOGIN_SIGNING_KEYS_FILE", value_name = "FILE")]
     signing_keys_file: Option<PathBuf>,
+    /// What the names of people are made with for clients of subject_type pairwise: 32 characters or more, the same for ever.
+    #[arg(
+        long,
+        env = "SCANLOGIN_PAIRWISE_SECRET",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    pairwise_secret: Option<SecretString>,
+    /// A file that holds SCANLOGIN_PAIRWISE_SECRET.
+    #[arg(long, env = "SCANLOGIN_PAIRWISE_SECRET_FILE", value_name = "FILE")]
+    pairwise_secret_file: Option<PathBuf>,
 
     /// The only client's client_id. With no client at all, the built-in demo site is the only one.
     #[arg(long, env = "SCANLOGIN_CLIENT_ID", value_name = "ID", default_value = "default")]

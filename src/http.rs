@@ -1,12 +1,14 @@
 //! The HTTP contract: routes, layers, and what all handlers stand on. Only here is HTTP spoken.
 
 mod assets;
+mod authorize;
 mod browser;
 mod demo;
 mod events;
 mod extract;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod language;
 mod layers;
 mod load;
 mod oidc;
@@ -143,6 +145,7 @@ fn stream_routes() -> OpenApiRouter<AppState> {
 
 fn backend_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
+        .routes(routes!(authorize::page, authorize::posted))
         .routes(routes!(oidc::token))
         .routes(routes!(oidc::userinfo, oidc::userinfo_posted))
         .routes(routes!(oidc::discovery))

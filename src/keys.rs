@@ -6,16 +6,14 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::config::Alg;
-use crate::oidc::new_key_set;
+use crate::oidc::{Algorithm, new_key_set};
 
 /// Prints a new private JWK Set, or writes it to a file that only its owner can read. A file that is there stays as it is.
 ///
 /// # Errors
 /// When the file can't be written.
-pub fn new(alg: Alg, out: Option<&Path>) -> anyhow::Result<()> {
-    let Alg::Es256 = alg;
-    let key_set = new_key_set()?;
+pub fn new(algorithms: &[Algorithm], out: Option<&Path>) -> anyhow::Result<()> {
+    let key_set = new_key_set(&algorithms.iter().copied().collect())?;
     let Some(path) = out else {
         writeln!(std::io::stdout(), "{}", key_set.as_str())?;
         return Ok(());

@@ -7,6 +7,7 @@ pub(crate) mod fuzzing;
 mod nickname;
 mod phone;
 mod redeem;
+mod subject;
 
 use std::net::IpAddr;
 use std::panic::resume_unwind;
@@ -37,6 +38,7 @@ pub use clients::{Client, NoSuchProgram, Site, Sites};
 pub(crate) use nickname::may_stand;
 pub use phone::{Scanned, UploadedAvatar, media_type_of_avatar};
 pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Presented, RedeemError, Redeemed, UserinfoError};
+pub use subject::{Pairwise, Subject};
 
 /// A picture stays as long as a scene may wait, and a little.
 const PICTURE_SLACK: Duration = Duration::from_secs(10);

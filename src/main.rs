@@ -38,7 +38,7 @@ async fn run() -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Keys {
             command: KeysCommand::New { alg, out },
-        }) => keys::new(alg, out.as_deref()),
+        }) => keys::new(&alg, out.as_deref()),
         Some(Command::Openapi) => Ok(writeln!(std::io::stdout(), "{}", http::contract().to_pretty_json()?)?),
         Some(Command::Simulate(args)) => {
             let _logs = Logs::init(false)?;

@@ -112,6 +112,45 @@ pub struct Authorization {
     /// Must be repeated at redemption when the scene was started with one (RFC 6749 §4.1.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_uri: Option<String>,
+    /// Repeated when the browser is sent back to the site (RFC 6749 §4.1.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Granted where any were asked for; all that there are where a page started the scene itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Scopes>,
+}
+
+/// Where the browser goes when its login is over, if the site sent it here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Return {
+    /// One that the site listed.
+    pub redirect_uri: String,
+    /// The site's own, repeated.
+    pub state: Option<String>,
+}
+
+impl Authorization {
+    /// Where its browser goes.
+    #[must_use]
+    pub fn returns(&self) -> Option<Return> {
+        Some(Return {
+            redirect_uri: self.redirect_uri.clone()?,
+            state: self.state.clone(),
+        })
+    }
+
+    /// Whether the site may know nickname and picture.
+    #[must_use]
+    pub fn grants_profile(&self) -> bool {
+        self.scopes.is_none_or(|scopes| scopes.profile)
+    }
+}
+
+/// What a site may know of its people beyond who they are (OpenID Connect Core §5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scopes {
+    /// Nickname and picture.
+    pub profile: bool,
 }
 
 /// What a person can compare with the screen before them.

@@ -13,12 +13,15 @@ use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
-use crate::login::Client;
-use crate::oidc::SigningKeys;
+use crate::login::{Client, Subject};
+use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::RedisSettings;
 use crate::wechat::MiniProgram;
 use crate::wechat::access_token::TokenMode;
 use crate::wechat::client::{API_BASE, CodeSettings, FAIL_OVER_BASE};
+
+/// The least length of the secret of pairwise names, in bytes.
+const PAIRWISE_LEN: usize = 32;
 
 impl Settings {
     /// Checks everything together.
@@ -43,8 +46,8 @@ impl Settings {
                 code: self.code(),
             });
         }
-        let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some())?;
         let (clients, demo) = self.clients(tables, &mini_programs)?;
+        let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some(), &clients)?;
         let mut warnings = self.warnings(tables, simulated);
         warnings.extend(of_clients(&clients, simulated));
         warnings.extend(redis.iter().flat_map(of_redis));
@@ -115,6 +118,7 @@ impl Settings {
             ("SCANLOGIN_WECHAT_SECRET_FILE", &self.wechat_secret_file),
             ("SCANLOGIN_CLIENT_SECRET_FILE", &self.client_secret_file),
             ("SCANLOGIN_SIGNING_KEYS_FILE", &self.signing_keys_file),
+            ("SCANLOGIN_PAIRWISE_SECRET_FILE", &self.pairwise_secret_file),
         ];
         let own = own
             .into_iter()
@@ -281,7 +285,7 @@ impl Settings {
 
     /// The sites, and whether the demo site is the only one.
     fn clients(&self, tables: &Tables, programs: &[MiniProgram]) -> Result<(Vec<Client>, bool), ConfigError> {
-        let mut clients = tables.clients(programs)?;
+        let mut clients = tables.clients(programs, self.pairwise()?.as_ref())?;
         let own = self.own_client(programs, clients.is_empty())?;
         let demo = own.as_ref().is_some_and(|(_, demo)| *demo);
         clients.extend(own.map(|(client, _)| client));
@@ -300,6 +304,19 @@ impl Settings {
             )));
         }
         Ok((clients, demo))
+    }
+
+    /// Whoever knows it can tell people of different sites to be the same.
+    fn pairwise(&self) -> Result<Option<SecretString>, ConfigError> {
+        let (setting, file) = ("SCANLOGIN_PAIRWISE_SECRET", self.pairwise_secret_file.as_deref());
+        let secret = secret(self.pairwise_secret.as_ref(), file, setting)?;
+        let is_short = |secret: &SecretString| secret.expose_secret().len() < PAIRWISE_LEN;
+        if secret.as_ref().is_some_and(is_short) {
+            return Err(wrong(format!(
+                "{setting} is shorter than {PAIRWISE_LEN} characters, so that it could be guessed; such as `openssl rand -base64 32` makes"
+            )));
+        }
+        Ok(secret)
     }
 
     /// The one client that settings alone describe; or, where there is no other, the demo site.
@@ -334,6 +351,8 @@ impl Settings {
             avatar_hosts: super::file::avatar_hosts(),
             entry_scenes: self.client_entry_scenes.clone().unwrap_or_default(),
             number_matching: self.client_number_matching.unwrap_or_default(),
+            subject: Subject::Public,
+            id_token_alg: Algorithm::default(),
         };
         Ok(Some((client, !described)))
     }
@@ -377,23 +396,36 @@ fn places(file: &Path) -> Result<Places, ConfigError> {
     })
 }
 
-fn signing_keys(file: Option<&Path>, redis: bool) -> Result<SigningKeys, ConfigError> {
+fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<SigningKeys, ConfigError> {
     let setting = "SCANLOGIN_SIGNING_KEYS_FILE";
     match file {
         Some(path) => {
             let text = read_file(path, setting)?;
-            SigningKeys::parse(&text).map_err(|error| {
+            let keys = SigningKeys::parse(&text).map_err(|error| {
                 wrong(format!(
                     "{setting}: {} can't be used: {error}; `scanlogin keys new` makes one",
                     path.display()
                 ))
-            })
+            })?;
+            let algorithms = keys.algorithms();
+            if let Some(client) = clients.iter().find(|client| !algorithms.contains(&client.id_token_alg)) {
+                let (id, alg) = (&client.client_id, client.id_token_alg.as_str());
+                return Err(wrong(format!(
+                    "client {id}: its id_tokens are to be signed with {alg}, and {setting}: {} holds no key for that; `scanlogin keys new \
+                     --alg {alg}` makes one, to be put beside the others",
+                    path.display()
+                )));
+            }
+            Ok(keys)
         }
         None if redis => Err(wrong(format!(
             "{setting} is missing: replicas on one Redis must sign alike. Make it once with `scanlogin keys new --out keys.json` \
              and give the same file to every replica"
         ))),
-        None => SigningKeys::ephemeral().map_err(|error| wrong(error.to_string())),
+        None => {
+            let algorithms = clients.iter().map(|client| client.id_token_alg).collect();
+            SigningKeys::ephemeral(&algorithms).map_err(|error| wrong(error.to_string()))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The optional TOML file: the same settings as defaults, and the tables for several sites and Mini Programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -8,11 +8,12 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::check::{only, read_file, secret_of};
-use super::values::origin;
+use super::values::{host_of, origin};
 use super::warnings::is_secret;
 use super::{ConfigError, no_setting, wrong};
-use crate::login::Client;
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
+use crate::login::{Client, Pairwise, Subject};
+use crate::oidc::Algorithm;
 use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, MiniProgram};
 
@@ -47,6 +48,20 @@ struct ClientTable {
     number_matching: NumberMatching,
     #[serde(default)]
     entry_scenes: BTreeMap<String, Verdict>,
+    #[serde(default)]
+    subject_type: SubjectType,
+    sector: Option<String>,
+    #[serde(default)]
+    id_token_signed_response_alg: Algorithm,
+}
+
+/// OpenID Connect Core §8.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SubjectType {
+    #[default]
+    Public,
+    Pairwise,
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,8 +200,14 @@ impl Tables {
         self.mini_program.iter().map(mini_program).collect()
     }
 
-    pub(super) fn clients(&self, programs: &[MiniProgram]) -> Result<Vec<Client>, ConfigError> {
-        self.client.iter().map(|table| table.client(programs)).collect()
+    /// `pairwise` is what people are named with where a site wants names of its own.
+    pub(super) fn clients(
+        &self,
+        programs: &[MiniProgram],
+        pairwise: Option<&SecretString>,
+    ) -> Result<Vec<Client>, ConfigError> {
+        let client = |table: &ClientTable| table.client(programs, pairwise);
+        self.client.iter().map(client).collect()
     }
 }
 
@@ -200,7 +221,44 @@ impl ClientTable {
         parsed.collect()
     }
 
-    fn client(&self, programs: &[MiniProgram]) -> Result<Client, ConfigError> {
+    /// The sector is the host of all its redirect_uris (OpenID Connect Core §8.1).
+    fn subject(&self, pairwise: Option<&SecretString>) -> Result<Subject, ConfigError> {
+        let id = &self.client_id;
+        if self.subject_type == SubjectType::Public {
+            return match self.sector {
+                None => Ok(Subject::Public),
+                Some(_) => Err(wrong(format!(
+                    "client {id}: sector is only of use with subject_type = \"pairwise\"; add that or leave sector out"
+                ))),
+            };
+        }
+        let secret = pairwise.ok_or_else(|| {
+            wrong(format!(
+                "client {id}: subject_type = \"pairwise\" needs SCANLOGIN_PAIRWISE_SECRET; make one with `openssl rand -base64 32` and never \
+                 change it"
+            ))
+        })?;
+        let hosts: BTreeSet<String> = self.redirect_uris.iter().filter_map(|uri| host_of(uri)).collect();
+        let sector = match (&self.sector, hosts.first()) {
+            (Some(sector), _) if url::Host::parse(sector).is_ok_and(|host| host.to_string() == *sector) => sector,
+            (Some(sector), _) => {
+                return Err(wrong(format!(
+                    "client {id}: sector: {sector:?} is no host; such as blog.example"
+                )));
+            }
+            (None, Some(host)) if hosts.len() == 1 => host,
+            (None, _) => {
+                return Err(wrong(format!(
+                    "client {id}: its redirect_uris are of {} hosts, so say in sector by which one people are named; such as sector = \
+                     \"blog.example\"",
+                    hosts.len()
+                )));
+            }
+        };
+        Ok(Subject::Pairwise(Pairwise::new(secret, sector)))
+    }
+
+    fn client(&self, programs: &[MiniProgram], pairwise: Option<&SecretString>) -> Result<Client, ConfigError> {
         let id = &self.client_id;
         let name = format!("client {id}: client_secret");
         let program = match &self.mini_program {
@@ -229,6 +287,8 @@ impl ClientTable {
             origins: self.origins(id)?,
             mini_program: program.appid.clone(),
             avatar_hosts: self.avatar_hosts.clone(),
+            subject: self.subject(pairwise)?,
+            id_token_alg: self.id_token_signed_response_alg,
             number_matching: self.number_matching,
             entry_scenes: EntryScenes::default().with(&self.entry_scenes).map_err(|name| {
                 wrong(format!(

@@ -62,6 +62,11 @@ pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The host in an address.
+pub(super) fn host_of(address: &str) -> Option<String> {
+    url::Url::parse(address).ok()?.host_str().map(ToOwned::to_owned)
+}
+
 /// Where people's pictures may be: a host, or `*.` and a domain that somebody can own.
 pub(super) fn avatar_host(text: &str) -> Result<(), &'static str> {
     let host = text.strip_prefix("*.").unwrap_or(text);

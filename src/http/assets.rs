@@ -7,9 +7,20 @@ use axum::response::Response;
 use super::problem::{Code, Problem};
 use crate::web::embedded;
 
-/// What our pages may do: only what comes from us, and nothing inline.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-     img-src 'self' https://*.qlogo.cn; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What our pages may do: only what comes from us, and nothing inline. A site's own picture may be shown, and the site's pages may frame
+/// what is its own.
+fn content_security_policy(logo: Option<&str>, framed_by: &[String]) -> String {
+    let logo = logo.map(|origin| format!(" {origin}")).unwrap_or_default();
+    let framed_by = if framed_by.is_empty() {
+        "'none'".to_owned()
+    } else {
+        framed_by.join(" ")
+    };
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https://*.qlogo.cn{logo}; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors {framed_by}"
+    )
+}
 
 /// `GET /assets/{*path}`
 pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
@@ -20,11 +31,21 @@ pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result
 pub(super) fn page(path: &str, asked: &HeaderMap) -> Result<Response, Problem> {
     let mut response =
         embedded::file(path, asked).ok_or_else(|| Problem::new(Code::NotFound, "There is no such file."))?;
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_FRAME_OPTIONS, "DENY"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
+    protect(&mut response, None, &[]);
     Ok(response)
+}
+
+/// Says what a page may do, and who may frame it.
+pub(super) fn protect(response: &mut Response, logo: Option<&str>, framed_by: &[String]) {
+    let headers = response.headers_mut();
+    // The settings are checked to be origins; whatever else it is, nothing is allowed.
+    let policy = HeaderValue::try_from(content_security_policy(logo, framed_by));
+    let policy = policy.unwrap_or(HeaderValue::from_static("default-src 'none'"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    if framed_by.is_empty() {
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    } else {
+        // Which knows no lists: browsers that know the policy leave it aside.
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+    }
 }

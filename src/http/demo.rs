@@ -143,7 +143,7 @@ pub(super) async fn callback(
         redirect_uri: None,
         code_verifier: Some(&verifier),
     };
-    let redeem = state.login.redeem(&site, presented, avatar_urls(&state), now);
+    let redeem = state.login.redeem(site, presented, avatar_urls(&state), now);
     let redeem = redeem.map_err(|error| match error {
         RedeemError::InvalidClient | RedeemError::InvalidGrant(_) => {
             Problem::invalid("The login's code is used or too old. Start again.")

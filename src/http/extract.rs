@@ -89,8 +89,8 @@ impl Form {
     /// # Errors
     /// Why it is none, in words: OAuth errors have their own form.
     pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Self, &'static str> {
-        if !media_type_is(headers, "application/x-www-form-urlencoded") {
-            return Err("Send a form, as Content-Type: application/x-www-form-urlencoded.");
+        if !is_form(headers) {
+            return Err(NO_FORM);
         }
         let pairs = url::form_urlencoded::parse(body).into_owned();
         let pairs: Vec<_> = pairs.map(|(name, value)| (name, Zeroizing::new(value))).collect();
@@ -108,6 +108,14 @@ pub(super) fn authorization<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (given, credentials) = value.split_once(' ')?;
     given.eq_ignore_ascii_case(scheme).then(|| credentials.trim())
+}
+
+/// What a body that is no form is told.
+pub(super) const NO_FORM: &str = "Send a form, as Content-Type: application/x-www-form-urlencoded.";
+
+/// Whether the body is said to be a form.
+pub(super) fn is_form(headers: &HeaderMap) -> bool {
+    media_type_is(headers, "application/x-www-form-urlencoded")
 }
 
 fn media_type_is(headers: &HeaderMap, wanted: &str) -> bool {

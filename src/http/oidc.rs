@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::AppState;
-use super::extract::{Form, Whole, authorization};
+use super::extract::{Form, Whole, authorization, is_form};
 use super::layers::Cause;
 use super::load::{Undone, Work};
 use super::peer::Peer;
@@ -146,12 +146,15 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
         redirect_uri: form.get("redirect_uri"),
         code_verifier: form.get("code_verifier"),
     };
-    let redeem = state.login.redeem(&site, presented, avatar_urls(state), now);
+    let redeem = state
+        .login
+        .redeem(Arc::clone(&site), presented, avatar_urls(state), now);
     let redeemed = state.load.carry(Work::Finish, redeem).await?;
     let Redeemed {
         access_token,
         claims,
         nonce,
+        scope,
     } = redeemed;
     let id_token = IdToken {
         iss: state.public_url.as_str(),
@@ -161,14 +164,14 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
     };
     let id_token = state
         .keys
-        .id_token(&id_token, now)
+        .id_token(&id_token, site.client.id_token_alg, now)
         .map_err(|error| OauthError::server(&error))?;
     Ok(axum::Json(TokenReply {
         access_token,
         token_type: "Bearer",
         expires_in: ACCESS_TOKEN_LIFE.as_secs(),
         id_token,
-        scope: "openid",
+        scope,
     }))
 }
 
@@ -182,12 +185,10 @@ pub(super) async fn userinfo(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<axum::Json<Claims>, OauthError> {
-    let token = authorization(&headers, "Bearer").ok_or_else(OauthError::no_token)?;
-    let claims = state.load.carry(Work::Scan, state.login.userinfo(token)).await?;
-    Ok(axum::Json(claims))
+    claims(&state, authorization(&headers, "Bearer")).await
 }
 
-/// The same, for whoever posts (OpenID Connect Core §5.3.1).
+/// The same, for whoever posts, the token in the header or in a form (OpenID Connect Core §5.3.1, RFC 6750 §2.2).
 #[utoipa::path(post, path = "/userinfo", tag = "backend", responses(
     (status = 200, description = "Who logged in.", body = Claims),
     (status = 401, description = "`invalid_token`", body = OauthBody, headers(("WWW-Authenticate" = String))),
@@ -195,28 +196,54 @@ pub(super) async fn userinfo(
     (status = 503, description = "`temporarily_unavailable`", body = OauthBody, headers(("Retry-After" = u64))),
 ), security(("access_token" = [])))]
 pub(super) async fn userinfo_posted(
-    state: State<AppState>,
+    State(state): State<AppState>,
     headers: HeaderMap,
+    body: Result<Whole, Problem>,
 ) -> Result<axum::Json<Claims>, OauthError> {
-    userinfo(state, headers).await
+    let Whole(body) = body?;
+    let form = is_form(&headers).then(|| Form::parse(&headers, &body)).transpose();
+    let form = form.map_err(|why| OauthError::bad("invalid_request", why))?;
+    let in_form = form.as_ref().and_then(|form| form.get("access_token"));
+    match (authorization(&headers, "Bearer"), in_form) {
+        (Some(_), Some(_)) => Err(OauthError::bad(
+            "invalid_request",
+            "The access_token is there twice: in the header and in the form.",
+        )),
+        (in_header, in_form) => claims(&state, in_header.or(in_form)).await,
+    }
+}
+
+async fn claims(state: &AppState, token: Option<&str>) -> Result<axum::Json<Claims>, OauthError> {
+    let token = token.ok_or_else(OauthError::no_token)?;
+    let claims = state.load.carry(Work::Scan, state.login.userinfo(token)).await?;
+    Ok(axum::Json(claims))
 }
 
 /// What there is, and where (OpenID Connect Discovery §3).
 #[utoipa::path(get, path = "/.well-known/openid-configuration", tag = "backend", responses(
-    (status = 200, description = "What exists so far.", body = Object),
+    (status = 200, description = "OpenID Provider Metadata.", body = Object),
 ))]
 pub(super) async fn discovery(State(state): State<AppState>) -> axum::Json<Value> {
     let issuer = state.public_url.as_str();
     axum::Json(json!({
         "issuer": issuer,
+        "authorization_endpoint": format!("{issuer}/authorize"),
         "token_endpoint": format!("{issuer}/token"),
         "userinfo_endpoint": format!("{issuer}/userinfo"),
         "jwks_uri": format!("{issuer}/jwks.json"),
-        "scopes_supported": ["openid"],
+        "scopes_supported": ["openid", "profile"],
         "grant_types_supported": ["authorization_code"],
         "response_types_supported": ["code"],
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "response_modes_supported": ["query"],
+        "prompt_values_supported": ["none", "login", "consent", "select_account"],
+        "ui_locales_supported": ["zh-CN", "en"],
+        "authorization_response_iss_parameter_supported": true,
+        // Left out, the first two would be taken for supported.
+        "request_uri_parameter_supported": false,
+        "request_parameter_supported": false,
+        "claims_parameter_supported": false,
+        "subject_types_supported": ["public", "pairwise"],
+        "id_token_signing_alg_values_supported": state.keys.algorithms(),
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
         "code_challenge_methods_supported": ["S256"],
         "claims_supported": ["iss", "aud", "exp", "iat", "auth_time", "nonce", "sub", "amr",

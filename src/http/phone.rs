@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::AppState;
 use super::extract::{Json, SceneOf, Whole, authorization};
+use super::language::Language;
 use super::load::Work;
 use super::openapi::problems;
 use super::peer::Peer;
@@ -133,29 +134,6 @@ pub(super) async fn scan(
         warning: scanned.caution.warned.then(|| warning(language)),
         match_choices: scanned.caution.number.map(|step| step.choices().to_vec()),
     }))
-}
-
-/// What a phone is answered in.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Language {
-    Chinese,
-    English,
-}
-
-impl Language {
-    /// The first of ours that the phone names.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let languages = headers
-            .get(header::ACCEPT_LANGUAGE)
-            .and_then(|value| value.to_str().ok());
-        let mut languages = languages.unwrap_or_default().split(',').map(str::trim_start);
-        let first = languages.find(|language| language.starts_with("zh") || language.starts_with("en"));
-        if first.is_some_and(|language| language.starts_with("en")) {
-            Self::English
-        } else {
-            Self::Chinese
-        }
-    }
 }
 
 /// What the phone shows to somebody who, as far as WeChat says, did not scan a screen with the camera: a signal, and no proof either way.

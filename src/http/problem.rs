@@ -141,6 +141,17 @@ impl Problem {
         Self::new(Code::InvalidRequest, detail)
     }
 
+    /// A defect of ours: `cause` is for the log.
+    pub(super) fn broken(cause: &str) -> Self {
+        Self {
+            cause: Some(cause.to_owned()),
+            ..Self::new(
+                Code::Internal,
+                "Something is broken on our side. The log knows more under this request_id.",
+            )
+        }
+    }
+
     pub(super) fn unknown_scene() -> Self {
         Self::new(
             Code::UnknownScene,

@@ -1,5 +1,6 @@
 //! For the site's page: start a scene, show its code, read its state, give up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -18,16 +19,16 @@ use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::Problem;
 use crate::hub::{Change, Told};
-use crate::login::{Error, Start};
+use crate::login::{Error, Site, Start};
+use crate::oidc::AuthorizationRequest;
+use crate::oidc::request::{CHALLENGE_FORM, answer, is_challenge, wrong_nonce};
 use crate::scene::{
-    Authorization, AuthorizationCode, Avatar, BrowserDescription, BrowserSecret, MatchNumber, SceneId, StateName,
+    Authorization, AuthorizationCode, Avatar, BrowserDescription, BrowserSecret, MatchNumber, Return, SceneId,
+    StateName,
 };
 
 /// No long-poll waits longer.
 const WAIT_MOST: Duration = Duration::from_secs(30);
-
-/// The longest nonce that is repeated in an id_token.
-const NONCE_LEN: usize = 255;
 
 /// Which site asks, and what it will want to be told again.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -45,8 +46,7 @@ pub(super) struct StartRequest {
     nonce: Option<String>,
     /// The edition of the Mini Program that the code opens: no other than the site's own.
     env_version: Option<String>,
-    // Not in the document while /authorize is not here.
-    #[schema(ignore)]
+    /// The query of a request to `/authorize`, from the page there: it is checked again, and wins over the other fields.
     authorization_request: Option<String>,
 }
 
@@ -94,20 +94,8 @@ pub(super) async fn start(
     headers: HeaderMap,
     Json(request): Json<StartRequest>,
 ) -> Result<Response, Problem> {
-    let site = match &request.client_id {
-        Some(client_id) => state.login.site(client_id)?,
-        None => state
-            .login
-            .sites()
-            .only()
-            .ok_or_else(|| Problem::invalid("Several clients are configured here: say which one in client_id."))?,
-    };
+    let (site, authorization) = asked(&state, &request)?;
     check_client_origin(&state, &headers, &site.client)?;
-    if request.authorization_request.is_some() {
-        return Err(Problem::invalid(
-            "authorization_request belongs to /authorize, which is not here yet.",
-        ));
-    }
     let edition = site.program.mini_program.code.env_version.as_str();
     if request.env_version.as_deref().is_some_and(|asked| asked != edition) {
         return Err(Problem::invalid(format!(
@@ -116,7 +104,7 @@ pub(super) async fn start(
     }
     let start = Start {
         site: &site,
-        authorization: authorization_of(request)?,
+        authorization,
         browser: BrowserDescription {
             place: state.places.as_ref().and_then(|places| places.of(peer.ip)),
             ..describe(&headers, peer.ip)
@@ -147,8 +135,28 @@ pub(super) async fn start(
     Ok((StatusCode::CREATED, headers, axum::Json(reply)).into_response())
 }
 
+/// Which site asks, and for what: as it asked at `/authorize`, or as its own page says.
+fn asked(state: &AppState, request: &StartRequest) -> Result<(Arc<Site>, Authorization), Problem> {
+    if let Some(query) = &request.authorization_request {
+        let parsed = AuthorizationRequest::parse(query, &state.login.sites(), state.public_url.as_str());
+        let AuthorizationRequest {
+            site, authorization, ..
+        } = parsed.map_err(|refusal| Problem::invalid(format!("authorization_request: {refusal}")))?;
+        return Ok((site, authorization));
+    }
+    let site = match &request.client_id {
+        Some(client_id) => state.login.site(client_id)?,
+        None => state
+            .login
+            .sites()
+            .only()
+            .ok_or_else(|| Problem::invalid("Several clients are configured here: say which one in client_id."))?,
+    };
+    Ok((site, authorization_of(request)?))
+}
+
 /// Only `S256` (RFC 7636 §4.2), and only what a challenge can look like.
-fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
+fn authorization_of(request: &StartRequest) -> Result<Authorization, Problem> {
     let StartRequest {
         code_challenge,
         code_challenge_method,
@@ -158,29 +166,16 @@ fn authorization_of(request: StartRequest) -> Result<Authorization, Problem> {
     if code_challenge_method.as_deref().is_some_and(|method| method != "S256") {
         return Err(Problem::invalid("code_challenge_method must be S256."));
     }
-    let is_challenge = |text: &String| {
-        text.len() == 43
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if !code_challenge.as_ref().is_none_or(is_challenge) {
-        return Err(Problem::invalid(
-            "code_challenge must be the SHA-256 of the code_verifier in base64url without padding: 43 characters.",
-        ));
+    if !code_challenge.as_deref().is_none_or(is_challenge) {
+        return Err(Problem::invalid(CHALLENGE_FORM));
     }
-    if nonce
-        .as_ref()
-        .is_some_and(|nonce| nonce.len() > NONCE_LEN || nonce.chars().any(char::is_control))
-    {
-        return Err(Problem::invalid(format!(
-            "nonce may have at most {NONCE_LEN} bytes, none of them a control character."
-        )));
+    if let Some(wrong) = nonce.as_deref().and_then(wrong_nonce) {
+        return Err(Problem::invalid(wrong));
     }
     Ok(Authorization {
-        code_challenge,
-        nonce,
-        redirect_uri: None,
+        code_challenge: code_challenge.clone(),
+        nonce: nonce.clone(),
+        ..Authorization::default()
     })
 }
 
@@ -361,6 +356,10 @@ pub(super) struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<String>)]
     code: Option<Zeroizing<String>>,
+    /// Where the browser goes now, if the site sent it to `/authorize`: back there, with the code or with `error=access_denied`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<String>, format = "uri")]
+    redirect_to: Option<Zeroizing<String>>,
 }
 
 /// A person's own words.
@@ -384,8 +383,10 @@ impl View {
             .map(|public| &public.profile)
             .filter(|profile| !profile.is_empty());
         let code = secret.filter(|_| told.is_redeemable());
+        let code = code.map(|secret| AuthorizationCode::derive(scene.id, told.event_id(), secret).expose());
         let numbers = told.public().filter(|public| public.wrong_numbers);
         Self {
+            redirect_to: redirect_to(state, told, code.as_ref()),
             scene: scene.id,
             id: told.id(),
             state: told.state(),
@@ -407,9 +408,28 @@ impl View {
                     .as_ref()
                     .map(|avatar| avatar_url(state, &scene.id, avatar)),
             }),
-            code: code.map(|secret| AuthorizationCode::derive(scene.id, told.event_id(), secret).expose()),
+            code,
         }
     }
+}
+
+/// Where the browser goes with what came of its login.
+fn redirect_to(state: &AppState, told: &Told, code: Option<&Zeroizing<String>>) -> Option<Zeroizing<String>> {
+    let Return {
+        redirect_uri,
+        state: own,
+    } = told.scene().returns.as_ref()?;
+    let said: &[(&str, &str)] = match told.state() {
+        StateName::Confirmed => &[("code", code?)],
+        StateName::Declined => &[
+            ("error", "access_denied"),
+            ("error_description", "The person declined on the phone."),
+        ],
+        StateName::Cancelled => &[("error", "access_denied"), ("error_description", "The person gave up.")],
+        StateName::Waiting | StateName::Scanned | StateName::Expired => return None,
+    };
+    let issuer = state.public_url.as_str();
+    Some(Zeroizing::new(answer(redirect_uri, said, own.as_deref(), issuer)))
 }
 
 /// [`avatar_url`], for whoever outlives the request.

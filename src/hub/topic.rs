@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::entropy;
-use crate::scene::{BrowserSecret, Digest, EventId, PublicState, SceneId, StateName, secret};
+use crate::scene::{BrowserSecret, Digest, EventId, PublicState, Return, SceneId, StateName, secret};
 use crate::store::Stored;
 
 /// How far the store's clock and ours may differ over a scene's life.
@@ -32,6 +32,8 @@ pub struct Watched {
     pub deadline: Instant,
     /// The same by the wall clock, in seconds since the Unix epoch; only informs.
     pub expires_at: i64,
+    /// Where its browser goes when it is over.
+    pub returns: Option<Return>,
     /// What the browser secret of everybody who is told must hash to.
     browser_secret: Digest<secret::Browser>,
 }
@@ -70,6 +72,7 @@ impl Told {
             id: read.scene.id,
             deadline: Instant::now() + read.life().until_deadline(),
             expires_at: read.scene.expires_at,
+            returns: read.scene.authorization.returns(),
             browser_secret: read.scene.browser_secret,
         };
         let state = read.scene.public_state(read.life());

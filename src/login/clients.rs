@@ -7,8 +7,9 @@ use ring::digest;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::Program;
 use super::entry::{EntryScenes, NumberMatching};
+use super::{Program, Subject};
+use crate::oidc::Algorithm;
 
 /// One site (an OAuth client).
 #[derive(Debug, Clone)]
@@ -33,6 +34,10 @@ pub struct Client {
     pub number_matching: NumberMatching,
     /// Hosts that a phone may name an avatar on; `*.` stands for any subdomain.
     pub avatar_hosts: Vec<String>,
+    /// By what it knows people.
+    pub subject: Subject,
+    /// What its id_tokens are signed with.
+    pub id_token_alg: Algorithm,
 }
 
 impl Client {
@@ -181,6 +186,8 @@ mod tests {
             entry_scenes: EntryScenes::default(),
             number_matching: NumberMatching::Off,
             avatar_hosts: vec!["*.qlogo.cn".to_owned(), "blog.example".to_owned()],
+            subject: Subject::Public,
+            id_token_alg: Algorithm::Es256,
         }
     }
 

@@ -13,10 +13,10 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use self::attempt::Attempt;
-use super::{Login, Site, going_away};
+use super::{Login, Site, Subject, going_away};
 use crate::entropy::os_rng;
 use crate::scene::{
-    Access, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, SceneId, Secret,
+    Access, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, Scene, SceneId, Scopes, Secret,
 };
 use crate::store::{Applied, StoreError};
 
@@ -108,6 +108,8 @@ pub struct Redeemed {
     pub claims: Claims,
     /// As the site sent it at the start.
     pub nonce: Option<String>,
+    /// What it may know, in the words of the standard (RFC 6749 §3.3).
+    pub scope: &'static str,
 }
 
 /// Who logged in, as far as the site may know.
@@ -119,14 +121,18 @@ pub struct Claims {
     pub auth_time: i64,
     /// How (RFC 8176 style words of our own): `wechat`, and `simulated` when it was not the real one.
     pub amr: Vec<String>,
-    /// The person under the Mini Program.
-    pub wechat_openid: String,
+    /// The person under the Mini Program. As the two below, only of a site whose `sub` is the same at others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub wechat_openid: Option<String>,
     /// The person across a subject's apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub wechat_unionid: Option<String>,
     /// The Mini Program.
-    pub wechat_appid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub wechat_appid: Option<String>,
     /// Their own words.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -178,7 +184,7 @@ impl Login {
     /// [`RedeemError`]
     pub async fn redeem(
         &self,
-        site: &Site,
+        site: Arc<Site>,
         presented: Presented<'_>,
         picture_url: impl Fn(&SceneId, &Avatar) -> String + Send + Sync + 'static,
         now: i64,
@@ -188,7 +194,7 @@ impl Login {
         let attempt = Attempt {
             login: self.clone(),
             code,
-            client_id: site.client.client_id.clone(),
+            site,
             redirect_uri: presented.redirect_uri.map(ToOwned::to_owned),
             code_verifier: presented.code_verifier.map(|text| Zeroizing::new(text.to_owned())),
             access_token: access_token.digest(),
@@ -206,6 +212,10 @@ impl Login {
         Ok(Redeemed {
             access_token: Zeroizing::new(format!("{}.{}", scene.id, *access_token.expose())),
             claims,
+            scope: match scene.authorization.scopes {
+                Some(Scopes { profile: true }) => "openid profile",
+                Some(Scopes { profile: false }) | None => "openid",
+            },
             nonce: scene.authorization.nonce,
         })
     }
@@ -229,25 +239,35 @@ impl Login {
 
     fn claims(
         &self,
+        site: &Site,
+        scene: &Scene,
         confirmation: &Confirmation,
         life: Life,
         picture_url: impl Fn(&Avatar) -> String,
         now: i64,
     ) -> Claims {
-        let Profile { nickname, avatar } = confirmation.profile.clone();
+        let profile = Some(&confirmation.profile).filter(|_| scene.authorization.grants_profile());
+        let Profile { nickname, avatar } = profile.cloned().unwrap_or_default();
         let person = confirmation.scan.person.clone();
         let age = confirmation.age(life);
         let mut amr = vec!["wechat".to_owned()];
         if self.simulated {
             amr.push("simulated".to_owned());
         }
+        let (sub, person) = match &site.client.subject {
+            Subject::Public => (person.openid.clone(), Some(person)),
+            Subject::Pairwise(pairwise) => (pairwise.name(&person.openid), None),
+        };
+        let (wechat_openid, wechat_unionid, wechat_appid) = person.map_or((None, None, None), |person| {
+            (Some(person.openid), person.unionid, Some(person.appid))
+        });
         Claims {
-            sub: person.openid.clone(),
+            sub,
             auth_time: now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(0)),
             amr,
-            wechat_openid: person.openid,
-            wechat_unionid: person.unionid,
-            wechat_appid: person.appid,
+            wechat_openid,
+            wechat_unionid,
+            wechat_appid,
             nickname,
             picture: avatar.as_ref().map(picture_url),
         }

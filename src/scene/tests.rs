@@ -34,6 +34,8 @@ impl Login {
             browser_secret: browser.digest(),
             code: browser.code().digest(),
             authorization: Authorization {
+                state: None,
+                scopes: None,
                 code_challenge: Some(s256(VERIFIER)),
                 redirect_uri: Some("https://blog.example/callback".to_owned()),
                 nonce: None,

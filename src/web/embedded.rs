@@ -50,3 +50,33 @@ fn media_type(path: &str) -> &'static str {
         _ => "application/octet-stream",
     }
 }
+
+/// The page at `path` with each `{{name}}` in it replaced by the text of that name, which stays text. `None` if there is no such file,
+/// or if it wants another text.
+pub fn filled(path: &str, texts: &[(&str, &str)]) -> Option<String> {
+    let file = Assets::get(path)?;
+    let page = String::from_utf8_lossy(&file.data);
+    let mut parts = page.split("{{");
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once("}}")?;
+        let (_, text) = texts.iter().find(|(known, _)| *known == name)?;
+        push_escaped(&mut filled, text);
+        filled.push_str(rest);
+    }
+    Some(filled)
+}
+
+/// As text in HTML, and in an attribute in quotes (HTML §13.2.5.36).
+fn push_escaped(page: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '&' => page.push_str("&amp;"),
+            '<' => page.push_str("&lt;"),
+            '>' => page.push_str("&gt;"),
+            '"' => page.push_str("&quot;"),
+            '\'' => page.push_str("&#39;"),
+            _ => page.push(c),
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! One use of an authorization code, which goes to its end whatever becomes of its caller: what gave nothing is taken back.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -8,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::{ACCESS_TOKEN_LIFE, AccessGrant, Login, RedeemError};
+use super::{ACCESS_TOKEN_LIFE, AccessGrant, Login, RedeemError, Site};
 use crate::entropy::os_rng;
 use crate::scene::{
     Access, Action, AuthorizationCode, Avatar, CODE_LIFE, Digest, GrantFault, Redemption, Refused, Scene, SceneId,
@@ -35,7 +36,7 @@ const REVOCATIONS: usize = 8;
 pub(super) struct Attempt<P> {
     pub(super) login: Login,
     pub(super) code: AuthorizationCode,
-    pub(super) client_id: String,
+    pub(super) site: Arc<Site>,
     pub(super) redirect_uri: Option<String>,
     pub(super) code_verifier: Option<Zeroizing<String>>,
     pub(super) access_token: Digest<Access>,
@@ -82,7 +83,7 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
         let redeem = || {
             Action::Redeem(Redemption {
                 code: &self.code,
-                client_id: &self.client_id,
+                client_id: &self.site.client.client_id,
                 redirect_uri: self.redirect_uri.as_deref(),
                 code_verifier: self.code_verifier.as_ref().map(|text| text.as_str()),
             })
@@ -95,7 +96,9 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
             let picture_url = |avatar: &Avatar| (self.picture_url)(&scene.id, avatar);
             let grant = AccessGrant {
                 token: self.access_token,
-                claims: self.login.claims(confirmation, life, picture_url, self.now),
+                claims: self
+                    .login
+                    .claims(&self.site, scene, confirmation, life, picture_url, self.now),
             };
             serde_json::to_vec(&grant).map_err(|error| StoreError::Corrupt(error.to_string()))
         };

@@ -1,0 +1,121 @@
+//! `/authorize`: where a site sends its people to log in (OpenID Connect Core §3.1.2).
+//!
+//! What the site asks for is checked here, and once more when the page starts a scene with it.
+
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+
+use super::AppState;
+use super::assets;
+use super::extract::{NO_FORM, Whole, is_form};
+use super::language::Language;
+use super::layers::Cause;
+use super::problem::{Code, Problem};
+use crate::login::Client;
+use crate::oidc::request::Stranger;
+use crate::oidc::{AuthorizationRequest, Refusal};
+use crate::web::embedded::filled;
+
+/// Shows the code, and sends the browser back to the site with what comes of it.
+#[utoipa::path(get, path = "/authorize", tag = "browser", params(
+    ("client_id" = String, Query), ("redirect_uri" = String, Query), ("response_type" = String, Query), ("scope" = Option<String>, Query),
+    ("state" = Option<String>, Query), ("nonce" = Option<String>, Query), ("code_challenge" = Option<String>, Query),
+    ("code_challenge_method" = Option<String>, Query), ("prompt" = Option<String>, Query), ("max_age" = Option<u64>, Query),
+    ("ui_locales" = Option<String>, Query), ("login_hint" = Option<String>, Query),
+), responses(
+    (status = 200, description = "The page with the code.", content_type = "text/html"),
+    (status = 303, description = "Back to the site, with `error`, `error_description`, `state` and `iss`.", headers(("Location" = String))),
+    (status = 400, description = "A page: this is no request of a site that is known here.", content_type = "text/html"),
+))]
+pub(super) async fn page(State(state): State<AppState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    answer(&state, &query.unwrap_or_default(), &headers)
+}
+
+/// The same, of a form (OpenID Connect Core §3.1.2.1).
+#[utoipa::path(post, path = "/authorize", tag = "browser", responses(
+    (status = 200, description = "The page with the code.", content_type = "text/html"),
+    (status = 303, description = "Back to the site, with `error`, `error_description`, `state` and `iss`.", headers(("Location" = String))),
+    (status = 400, description = "A page: this is no request of a site that is known here.", content_type = "text/html"),
+))]
+pub(super) async fn posted(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Whole(body): Whole,
+) -> Result<Response, Problem> {
+    if !is_form(&headers) {
+        return Err(Problem::new(Code::UnsupportedMediaType, NO_FORM));
+    }
+    // The form of a form is that of a query.
+    Ok(answer(&state, &String::from_utf8_lossy(&body), &headers))
+}
+
+fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
+    let request = AuthorizationRequest::parse(query, &state.login.sites(), state.public_url.as_str());
+    match request {
+        Ok(request) => code_page(query, &request, headers),
+        Err(Refusal::Stay(stranger)) => stranger_page(stranger, headers),
+        Err(Refusal::Return {
+            redirect_to,
+            error,
+            description,
+        }) => {
+            let mut response = Redirect::to(&redirect_to).into_response();
+            response.extensions_mut().insert(Cause {
+                code: error,
+                why: Some(description),
+                is_failure: false,
+            });
+            response
+        }
+    }
+}
+
+fn code_page(query: &str, request: &AuthorizationRequest, headers: &HeaderMap) -> Response {
+    let Client {
+        name,
+        logo_url,
+        origins,
+        client_id,
+        ..
+    } = &request.site.client;
+    let language = Language::preferred(request.ui_locales.as_deref(), headers);
+    let page = filled(
+        "authorize/index.html",
+        &[
+            ("lang", language.tag()),
+            ("client_id", client_id),
+            ("name", name),
+            ("logo_url", logo_url.as_deref().unwrap_or_default()),
+            ("request", query),
+        ],
+    );
+    let Some(page) = page else {
+        return Problem::broken("the page of /authorize is missing").into_response();
+    };
+    let mut response = Html(page).into_response();
+    let logo = logo_url.as_deref().and_then(|url| url::Url::parse(url).ok());
+    let logo = logo.map(|url| url.origin().ascii_serialization());
+    assets::protect(&mut response, logo.as_deref(), origins);
+    response
+}
+
+/// What the site's makers must mend, said to whoever stands before it: nobody is sent anywhere.
+fn stranger_page(stranger: Stranger, headers: &HeaderMap) -> Response {
+    let (language, words) = (Language::of(headers), stranger.to_string());
+    let page = filled("authorize/stranger.html", &[("lang", language.tag()), ("why", &words)]);
+    let Some(page) = page else {
+        return Problem::broken("the page of refused requests is missing").into_response();
+    };
+    let mut response = (StatusCode::BAD_REQUEST, Html(page)).into_response();
+    assets::protect(&mut response, None, &[]);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.extensions_mut().insert(Cause {
+        code: "invalid_request",
+        why: Some(words),
+        is_failure: false,
+    });
+    response
+}

@@ -1,0 +1,41 @@
+//! What people are answered in.
+
+use axum::http::{HeaderMap, header};
+
+/// The languages that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    Chinese,
+    English,
+}
+
+impl Language {
+    /// The first of ours that the phone or the browser names.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let languages = headers.get(header::ACCEPT_LANGUAGE);
+        let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Self::first(languages.split(',')).unwrap_or(Self::Chinese)
+    }
+
+    /// What a site asks for its people (`ui_locales`, separated by spaces), else as [`Self::of`].
+    pub(super) fn preferred(ui_locales: Option<&str>, headers: &HeaderMap) -> Self {
+        let asked = Self::first(ui_locales.unwrap_or_default().split(' '));
+        asked.unwrap_or_else(|| Self::of(headers))
+    }
+
+    /// As HTML names it (BCP 47).
+    pub(super) fn tag(self) -> &'static str {
+        match self {
+            Self::Chinese => "zh-CN",
+            Self::English => "en",
+        }
+    }
+
+    fn first<'a>(tags: impl Iterator<Item = &'a str>) -> Option<Self> {
+        tags.map(str::trim_start).find_map(|tag| match tag.get(..2) {
+            Some("zh") => Some(Self::Chinese),
+            Some("en") => Some(Self::English),
+            _ => None,
+        })
+    }
+}

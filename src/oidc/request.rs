@@ -1,0 +1,265 @@
+//! What a site asks for at the authorization endpoint, and how it is answered (OpenID Connect Core §3.1.2, RFC 6749 §4.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use url::form_urlencoded;
+
+use crate::login::{Site, Sites};
+use crate::scene::{Authorization, Scopes};
+
+/// The longest nonce that is repeated in an id_token, in bytes.
+pub const NONCE_LEN: usize = 255;
+
+/// The longest state that is repeated, in bytes: some sites seal all they want to know again into it.
+const STATE_LEN: usize = 4_096;
+
+/// What a site may ask of its people's login: whatever else it sends is none of its business here, and ignored (§3.1.2.1).
+#[derive(Debug)]
+pub struct AuthorizationRequest {
+    /// Who asks.
+    pub site: Arc<Site>,
+    /// What is kept of it, to be held against the redemption and sent back.
+    pub authorization: Authorization,
+    /// The languages it wants its people spoken to, the dearest first (BCP 47).
+    pub ui_locales: Option<String>,
+}
+
+/// Why nobody is asked to log in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Anybody may have made this request, so the person is told here and sent nowhere (RFC 6749 §4.1.2.1).
+    Stay(Stranger),
+    /// The site is told.
+    Return {
+        /// Where the browser goes with it: the site's own redirect_uri.
+        redirect_to: String,
+        /// The word of the standard.
+        error: &'static str,
+        /// What the site's makers should change.
+        description: String,
+    },
+}
+
+/// What makes a request nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stranger {
+    /// No client_id, or none that is known.
+    #[error("client_id is not one of a site that is set up here")]
+    Client,
+    /// No redirect_uri.
+    #[error("redirect_uri is missing")]
+    NoRedirectUri,
+    /// Not exactly one that the site listed.
+    #[error("redirect_uri is none of those that the site listed, character by character")]
+    RedirectUri,
+    /// client_id or redirect_uri more than once.
+    #[error("client_id or redirect_uri is there more than once")]
+    Twice,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stay(stranger) => stranger.fmt(f),
+            Self::Return { description, .. } => f.write_str(description),
+        }
+    }
+}
+
+/// A refusal that the site is told: the standard's word, and ours.
+type Fault = (&'static str, String);
+
+impl AuthorizationRequest {
+    /// Reads the query or the form of a request to `/authorize`. `issuer` is the public URL.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn parse(query: &str, sites: &Sites, issuer: &str) -> Result<Self, Refusal> {
+        let parameters = Parameters::read(query);
+        if parameters.twice.contains("client_id") || parameters.twice.contains("redirect_uri") {
+            return Err(Refusal::Stay(Stranger::Twice));
+        }
+        let site = parameters.get("client_id").and_then(|client_id| sites.get(client_id));
+        let site = site.ok_or(Refusal::Stay(Stranger::Client))?;
+        let redirect_uri = parameters
+            .get("redirect_uri")
+            .ok_or(Refusal::Stay(Stranger::NoRedirectUri))?;
+        if !site.client.redirect_uris.iter().any(|listed| listed == redirect_uri) {
+            return Err(Refusal::Stay(Stranger::RedirectUri));
+        }
+
+        // What follows is the site's own doing, and the site hears of it.
+        let state = parameters.get("state").filter(|state| state.len() <= STATE_LEN);
+        match parameters.authorization(&site, redirect_uri) {
+            Ok(authorization) => Ok(Self {
+                site,
+                authorization,
+                ui_locales: parameters.get("ui_locales").map(ToOwned::to_owned),
+            }),
+            Err((error, description)) => {
+                let said = [("error", error), ("error_description", &*description)];
+                Err(Refusal::Return {
+                    redirect_to: answer(redirect_uri, &said, state, issuer),
+                    error,
+                    description,
+                })
+            }
+        }
+    }
+}
+
+/// Where the browser goes with an answer: the redirect_uri with these parameters, the site's state, and who answers (RFC 9207).
+#[must_use]
+pub fn answer(redirect_uri: &str, said: &[(&str, &str)], state: Option<&str>, issuer: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(said);
+    if let Some(state) = state {
+        query.append_pair("state", state);
+    }
+    query.append_pair("iss", issuer);
+    // Not read and written anew: what the site listed is repeated as it is (RFC 6749 §3.1.2).
+    let separator = match redirect_uri.split_once('?') {
+        None => "?",
+        Some((_, own)) if own.is_empty() || own.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    format!("{redirect_uri}{separator}{}", query.finish())
+}
+
+/// The parameters of a request. What has no value counts as left out (RFC 6749 §3.1).
+struct Parameters {
+    by_name: BTreeMap<String, String>,
+    twice: BTreeSet<String>,
+}
+
+impl Parameters {
+    fn read(query: &str) -> Self {
+        let (mut by_name, mut twice) = (BTreeMap::new(), BTreeSet::new());
+        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
+            if by_name.insert(name.clone(), value).is_some() {
+                twice.insert(name);
+            }
+        }
+        Self { by_name, twice }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let value = self.by_name.get(name).map(String::as_str);
+        value.filter(|value| !value.is_empty())
+    }
+
+    fn authorization(&self, site: &Site, redirect_uri: &str) -> Result<Authorization, Fault> {
+        let invalid = |words: &str| Err(("invalid_request", words.to_owned()));
+        if let Some(name) = self.twice.first() {
+            // A name may be anything.
+            let name: String = name.chars().filter(char::is_ascii_graphic).take(40).collect();
+            return invalid(&format!("{name} is there twice."));
+        }
+        for (name, error) in [
+            ("request", "request_not_supported"),
+            ("request_uri", "request_uri_not_supported"),
+            ("registration", "registration_not_supported"),
+        ] {
+            if self.get(name).is_some() {
+                return Err((
+                    error,
+                    format!("{name} is not taken here: send the parameters themselves."),
+                ));
+            }
+        }
+        match self.get("response_type") {
+            Some("code") => {}
+            None => return invalid("response_type is missing: code."),
+            Some(_) => {
+                return Err((
+                    "unsupported_response_type",
+                    "Only response_type=code is answered here.".to_owned(),
+                ));
+            }
+        }
+        if self.get("response_mode").is_some_and(|mode| mode != "query") {
+            return invalid("response_mode can only be query.");
+        }
+        let code_challenge = self.code_challenge(site)?;
+        let scopes = self.scopes()?;
+        if self.get("state").is_some_and(|state| state.len() > STATE_LEN) {
+            return invalid(&format!("state may have at most {STATE_LEN} bytes."));
+        }
+        let nonce = self.get("nonce");
+        if let Some(wrong) = nonce.and_then(wrong_nonce) {
+            return invalid(&wrong);
+        }
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if self.get("max_age").is_some_and(|age| !is_number(age)) {
+            return invalid("max_age must be a whole number of seconds.");
+        }
+        // Nobody is remembered here: each login is scanned, so that every max_age holds, and without a screen there is none.
+        let prompts: Vec<&str> = self.get("prompt").unwrap_or_default().split(' ').collect();
+        match prompts[..] {
+            ["none"] => {
+                return Err((
+                    "login_required",
+                    "Whoever logs in here scans a code: there is no login without a page.".to_owned(),
+                ));
+            }
+            _ if prompts.contains(&"none") => return invalid("prompt=none goes with no other prompt."),
+            _ => {}
+        }
+        Ok(Authorization {
+            code_challenge,
+            nonce: nonce.map(ToOwned::to_owned),
+            redirect_uri: Some(redirect_uri.to_owned()),
+            state: self.get("state").map(ToOwned::to_owned),
+            scopes: Some(scopes),
+        })
+    }
+
+    /// RFC 7636 §4.3, by which no method means `plain`.
+    fn code_challenge(&self, site: &Site) -> Result<Option<String>, Fault> {
+        let invalid = |words: &str| Err(("invalid_request", words.to_owned()));
+        match (self.get("code_challenge"), self.get("code_challenge_method")) {
+            (Some(challenge), Some("S256")) if is_challenge(challenge) => Ok(Some(challenge.to_owned())),
+            (Some(_), Some("S256")) => invalid(CHALLENGE_FORM),
+            (Some(_), _) => invalid("code_challenge_method must be S256."),
+            (None, Some(_)) => invalid("code_challenge is missing, and code_challenge_method is there."),
+            (None, None) if site.client.is_public() => {
+                invalid("This client has no secret, so it must send code_challenge (PKCE, S256).")
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Those that mean something here, of all that are asked for (OpenID Connect Core §3.1.2.1 has others ignored).
+    fn scopes(&self) -> Result<Scopes, Fault> {
+        let Some(asked) = self.get("scope") else {
+            return Ok(Scopes { profile: false });
+        };
+        let asked: BTreeSet<&str> = asked.split(' ').collect();
+        if !asked.contains("openid") {
+            return Err(("invalid_scope", "scope must have openid in it.".to_owned()));
+        }
+        Ok(Scopes {
+            profile: asked.contains("profile"),
+        })
+    }
+}
+
+/// What is wrong with the form of a challenge.
+pub const CHALLENGE_FORM: &str =
+    "code_challenge must be the SHA-256 of the code_verifier in base64url without padding: 43 characters.";
+
+/// Whether it can be an S256 challenge (RFC 7636 §4.2).
+#[must_use]
+pub fn is_challenge(text: &str) -> bool {
+    let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.len() == 43 && text.bytes().all(is_base64url)
+}
+
+/// What is wrong with a nonce, if anything is.
+#[must_use]
+pub fn wrong_nonce(nonce: &str) -> Option<String> {
+    let is_wrong = nonce.len() > NONCE_LEN || nonce.chars().any(char::is_control);
+    is_wrong.then(|| format!("nonce may have at most {NONCE_LEN} bytes, none of them a control character."))
+}

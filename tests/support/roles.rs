@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, RequestBuilder};
-use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use scanlogin::scene::s256;
 use serde_json::{Value, json};
 
@@ -250,18 +250,26 @@ impl Site {
         let (signed, signature) = id_token.rsplit_once('.').expect("a signature");
         let (header, claims) = signed.split_once('.').expect("a header");
         let header: Value = serde_json::from_slice(&decoded(header)).expect("JSON");
-        assert_eq!(header["alg"], "ES256");
         let keys = jwks["keys"].as_array().expect("keys");
         let key = keys.iter().find(|key| key["kid"] == header["kid"]).expect("its key");
-        assert_eq!((&key["kty"], &key["crv"]), (&json!("EC"), &json!("P-256")));
         assert!(key.get("d").is_none(), "a private key was published");
-        let mut point = vec![4];
-        for part in ["x", "y"] {
-            point.extend(decoded(key[part].as_str().expect("a coordinate")));
-        }
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-            .verify(signed.as_bytes(), &decoded(signature))
-            .expect("a signature of that key");
+        assert_eq!(key["alg"], header["alg"]);
+        let part = |name: &str| decoded(key[name].as_str().expect("a member"));
+        let (message, signature) = (signed.as_bytes(), decoded(signature));
+        let verified = match header["alg"].as_str() {
+            Some("ES256") => {
+                assert_eq!((&key["kty"], &key["crv"]), (&json!("EC"), &json!("P-256")));
+                let point = [&[4][..], &part("x"), &part("y")].concat();
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, &signature)
+            }
+            Some("RS256") => {
+                assert_eq!(key["kty"], "RSA");
+                let (n, e) = (part("n"), part("e"));
+                RsaPublicKeyComponents { n, e }.verify(&RSA_PKCS1_2048_8192_SHA256, message, &signature)
+            }
+            other => panic!("{other:?}"),
+        };
+        verified.expect("a signature of that key");
         serde_json::from_slice(&decoded(claims)).expect("JSON")
     }
 }

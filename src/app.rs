@@ -3,6 +3,7 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod parts;
+mod reread;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -21,13 +23,16 @@ use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Door, Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, Router, TrustedProxies};
-use crate::login::{Login, Sites};
+use crate::login::Login;
+use crate::oidc::SigningKeys;
 use crate::store::Store;
 use crate::store::redis::FatalError;
 use crate::telemetry::Logs;
 use crate::wechat::simulator::Simulator;
 
 use parts::{Ground, Kept, WeChat, limits};
+pub use reread::Reader;
+use reread::{Rereading, Settled};
 
 /// What requests under way get beyond the time that streams take to end.
 const CLOSE: Duration = Duration::from_millis(1500);
@@ -49,7 +54,9 @@ impl App {
     ///
     /// # Errors
     /// A port that is taken, files that can't be used.
-    pub async fn start(config: Config, logs: &Logs) -> anyhow::Result<Self> {
+    ///
+    /// `read` reads the settings again, for as long as the service runs.
+    pub async fn start(config: Config, read: Reader, logs: &Logs) -> anyhow::Result<Self> {
         let ground = Ground::new(logs)?;
         let listener = bind(config.listen, "SCANLOGIN_LISTEN").await?;
         let ops_listener = bind(config.ops_listen, "SCANLOGIN_OPS_LISTEN").await?;
@@ -57,8 +64,11 @@ impl App {
 
         let (lifecycle, serving) = (Lifecycle::default(), TaskTracker::new());
         let (connections_per_address, drain_delay) = (config.connections_per_address, config.drain_delay);
+        let files = config.files.clone();
         let wired = wire(config, public_url, &listener, &ground, lifecycle.clone()).await?;
         let state = wired.state;
+        let rereading = wired.rereading.run(read, files, ground.stop.clone())?;
+        ground.spawn(rereading);
         let (public, ops) = (listener.local_addr()?, ops_listener.local_addr()?);
         let version = env!("CARGO_PKG_VERSION");
         let public_url = state.public_url.clone();
@@ -146,6 +156,7 @@ struct Wired {
     store: Arc<dyn Store>,
     started: Arc<AtomicBool>,
     fatal: Option<mpsc::Receiver<FatalError>>,
+    rereading: Rereading,
 }
 
 async fn wire(
@@ -160,11 +171,12 @@ async fn wire(
     let kept = Kept::start(&config, ground)?;
     let wechat = WeChat::connect(&config, &public_url, listener, ground).await?;
     let limits = limits(&config, &kept.store, ground);
-    let programs = wechat.programs(&config, &kept.store, &limits, ground)?;
+    let workshop = wechat.workshop(&config, &kept.store, &limits, ground)?;
+    let settled = Settled::of(&config);
     let state = AppState::new(Parts {
         login: Login::new(
             Arc::clone(&kept.store),
-            Sites::new(config.clients, programs)?,
+            workshop.sites(&config, None)?,
             limits,
             ground.metrics.clone(),
             config.scene_ttl,
@@ -172,20 +184,24 @@ async fn wire(
             ground.tasks.clone(),
         ),
         hub: kept.hub,
-        keys: config.signing_keys,
+        keys: ArcSwap::from_pointee(reread::keys(&config, &SigningKeys::none())?),
         public_url,
         trusted_proxies: TrustedProxies::new(config.trusted_proxies, config.forwarded_header),
         places: config.places,
         load: watched_load(ground),
         heartbeat: config.heartbeat,
         lifecycle,
-        demo: config.demo,
         simulated_phone: wechat.simulated_phone,
         metrics: ground.metrics.clone(),
     });
     let simulator = wechat.simulator.as_ref().map(Simulator::control_router);
     Ok(Wired {
         router: http::router(state.clone(), simulator),
+        rereading: Rereading {
+            state: state.clone(),
+            workshop,
+            settled,
+        },
         state,
         store: kept.store,
         started: kept.started,

@@ -11,12 +11,14 @@ mod values;
 mod warnings;
 mod words;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
@@ -57,6 +59,9 @@ pub struct Cli {
     /// What its arguments give away, in words for the log.
     #[arg(skip)]
     pub warnings: Vec<String>,
+    /// As [`Config::fixed`].
+    #[arg(skip)]
+    pub fixed: BTreeMap<String, u64>,
 }
 
 /// What else than the service.
@@ -332,8 +337,8 @@ pub struct Config {
     pub mini_programs: Vec<MiniProgram>,
     /// Codes that each replica keeps ready of each of them.
     pub code_pool: usize,
-    /// What signs id_tokens.
-    pub signing_keys: SigningKeys,
+    /// What signs id_tokens; drawn by this process where there is none.
+    pub signing_keys: Option<SigningKeys>,
     /// The sites.
     pub clients: Vec<Client>,
     /// Whether the demo site is the only one.
@@ -356,10 +361,25 @@ pub struct Config {
     pub log_json: bool,
     /// What is unsafe in it, in words for the log.
     pub warnings: Vec<String>,
+    /// The files that what can be read again is in.
+    pub files: Vec<PathBuf>,
+    /// What can't, by setting: a trace of each value, to tell whether it was changed.
+    pub fixed: BTreeMap<String, u64>,
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
+        let (cli, tables) = Cli::read(args)?;
+        cli.check(&tables)
+    }
 }
 
 /// Who answers as WeChat.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WeChat {
     /// The built-in simulator.
     Simulated,
@@ -405,7 +425,48 @@ fn no_setting(name: &str, settings: &[&str]) -> String {
     }
 }
 
+/// Settings of what is read again while the service runs.
+const READ_AGAIN: [&str; 9] = [
+    "client_secret",
+    "client_secret_file",
+    "client_name",
+    "client_redirect_uris",
+    "client_origins",
+    "client_number_matching",
+    "client_entry_scenes",
+    "pairwise_secret",
+    "signing_keys_file",
+];
+
+/// A trace of the value of each setting that takes a restart.
+fn traces(matches: &ArgMatches) -> BTreeMap<String, u64> {
+    let ids = matches.ids().map(|id| id.as_str());
+    let fixed = ids.filter(|id| !READ_AGAIN.contains(id));
+    let trace = |id: &str| {
+        let mut hasher = DefaultHasher::new();
+        for value in matches.try_get_raw(id).ok().flatten()? {
+            value.hash(&mut hasher);
+        }
+        Some((id.to_owned(), hasher.finish()))
+    };
+    // What groups arguments has no value.
+    fixed.filter_map(trace).collect()
+}
+
 impl Cli {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn check(self, tables: &file::Tables) -> Result<Config, ConfigError> {
+        let config = self.settings.check(tables)?;
+        Ok(Config {
+            warnings: [self.warnings, config.warnings].concat(),
+            fixed: self.fixed,
+            ..config
+        })
+    }
+
     /// Reads arguments, environment and file.
     ///
     /// # Errors
@@ -428,6 +489,7 @@ impl Cli {
         let matches = command.clone().try_get_matches_from(&args).map_err(one_line)?;
         let cli = Self {
             warnings: warnings::of_arguments(&command, &matches),
+            fixed: traces(&matches),
             ..Self::from_arg_matches(&matches).map_err(one_line)?
         };
         Ok((cli, tables))

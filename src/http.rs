@@ -24,6 +24,7 @@ pub mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::time::sleep;
@@ -57,7 +58,7 @@ pub struct Parts {
     /// This replica's streams.
     pub hub: Hub,
     /// What signs id_tokens.
-    pub keys: SigningKeys,
+    pub keys: ArcSwap<SigningKeys>,
     /// Where browsers reach us.
     pub public_url: PublicUrl,
     /// Whose word on the browser's address counts.
@@ -70,8 +71,6 @@ pub struct Parts {
     pub heartbeat: Duration,
     /// Where this process stands between start and end.
     pub lifecycle: Lifecycle,
-    /// Whether no client is configured, so that the built-in demo site is the only one.
-    pub demo: bool,
     /// Where browsers find the simulated phone, if there is one that they reach.
     pub simulated_phone: Option<String>,
     /// What is counted.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -69,6 +70,8 @@ pub struct Program {
     pub tokens: AccessTokens,
     /// Makes its codes.
     pub codes: CodePool,
+    /// Ends what works for it behind requests, when the last of these has ended.
+    pub working: DropGuard,
 }
 
 /// Why a step of a login was not taken. The HTTP layer gives each its reply.
@@ -226,6 +229,11 @@ impl Login {
     #[must_use]
     pub fn sites(&self) -> Arc<Sites> {
         self.sites.load_full()
+    }
+
+    /// Puts others in their place. What is under way goes on with those it began with.
+    pub fn set_sites(&self, sites: Sites) {
+        self.sites.store(Arc::new(sites));
     }
 
     /// What keeps us from calling WeChat, if anything does: of which Mini Program, and why.

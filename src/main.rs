@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use scanlogin::app::App;
-use scanlogin::config::{Cli, Command, ConfigError, KeysCommand};
+use scanlogin::config::{Cli, Command, Config, ConfigError, KeysCommand};
 use scanlogin::hardening;
 use scanlogin::http;
 use scanlogin::keys;
@@ -47,14 +48,14 @@ async fn run() -> anyhow::Result<()> {
             Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
         }
         None => {
-            let config = cli.settings.check(&tables)?;
+            let config = cli.check(&tables)?;
             let logs = Logs::init(config.log_json)?;
             hardening::keep_memory_private();
-            warn(&cli.warnings);
             warn(&config.warnings);
             // Heard from before the first request on.
             let asked = until_asked_to_end()?;
-            App::start(config, &logs).await?.run(asked).await
+            let read = Arc::new(|| Config::read(std::env::args_os()));
+            App::start(config, read, &logs).await?.run(asked).await
         }
     }
 }

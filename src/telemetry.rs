@@ -68,6 +68,8 @@ pub struct Metrics {
     pub login_seconds: Histogram,
     /// 1 when what answers as WeChat is a simulator.
     pub simulator: IntGauge,
+    /// Times that sites, Mini Programs and keys were read again, by `outcome`: `taken` or `refused`.
+    pub settings_read_again_total: IntCounterVec,
 }
 
 impl Metrics {
@@ -101,6 +103,11 @@ impl Metrics {
             )
         };
         Ok(Self {
+            settings_read_again_total: counters(
+                "settings_read_again_total",
+                "Times that sites, Mini Programs and keys were read again.",
+                &["outcome"],
+            )?,
             scenes_created_total: counter("scenes_created_total", "Scenes started.")?,
             login_steps_total: counters("login_steps_total", "Steps of logins.", &["step"])?,
             declined_total: counters(

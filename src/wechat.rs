@@ -11,7 +11,7 @@ mod seal;
 pub mod simulator;
 
 use client::CodeSettings;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 /// A Mini Program that people scan into.
@@ -23,6 +23,13 @@ pub struct MiniProgram {
     pub secret: SecretString,
     /// How its codes look and what they open, unless a scene asks for another edition.
     pub code: CodeSettings,
+}
+
+impl PartialEq for MiniProgram {
+    fn eq(&self, other: &Self) -> bool {
+        let secrets = (self.secret.expose_secret(), other.secret.expose_secret());
+        (&self.appid, &self.code) == (&other.appid, &other.code) && secrets.0 == secrets.1
+    }
 }
 
 /// An edition of a Mini Program.

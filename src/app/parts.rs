@@ -1,6 +1,5 @@
 //! The parts that take some choosing: where everything is kept, and who answers as WeChat.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,13 +18,13 @@ use crate::http::serve::{Share, raise_limit, serve};
 use crate::http::{PublicUrl, Router};
 use crate::hub::Hub;
 use crate::limits::Limits;
-use crate::login::Program;
+use crate::login::{Program, Sites};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{FatalError, RedisStore};
 use crate::telemetry::{Logs, Metrics};
 use crate::wechat::MiniProgram;
-use crate::wechat::access_token::AccessTokens;
+use crate::wechat::access_token::{AccessTokens, TokenMode};
 use crate::wechat::client::{Client, Url};
 use crate::wechat::code_pool::CodePool;
 use crate::wechat::simulator::{Simulator, SimulatorSettings};
@@ -236,53 +235,81 @@ impl WeChat {
         }
     }
 
-    /// Every Mini Program, at work.
-    pub(super) fn programs(
+    /// What Mini Programs work with.
+    pub(super) fn workshop(
         &self,
         config: &Config,
         store: &Arc<dyn Store>,
         limits: &Limits,
         ground: &Ground,
-    ) -> anyhow::Result<HashMap<String, Arc<Program>>> {
+    ) -> anyhow::Result<Workshop> {
         ground.metrics.simulator.set(i64::from(self.simulated));
-        let client = Client::new(self.base.clone(), self.fail_over.clone(), ground.metrics.clone())?;
+        Ok(Workshop {
+            client: Client::new(self.base.clone(), self.fail_over.clone(), ground.metrics.clone())?,
+            token_mode: config.token_mode,
+            code_pool: config.code_pool,
+            store: Arc::clone(store),
+            limits: limits.clone(),
+            ground: ground.clone(),
+        })
+    }
+}
+
+/// Sets Mini Programs to work.
+pub(super) struct Workshop {
+    client: Client,
+    token_mode: TokenMode,
+    code_pool: usize,
+    store: Arc<dyn Store>,
+    limits: Limits,
+    ground: Ground,
+}
+
+impl Workshop {
+    /// The sites of these settings. A Mini Program of `before` that is the same goes on as it is.
+    pub(super) fn sites(&self, config: &Config, before: Option<&Sites>) -> anyhow::Result<Sites> {
         let program = |mini_program: &MiniProgram| {
-            let Ground {
-                metrics, tasks, stop, ..
-            } = ground.clone();
-            let tokens = AccessTokens::new(
-                mini_program.clone(),
-                config.token_mode,
-                client.clone(),
-                Arc::<dyn Store>::clone(store),
-                limits.clone(),
-                metrics.clone(),
-                tasks.clone(),
-                stop.clone(),
-            );
-            let codes = CodePool::new(
-                mini_program.clone(),
-                config.code_pool,
-                client.clone(),
-                tokens.clone(),
-                Arc::<dyn Store>::clone(store),
-                limits.clone(),
-                metrics,
-                tasks,
-                stop,
-            );
-            ground.spawn(tokens.clone().keep_fresh());
-            ground.spawn(codes.clone().refill());
-            (
-                mini_program.appid.clone(),
-                Arc::new(Program {
-                    mini_program: mini_program.clone(),
-                    client: client.clone(),
-                    tokens,
-                    codes,
-                }),
-            )
+            let same = before.and_then(|sites| sites.programs().get(&mini_program.appid));
+            let same = same.filter(|program| program.mini_program == *mini_program);
+            let program = same.map_or_else(|| self.set_to_work(mini_program), Arc::clone);
+            (mini_program.appid.clone(), program)
         };
-        Ok(config.mini_programs.iter().map(program).collect())
+        let programs = config.mini_programs.iter().map(program).collect();
+        Ok(Sites::new(config.clients.iter().cloned(), programs, config.demo)?)
+    }
+
+    fn set_to_work(&self, mini_program: &MiniProgram) -> Arc<Program> {
+        let Ground { metrics, tasks, .. } = self.ground.clone();
+        let stop = self.ground.stop.child_token();
+        let tokens = AccessTokens::new(
+            mini_program.clone(),
+            self.token_mode,
+            self.client.clone(),
+            Arc::<dyn Store>::clone(&self.store),
+            self.limits.clone(),
+            metrics.clone(),
+            tasks.clone(),
+            stop.clone(),
+        );
+        let codes = CodePool::new(
+            mini_program.clone(),
+            self.code_pool,
+            self.client.clone(),
+            tokens.clone(),
+            Arc::<dyn Store>::clone(&self.store),
+            self.limits.clone(),
+            metrics,
+            tasks,
+            stop.clone(),
+        );
+        self.ground.spawn(tokens.clone().keep_fresh());
+        self.ground.spawn(codes.clone().refill());
+        Arc::new(Program {
+            mini_program: mini_program.clone(),
+            client: self.client.clone(),
+            tokens,
+            codes,
+            working: stop.drop_guard(),
+        })
     }
 }

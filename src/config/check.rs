@@ -1,6 +1,7 @@
 //! What no setting shows by itself: files, and settings that must fit each other.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -54,6 +55,7 @@ impl Settings {
         warnings.extend(of_wechat(&wechat));
         let limits = self.counts();
         let connections_per_address = self.connections_per_address();
+        let files = self.read_again(tables);
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -83,7 +85,22 @@ impl Settings {
             connections_per_address,
             log_json: self.log == "json",
             warnings,
+            files,
+            fixed: BTreeMap::new(),
         })
+    }
+
+    /// The files of what is read again.
+    fn read_again(&self, tables: &Tables) -> Vec<PathBuf> {
+        let own = [
+            &self.config,
+            &self.client_secret_file,
+            &self.signing_keys_file,
+            &self.pairwise_secret_file,
+        ];
+        let own = own.into_iter().flatten().cloned();
+        own.chain(tables.secret_files().map(|(_, path)| path.to_owned()))
+            .collect()
     }
 
     fn counts(&self) -> Counts {
@@ -396,7 +413,7 @@ fn places(file: &Path) -> Result<Places, ConfigError> {
     })
 }
 
-fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<SigningKeys, ConfigError> {
+fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<Option<SigningKeys>, ConfigError> {
     let setting = "SCANLOGIN_SIGNING_KEYS_FILE";
     match file {
         Some(path) => {
@@ -416,16 +433,13 @@ fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<
                     path.display()
                 )));
             }
-            Ok(keys)
+            Ok(Some(keys))
         }
         None if redis => Err(wrong(format!(
             "{setting} is missing: replicas on one Redis must sign alike. Make it once with `scanlogin keys new --out keys.json` \
              and give the same file to every replica"
         ))),
-        None => {
-            let algorithms = clients.iter().map(|client| client.id_token_alg).collect();
-            SigningKeys::ephemeral(&algorithms).map_err(|error| wrong(error.to_string()))
-        }
+        None => Ok(None),
     }
 }
 

@@ -38,7 +38,7 @@ const LOGIN_SECONDS: u64 = 1_200;
 ///
 /// Somebody who types `localhost` is led to the public URL, where the page's cookies and its origin are right.
 pub(super) async fn page(State(state): State<AppState>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    if !state.demo {
+    if state.login.sites().demo().is_none() {
         let words = "scanlogin: scan with WeChat to log in. The sites that use it show the codes.\n";
         return Ok(words.into_response());
     }
@@ -176,7 +176,7 @@ pub(super) async fn logout(State(state): State<AppState>, headers: HeaderMap) ->
 }
 
 fn demo_site(state: &AppState) -> Result<Arc<Site>, Problem> {
-    let demo = state.login.sites().only().filter(|_| state.demo);
+    let demo = state.login.sites().demo();
     demo.ok_or_else(|| {
         Problem::new(
             Code::NotFound,

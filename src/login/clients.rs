@@ -106,6 +106,7 @@ pub struct Site {
 pub struct Sites {
     by_id: BTreeMap<String, Arc<Site>>,
     programs: HashMap<String, Arc<Program>>,
+    is_demo: bool,
 }
 
 /// A client names a Mini Program that is not there.
@@ -117,13 +118,15 @@ pub struct NoSuchProgram {
 }
 
 impl Sites {
-    /// These sites, with their Mini Programs by AppID; of two with one id the later stays.
+    /// These sites, with their Mini Programs by AppID; of two with one id the later stays. `is_demo` where nobody set up a site, so that
+    /// the built-in one is the only one.
     ///
     /// # Errors
     /// [`NoSuchProgram`]
     pub fn new(
         clients: impl IntoIterator<Item = Client>,
         programs: HashMap<String, Arc<Program>>,
+        is_demo: bool,
     ) -> Result<Self, NoSuchProgram> {
         let site = |client: Client| {
             let program = programs.get(&client.mini_program).ok_or_else(|| NoSuchProgram {
@@ -134,7 +137,11 @@ impl Sites {
             Ok((client.client_id.clone(), Arc::new(Site { client, program })))
         };
         let by_id = clients.into_iter().map(site).collect::<Result<_, _>>()?;
-        Ok(Self { by_id, programs })
+        Ok(Self {
+            by_id,
+            programs,
+            is_demo,
+        })
     }
 
     /// The site of this id.
@@ -150,9 +157,15 @@ impl Sites {
         all.next().filter(|_| all.next().is_none()).cloned()
     }
 
-    /// Each of them.
-    pub fn all(&self) -> impl Iterator<Item = &Client> {
-        self.by_id.values()
+    /// The built-in demo site, if nobody set up another.
+    #[must_use]
+    pub fn demo(&self) -> Option<Arc<Site>> {
+        self.only().filter(|_| self.is_demo)
+    }
+
+    /// Their names.
+    pub fn client_ids(&self) -> impl Iterator<Item = &str> {
+        self.by_id.keys().map(String::as_str)
     }
 
     /// Whether any site lists this origin.

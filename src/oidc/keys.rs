@@ -54,7 +54,7 @@ impl Algorithm {
 /// Signs id_tokens. The first key of each algorithm signs, all are published, so that keys can be changed while logins go on.
 #[derive(Clone)]
 pub struct SigningKeys {
-    keys: Arc<[Key]>,
+    keys: Arc<[Arc<Key>]>,
 }
 
 struct Key {
@@ -283,7 +283,7 @@ impl SigningKeys {
         let set: JwkSet = serde_json::from_str(text)?;
         let numbered = set.keys.into_iter().enumerate();
         let keys = numbered.map(|(n, jwk)| Key::read(jwk).ok_or(KeysError::Unusable(n + 1)));
-        let keys: Arc<[Key]> = keys.collect::<Result<_, _>>()?;
+        let keys: Arc<[Arc<Key>]> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
         if keys.is_empty() {
             Err(KeysError::Empty)
         } else {
@@ -291,18 +291,31 @@ impl SigningKeys {
         }
     }
 
-    /// Keys that live as long as this process: for the embedded store, where nobody else must know them.
+    /// None at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { keys: Arc::new([]) }
+    }
+
+    /// The same, and a new key for each of these algorithms that has none: it lives as long as this process, for the embedded store,
+    /// where nobody else must know it.
     ///
     /// # Errors
     /// [`KeysError::Generation`]
-    pub fn ephemeral(algorithms: &BTreeSet<Algorithm>) -> Result<Self, KeysError> {
-        Self::parse(&new_key_set(algorithms)?)
+    pub fn with_own(&self, algorithms: &BTreeSet<Algorithm>) -> Result<Self, KeysError> {
+        let missing: BTreeSet<Algorithm> = algorithms.difference(&self.algorithms()).copied().collect();
+        if missing.is_empty() {
+            return Ok(self.clone());
+        }
+        let drawn = Self::parse(&new_key_set(&missing)?)?;
+        let keys = self.keys.iter().chain(drawn.keys.iter()).cloned().collect();
+        Ok(Self { keys })
     }
 
     /// What there are keys for.
     #[must_use]
     pub fn algorithms(&self) -> BTreeSet<Algorithm> {
-        self.keys.iter().map(Key::algorithm).collect()
+        self.keys.iter().map(|key| key.algorithm()).collect()
     }
 
     /// The public JWK Set (RFC 7517 §5).

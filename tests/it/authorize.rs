@@ -116,7 +116,10 @@ async fn a_person_logs_in_and_goes_back_to_the_site_with_a_code() {
         "from": "scan", "code": told["code"], "state": "af0ifjsldkj&=%", "iss": service.public_url
     });
     assert_eq!(answer, expected);
-    assert_eq!(browser.events().await.next().await.unwrap().data["redirect_to"], redirect_to);
+    assert_eq!(
+        browser.events().await.next().await.unwrap().data["redirect_to"],
+        redirect_to
+    );
 
     let code = told["code"].as_str().unwrap();
     let without = BLOG.token(&service, &[("code", code)]).await;

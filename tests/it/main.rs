@@ -42,6 +42,7 @@ mod redemption;
 mod redis_commands;
 mod relying_party;
 mod replicas;
+mod reread;
 mod security_table;
 mod settings;
 mod shapes;

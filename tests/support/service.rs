@@ -94,6 +94,17 @@ impl Service {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
+    /// Puts another settings file in the place of its own, as an editor or a mount does: whole, under the same name.
+    pub(crate) fn rewrite_config(&self, text: &str) {
+        if let Ok(file) = toml::from_str(text) {
+            canaries::learn_from_settings(&file);
+        }
+        let path = self.files.path().join("scanlogin.toml");
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).expect("the settings file");
+        std::fs::rename(new, path).expect("the settings file");
+    }
+
     pub(crate) fn log(&self) -> &Log {
         self.process.log()
     }

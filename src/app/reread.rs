@@ -1,0 +1,172 @@
+//! Reads sites, Mini Programs and signing keys again while the service runs, when a file of theirs changed or SIGHUP asks for it.
+//!
+//! All of it is taken or nothing is: a file that can't be used leaves everything as it was, and the log says why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
+use std::future::Future;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::parts::Workshop;
+use crate::config::{self, Config, ConfigError};
+use crate::http::AppState;
+use crate::oidc::{KeysError, SigningKeys};
+
+/// Reads and checks all settings.
+pub type Reader = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// How often files are looked at. Whoever writes one is given as long to finish.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What stays as it was at the start.
+pub(super) struct Settled {
+    wechat: config::WeChat,
+    fixed: BTreeMap<String, u64>,
+}
+
+impl Settled {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            wechat: config.wechat.clone(),
+            fixed: config.fixed.clone(),
+        }
+    }
+}
+
+/// What takes in what was read again.
+pub(super) struct Rereading {
+    pub(super) state: AppState,
+    pub(super) workshop: Workshop,
+    pub(super) settled: Settled,
+}
+
+/// What signs by these settings; keys that this process drew for itself stay.
+pub(super) fn keys(config: &Config, before: &SigningKeys) -> Result<SigningKeys, KeysError> {
+    let algorithms: BTreeSet<_> = config.clients.iter().map(|client| client.id_token_alg).collect();
+    match &config.signing_keys {
+        Some(keys) => Ok(keys.clone()),
+        None => before.with_own(&algorithms),
+    }
+}
+
+impl Rereading {
+    /// Goes on until `stop`.
+    pub(super) fn run(
+        self,
+        read: Reader,
+        files: Vec<PathBuf>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+        // Heard from now on: without this, SIGHUP would end the process.
+        let hangup = signal(SignalKind::hangup())?;
+        let rereading = self.reread(read, files, hangup);
+        Ok(async move {
+            stop.run_until_cancelled(rereading).await;
+        })
+    }
+
+    async fn reread(self, read: Reader, mut files: Vec<PathBuf>, mut hangup: Signal) {
+        let mut seen = Traces::of(&files).await;
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                () = seen.changed(&files) => {}
+            }
+            // Before it is read: what changes from here on is another change.
+            seen = Traces::of(&files).await;
+            let reading = Arc::clone(&read);
+            let read = spawn_blocking(move || reading()).await;
+            match read.context("reading broke off").and_then(|read| self.take(read?)) {
+                Ok(read) => {
+                    files = read.files;
+                    seen = Traces::of(&files).await;
+                }
+                Err(error) => {
+                    self.count("refused");
+                    tracing::error!("settings were read again and can't be used, so nothing was changed: {error:#}");
+                }
+            }
+        }
+    }
+
+    fn take(&self, config: Config) -> anyhow::Result<Config> {
+        if config.wechat != self.settled.wechat {
+            bail!("who answers as WeChat would be another one: that takes a restart");
+        }
+        let state = &self.state;
+        let before = state.login.sites();
+        let keys = keys(&config, &state.keys.load())?;
+        let sites = self.workshop.sites(&config, Some(&before))?;
+        let ids = |sites: &crate::login::Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
+        let (now, then) = (ids(&sites), ids(&before));
+        // A key is published before anything is signed with it.
+        state.keys.store(Arc::new(keys));
+        state.login.set_sites(sites);
+        self.count("taken");
+        let (added, removed): (Vec<_>, Vec<_>) = (now.difference(&then).collect(), then.difference(&now).collect());
+        let mini_programs = config.mini_programs.len();
+        tracing::info!(
+            clients = now.len(),
+            ?added,
+            ?removed,
+            mini_programs,
+            "settings were read again"
+        );
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let fixed = &self.settled.fixed;
+        let names = config.fixed.keys().chain(fixed.keys()).collect::<BTreeSet<_>>();
+        let changed: Vec<_> = names
+            .into_iter()
+            .filter(|name| config.fixed.get(*name) != fixed.get(*name))
+            .collect();
+        if !changed.is_empty() {
+            tracing::warn!(?changed, "these settings take a restart, and stay as they were");
+        }
+        Ok(config)
+    }
+
+    fn count(&self, outcome: &str) {
+        let metrics = &self.state.metrics;
+        metrics.settings_read_again_total.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// What tells one content of a file from another, without reading it.
+#[derive(PartialEq, Eq)]
+struct Traces(Vec<Option<(u64, u64, i64, i64, u64)>>);
+
+impl Traces {
+    async fn of(files: &[PathBuf]) -> Self {
+        // The file that a link leads to: what mounts secrets changes the link.
+        let trace = |file: Metadata| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len());
+        let mut traces = Vec::with_capacity(files.len());
+        for file in files {
+            traces.push(tokio::fs::metadata(file).await.ok().map(trace));
+        }
+        Self(traces)
+    }
+
+    /// Returns once a file has changed, and then stayed the same for a while: half a file may look like a whole one.
+    async fn changed(&self, files: &[PathBuf]) {
+        let mut last = None;
+        loop {
+            sleep(LOOK).await;
+            let now = Self::of(files).await;
+            if now != *self && last.as_ref() == Some(&now) {
+                return;
+            }
+            last = Some(now);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Sites, Mini Programs and keys change while the service runs: nobody's login notices, and what can't be used changes nothing.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::process::scanlogin;
+use crate::support::reply::Reply;
+use crate::support::roles::{Browser, Phone, Site};
+use crate::support::service::Service;
+use crate::support::{canaries, eventually};
+
+const BLOG: &str = r#"
+    [[client]]
+    client_id = "blog"
+    client_secret = "s3cret"
+    origins = ["https://blog.example"]
+"#;
+
+const SHOP: &str = r#"
+    [[client]]
+    client_id = "shop"
+    client_secret = "shop-secret"
+    origins = ["https://shop.example"]
+"#;
+
+async fn starts(service: &Service, client_id: &str) -> Reply {
+    Reply::to(service.post("/scenes", &json!({ "client_id": client_id }))).await
+}
+
+async fn until_it_starts(service: &Service, client_id: &str) {
+    eventually("the site is known", || async {
+        (starts(service, client_id).await.status == 201).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_site_that_is_added_is_served_and_logins_under_way_go_on() {
+    let service = Service::builder().config_toml(BLOG).start().await;
+    starts(&service, "shop").await.problem(403, "unknown_client");
+    let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
+    let mut stream = browser.events().await;
+    stream.next().await.unwrap();
+    let tokens = service.wechat_calls("stable_token").await;
+
+    service.rewrite_config(&format!("{BLOG}{SHOP}"));
+    until_it_starts(&service, "shop").await;
+    let preflight = service
+        .call(reqwest::Method::OPTIONS, "/scenes")
+        .header("origin", "https://shop.example")
+        .header("access-control-request-method", "POST");
+    let preflight = Reply::to(preflight).await;
+    assert_eq!(preflight.header("access-control-allow-origin"), "https://shop.example");
+
+    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
+    assert_eq!(stream.next().await.unwrap().data["state"], "scanned");
+    alice.confirm(&service, &browser.scene).await.ok();
+    let code = stream.next().await.unwrap().data["code"].as_str().unwrap().to_owned();
+    Site::Basic("blog", "s3cret")
+        .token(&service, &[("code", &code)])
+        .await
+        .ok();
+    assert_eq!(
+        service.wechat_calls("stable_token").await,
+        tokens,
+        "the Mini Program works on as before"
+    );
+    assert_eq!(
+        service.metric("scanlogin_settings_read_again_total", "taken").await,
+        1.0
+    );
+    service.log().line_with(&["settings were read again", "shop"]).await;
+}
+
+#[tokio::test]
+async fn a_site_that_is_taken_away_is_no_client_any_more() {
+    let service = Service::builder().config_toml(&format!("{BLOG}{SHOP}")).start().await;
+    let browser = Browser::start_with(&service, json!({ "client_id": "shop" })).await;
+    let code = browser.code_of("alice", &service).await;
+    service.rewrite_config(BLOG);
+    eventually("the site is unknown", || async {
+        (starts(&service, "shop").await.status == 403).then_some(())
+    })
+    .await;
+    let late = Site::Basic("shop", "shop-secret")
+        .token(&service, &[("code", &code)])
+        .await;
+    late.oauth_error(401, "invalid_client");
+    assert_eq!(
+        browser.status().await["state"],
+        "confirmed",
+        "its page still hears how it went"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_used_is_told_with_its_line_and_changes_nothing() {
+    let service = Service::builder().config_toml(BLOG).start().await;
+    for (wrong, named) in [
+        (format!("{BLOG}\n[[client]]\nclient_id = \"shop\nname = 1"), "line 8"),
+        (format!("{BLOG}{BLOG}"), "two clients have the client_id"),
+        (
+            format!("{BLOG}[[client]]\nclient_id = \"shop\"\nredirect_uri = \"x\""),
+            "redirect_uri",
+        ),
+        (BLOG.replace("https://blog.example", "blog.example"), "\"blog.example\""),
+    ] {
+        service.rewrite_config(&wrong);
+        service.process.signal(Signal::HUP);
+        let line = service.log().line_with(&["nothing was changed", named]).await;
+        assert!(line.contains("scanlogin.toml") || line.contains("client"), "{line}");
+        assert_eq!(starts(&service, "blog").await.status, 201);
+    }
+    assert!(service.metric("scanlogin_settings_read_again_total", "refused").await >= 4.0);
+    service.rewrite_config(&format!("{BLOG}{SHOP}"));
+    until_it_starts(&service, "shop").await;
+}
+
+#[tokio::test]
+async fn what_takes_a_restart_is_named_and_stays() {
+    let service = Service::builder().config_toml(BLOG).start().await;
+    service.rewrite_config(&format!("heartbeat = 1\n{BLOG}{SHOP}"));
+    service.process.signal(Signal::HUP);
+    service.log().line_with(&["take a restart", "heartbeat"]).await;
+    until_it_starts(&service, "shop").await;
+
+    let program = "[[mini_program]]\nappid = \"wx0123456789abcdef\"\nsecret = \"a-secret-of-wechat\"\n";
+    canaries::learn("a secret of the settings", "a-secret-of-wechat");
+    service.rewrite_config(&format!("{BLOG}{program}"));
+    service.process.signal(Signal::HUP);
+    service
+        .log()
+        .line_with(&["nothing was changed", "WeChat", "restart"])
+        .await;
+    assert_eq!(starts(&service, "shop").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_second_mini_program_gets_a_token_of_its_own_and_the_first_keeps_its() {
+    const FIRST: &str = "[[mini_program]]\nappid = \"wx1111111111111111\"\nsecret = \"first-secret-of-wechat\"\n";
+    const SECOND: &str = "[[mini_program]]\nappid = \"wx2222222222222222\"\nsecret = \"second-secret-of-wechat\"\n";
+    canaries::learn("a secret of the settings", "second-secret-of-wechat");
+    let of = |client: &str, appid: &str| client.replace("origins", &format!("mini_program = \"{appid}\"\n    origins"));
+    let redis = crate::support::redis::RedisServer::start();
+    let first = format!("{FIRST}{}", of(BLOG, "wx1111111111111111"));
+    let service = Service::builder().redis(&redis).config_toml(&first).start().await;
+    let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
+    assert_eq!(browser.code_image().await.status, 200);
+    let tokens = service.wechat_calls("stable_token").await;
+
+    let both = format!("{first}{SECOND}{}", of(SHOP, "wx2222222222222222"));
+    service.rewrite_config(&both);
+    until_it_starts(&service, "shop").await;
+    let shop = Browser::start_with(&service, json!({ "client_id": "shop" })).await;
+    assert_eq!(shop.code_image().await.status, 200);
+    assert_eq!(service.wechat_calls("stable_token").await, tokens + 1);
+    let code = shop.code_of("alice", &service).await;
+    let given = Site::Basic("shop", "shop-secret")
+        .token(&service, &[("code", &code)])
+        .await
+        .ok();
+    let claims = Site::verified(&service, given["id_token"].as_str().unwrap()).await;
+    assert_eq!(claims["wechat_appid"], "wx2222222222222222");
+}
+
+#[tokio::test]
+async fn a_secret_in_a_file_and_the_signing_keys_change_without_a_restart() {
+    let files = crate::support::temporary_directory();
+    let (secret, keys) = (files.path().join("secret"), files.path().join("keys.json"));
+    std::fs::write(&secret, "the-first-secret").unwrap();
+    let new_keys = || {
+        let made = scanlogin().args(["keys", "new"]).output().unwrap();
+        serde_json::from_slice::<Value>(&made.stdout).unwrap()["keys"][0].clone()
+    };
+    let (old, new) = (new_keys(), new_keys());
+    std::fs::write(&keys, json!({ "keys": [old] }).to_string()).unwrap();
+    let site = format!(
+        "[[client]]\nclient_id = \"blog\"\nclient_secret_file = {:?}",
+        secret.display()
+    );
+    let service = Service::builder()
+        .config_toml(&site)
+        .with("SIGNING_KEYS_FILE", keys.display())
+        .start()
+        .await;
+
+    std::fs::write(&secret, "the-second-secret").unwrap();
+    std::fs::write(&keys, json!({ "keys": [new, old] }).to_string()).unwrap();
+    service.process.signal(Signal::HUP);
+    service.log().line_with(&["settings were read again"]).await;
+    let published = Reply::to(service.get("/jwks.json")).await.ok();
+    let kids: Vec<&Value> = published["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| &key["kid"])
+        .collect();
+    assert_eq!(kids, [&new["kid"], &old["kid"]]);
+
+    let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
+    let code = browser.code_of("alice", &service).await;
+    let before = Site::Basic("blog", "the-first-secret")
+        .token(&service, &[("code", &code)])
+        .await;
+    before.oauth_error(401, "invalid_client");
+    let given = Site::Basic("blog", "the-second-secret")
+        .token(&service, &[("code", &code)])
+        .await
+        .ok();
+    Site::verified(&service, given["id_token"].as_str().unwrap()).await;
+}

@@ -34,6 +34,8 @@ targets! {
     origin = crate::http::fuzzing::origin;
     /// `Authorization`, and the client's credentials in it.
     authorization = crate::http::fuzzing::authorization;
+    /// Requests to `/authorize`.
+    authorization_request = crate::oidc::fuzzing::authorization_request;
     /// Forms.
     form = crate::http::fuzzing::form;
     /// JSON bodies.

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::WeChat;
 use crate::http::PublicUrl;
-use crate::login::Clients;
+use crate::login::Client;
 use crate::store::redis::RedisSettings;
 
 /// So many hex digits, drawn at random, are 128 bits: nobody finds them by trying (RFC 6749 §10.10).
@@ -63,9 +63,9 @@ fn of_argument(command: &clap::Command, arg: &Arg) -> String {
 }
 
 /// What sites prove themselves with, and whose pages may call.
-pub(super) fn of_clients(clients: &Clients, simulated: bool) -> Vec<String> {
+pub(super) fn of_clients(clients: &[Client], simulated: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    for client in clients.all() {
+    for client in clients {
         let id = &client.client_id;
         let secret = client.client_secret.as_ref().map(SecretString::expose_secret);
         if secret.is_some_and(is_short) {

@@ -2,6 +2,8 @@
 //!
 //! What the site asks for is checked here, and once more when the page starts a scene with it.
 
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
@@ -12,9 +14,10 @@ use super::extract::{NO_FORM, Whole, is_form};
 use super::language::Language;
 use super::layers::Cause;
 use super::problem::{Code, Problem};
-use crate::login::Client;
+use crate::login::{Client, Site};
 use crate::oidc::request::Stranger;
 use crate::oidc::{AuthorizationRequest, Refusal};
+use crate::scene::Authorization;
 use crate::web::embedded::filled;
 
 /// Shows the code, and sends the browser back to the site with what comes of it.
@@ -51,9 +54,9 @@ pub(super) async fn posted(
 }
 
 fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
-    let request = AuthorizationRequest::parse(query, &state.login.sites(), state.public_url.as_str());
-    match request {
-        Ok(request) => code_page(query, &request, headers),
+    let request = AuthorizationRequest::read(query);
+    match check(state, &request) {
+        Ok((site, _)) => code_page(query, &request, &site.client, headers),
         Err(Refusal::Stay(stranger)) => stranger_page(stranger, headers),
         Err(Refusal::Return {
             redirect_to,
@@ -71,15 +74,22 @@ fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
     }
 }
 
-fn code_page(query: &str, request: &AuthorizationRequest, headers: &HeaderMap) -> Response {
+/// Whose request it is, and what is kept of it.
+pub(super) fn check(state: &AppState, request: &AuthorizationRequest) -> Result<(Arc<Site>, Authorization), Refusal> {
+    let site = state.login.site(request.client_id()?).map_err(|_| Stranger::Client)?;
+    let authorization = request.check(&site.client, state.public_url.as_str())?;
+    Ok((site, authorization))
+}
+
+fn code_page(query: &str, request: &AuthorizationRequest, client: &Client, headers: &HeaderMap) -> Response {
     let Client {
         name,
         logo_url,
         origins,
         client_id,
         ..
-    } = &request.site.client;
-    let language = Language::preferred(request.ui_locales.as_deref(), headers);
+    } = client;
+    let language = Language::preferred(request.ui_locales(), headers);
     let page = filled(
         "authorize/index.html",
         &[

@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
 use super::AppState;
+use super::authorize;
 use super::browser::{browser_secret, check_client_origin, describe, forgotten_scenes, secret_cookie};
 use super::extract::{Json, SceneOf};
 use super::load::{Overloaded, Undone, Work};
@@ -138,11 +139,8 @@ pub(super) async fn start(
 /// Which site asks, and for what: as it asked at `/authorize`, or as its own page says.
 fn asked(state: &AppState, request: &StartRequest) -> Result<(Arc<Site>, Authorization), Problem> {
     if let Some(query) = &request.authorization_request {
-        let parsed = AuthorizationRequest::parse(query, &state.login.sites(), state.public_url.as_str());
-        let AuthorizationRequest {
-            site, authorization, ..
-        } = parsed.map_err(|refusal| Problem::invalid(format!("authorization_request: {refusal}")))?;
-        return Ok((site, authorization));
+        let checked = authorize::check(state, &AuthorizationRequest::read(query));
+        return checked.map_err(|refusal| Problem::invalid(format!("authorization_request: {refusal}")));
     }
     let site = match &request.client_id {
         Some(client_id) => state.login.site(client_id)?,

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 
 use url::form_urlencoded;
 
-use crate::login::{Site, Sites};
+use crate::login::Client;
 use crate::scene::{Authorization, Scopes};
 
 /// The longest nonce that is repeated in an id_token, in bytes.
@@ -15,15 +14,12 @@ pub const NONCE_LEN: usize = 255;
 /// The longest state that is repeated, in bytes: some sites seal all they want to know again into it.
 const STATE_LEN: usize = 4_096;
 
-/// What a site may ask of its people's login: whatever else it sends is none of its business here, and ignored (§3.1.2.1).
+/// What somebody sent to `/authorize`. Whatever is none of its business there is ignored (§3.1.2.1); what has no value counts as left
+/// out (RFC 6749 §3.1).
 #[derive(Debug)]
 pub struct AuthorizationRequest {
-    /// Who asks.
-    pub site: Arc<Site>,
-    /// What is kept of it, to be held against the redemption and sent back.
-    pub authorization: Authorization,
-    /// The languages it wants its people spoken to, the dearest first (BCP 47).
-    pub ui_locales: Option<String>,
+    by_name: BTreeMap<String, String>,
+    twice: BTreeSet<String>,
 }
 
 /// Why nobody is asked to log in.
@@ -59,6 +55,12 @@ pub enum Stranger {
     Twice,
 }
 
+impl From<Stranger> for Refusal {
+    fn from(stranger: Stranger) -> Self {
+        Self::Stay(stranger)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -72,70 +74,9 @@ impl fmt::Display for Refusal {
 type Fault = (&'static str, String);
 
 impl AuthorizationRequest {
-    /// Reads the query or the form of a request to `/authorize`. `issuer` is the public URL.
-    ///
-    /// # Errors
-    /// [`Refusal`]
-    pub fn parse(query: &str, sites: &Sites, issuer: &str) -> Result<Self, Refusal> {
-        let parameters = Parameters::read(query);
-        if parameters.twice.contains("client_id") || parameters.twice.contains("redirect_uri") {
-            return Err(Refusal::Stay(Stranger::Twice));
-        }
-        let site = parameters.get("client_id").and_then(|client_id| sites.get(client_id));
-        let site = site.ok_or(Refusal::Stay(Stranger::Client))?;
-        let redirect_uri = parameters
-            .get("redirect_uri")
-            .ok_or(Refusal::Stay(Stranger::NoRedirectUri))?;
-        if !site.client.redirect_uris.iter().any(|listed| listed == redirect_uri) {
-            return Err(Refusal::Stay(Stranger::RedirectUri));
-        }
-
-        // What follows is the site's own doing, and the site hears of it.
-        let state = parameters.get("state").filter(|state| state.len() <= STATE_LEN);
-        match parameters.authorization(&site, redirect_uri) {
-            Ok(authorization) => Ok(Self {
-                site,
-                authorization,
-                ui_locales: parameters.get("ui_locales").map(ToOwned::to_owned),
-            }),
-            Err((error, description)) => {
-                let said = [("error", error), ("error_description", &*description)];
-                Err(Refusal::Return {
-                    redirect_to: answer(redirect_uri, &said, state, issuer),
-                    error,
-                    description,
-                })
-            }
-        }
-    }
-}
-
-/// Where the browser goes with an answer: the redirect_uri with these parameters, the site's state, and who answers (RFC 9207).
-#[must_use]
-pub fn answer(redirect_uri: &str, said: &[(&str, &str)], state: Option<&str>, issuer: &str) -> String {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(said);
-    if let Some(state) = state {
-        query.append_pair("state", state);
-    }
-    query.append_pair("iss", issuer);
-    // Not read and written anew: what the site listed is repeated as it is (RFC 6749 §3.1.2).
-    let separator = match redirect_uri.split_once('?') {
-        None => "?",
-        Some((_, own)) if own.is_empty() || own.ends_with('&') => "",
-        Some(_) => "&",
-    };
-    format!("{redirect_uri}{separator}{}", query.finish())
-}
-
-/// The parameters of a request. What has no value counts as left out (RFC 6749 §3.1).
-struct Parameters {
-    by_name: BTreeMap<String, String>,
-    twice: BTreeSet<String>,
-}
-
-impl Parameters {
-    fn read(query: &str) -> Self {
+    /// Reads a query, or a form.
+    #[must_use]
+    pub fn read(query: &str) -> Self {
         let (mut by_name, mut twice) = (BTreeMap::new(), BTreeSet::new());
         for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
             if by_name.insert(name.clone(), value).is_some() {
@@ -145,12 +86,51 @@ impl Parameters {
         Self { by_name, twice }
     }
 
+    /// Which client it says it is of.
+    ///
+    /// # Errors
+    /// [`Stranger`]
+    pub fn client_id(&self) -> Result<&str, Stranger> {
+        if self.twice.contains("client_id") || self.twice.contains("redirect_uri") {
+            return Err(Stranger::Twice);
+        }
+        self.get("client_id").ok_or(Stranger::Client)
+    }
+
+    /// The languages that the site wants its people spoken to, the dearest first (BCP 47).
+    #[must_use]
+    pub fn ui_locales(&self) -> Option<&str> {
+        self.get("ui_locales")
+    }
+
+    /// What `client`, the one that [`Self::client_id`] names, is to be held to and told again. `issuer` is the public URL.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn check(&self, client: &Client, issuer: &str) -> Result<Authorization, Refusal> {
+        let redirect_uri = self.get("redirect_uri").ok_or(Stranger::NoRedirectUri)?;
+        if !client.redirect_uris.iter().any(|listed| listed == redirect_uri) {
+            return Err(Stranger::RedirectUri.into());
+        }
+        // What follows is the site's own doing, and the site hears of it.
+        self.authorization(client, redirect_uri)
+            .map_err(|(error, description)| {
+                let said = [("error", error), ("error_description", &*description)];
+                let state = self.get("state").filter(|state| state.len() <= STATE_LEN);
+                Refusal::Return {
+                    redirect_to: answer(redirect_uri, &said, state, issuer),
+                    error,
+                    description,
+                }
+            })
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         let value = self.by_name.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
     }
 
-    fn authorization(&self, site: &Site, redirect_uri: &str) -> Result<Authorization, Fault> {
+    fn authorization(&self, client: &Client, redirect_uri: &str) -> Result<Authorization, Fault> {
         let invalid = |words: &str| Err(("invalid_request", words.to_owned()));
         if let Some(name) = self.twice.first() {
             // A name may be anything.
@@ -182,7 +162,7 @@ impl Parameters {
         if self.get("response_mode").is_some_and(|mode| mode != "query") {
             return invalid("response_mode can only be query.");
         }
-        let code_challenge = self.code_challenge(site)?;
+        let code_challenge = self.code_challenge(client)?;
         let scopes = self.scopes()?;
         if self.get("state").is_some_and(|state| state.len() > STATE_LEN) {
             return invalid(&format!("state may have at most {STATE_LEN} bytes."));
@@ -217,14 +197,14 @@ impl Parameters {
     }
 
     /// RFC 7636 §4.3, by which no method means `plain`.
-    fn code_challenge(&self, site: &Site) -> Result<Option<String>, Fault> {
+    fn code_challenge(&self, client: &Client) -> Result<Option<String>, Fault> {
         let invalid = |words: &str| Err(("invalid_request", words.to_owned()));
         match (self.get("code_challenge"), self.get("code_challenge_method")) {
             (Some(challenge), Some("S256")) if is_challenge(challenge) => Ok(Some(challenge.to_owned())),
             (Some(_), Some("S256")) => invalid(CHALLENGE_FORM),
             (Some(_), _) => invalid("code_challenge_method must be S256."),
             (None, Some(_)) => invalid("code_challenge is missing, and code_challenge_method is there."),
-            (None, None) if site.client.is_public() => {
+            (None, None) if client.is_public() => {
                 invalid("This client has no secret, so it must send code_challenge (PKCE, S256).")
             }
             (None, None) => Ok(None),
@@ -244,6 +224,24 @@ impl Parameters {
             profile: asked.contains("profile"),
         })
     }
+}
+
+/// Where the browser goes with an answer: the redirect_uri with these parameters, the site's state, and who answers (RFC 9207).
+#[must_use]
+pub fn answer(redirect_uri: &str, said: &[(&str, &str)], state: Option<&str>, issuer: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(said);
+    if let Some(state) = state {
+        query.append_pair("state", state);
+    }
+    query.append_pair("iss", issuer);
+    // Not read and written anew: what the site listed is repeated as it is (RFC 6749 §3.1.2).
+    let separator = match redirect_uri.split_once('?') {
+        None => "?",
+        Some((_, own)) if own.is_empty() || own.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    format!("{redirect_uri}{separator}{}", query.finish())
 }
 
 /// What is wrong with the form of a challenge.

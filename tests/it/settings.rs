@@ -575,6 +575,48 @@ const FILES: &[Case] = &[
     Case(
         &[],
         &[],
+        "[[client]]\nclient_id = \"blog\"\nid_token_signed_response_alg = \"HS256\"",
+        &["SCANLOGIN_CONFIG", "line 3", "ES256", "RS256"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nsubject_type = \"pairwise\"\nredirect_uris = [\"https://blog.example/cb\"]",
+        &["client blog", "SCANLOGIN_PAIRWISE_SECRET", "openssl rand"],
+    ),
+    Case(
+        &[],
+        &[(
+            "SCANLOGIN_PAIRWISE_SECRET",
+            "a-pairwise-secret-of-32-characters-or-more",
+        )],
+        "[[client]]\nclient_id = \"blog\"\nsubject_type = \"pairwise\"\nredirect_uris = [\"https://a.example/\", \"https://b.example/\"]",
+        &["client blog", "2 hosts", "sector = \"blog.example\""],
+    ),
+    Case(
+        &[],
+        &[(
+            "SCANLOGIN_PAIRWISE_SECRET",
+            "a-pairwise-secret-of-32-characters-or-more",
+        )],
+        "[[client]]\nclient_id = \"blog\"\nsubject_type = \"pairwise\"\nsector = \"https://blog.example\"",
+        &["client blog", "sector", "is no host"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nsector = \"blog.example\"",
+        &["client blog", "sector", "pairwise"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_PAIRWISE_SECRET", "canary-2f7c9a")],
+        "",
+        &["SCANLOGIN_PAIRWISE_SECRET", "shorter than 32", "openssl rand"],
+    ),
+    Case(
+        &[],
+        &[],
         "[[client]]\nclient_id = \"blog\"\nnam = \"x\"",
         &["SCANLOGIN_CONFIG", "`nam`", "`name`"],
     ),
@@ -952,6 +994,32 @@ fn new_keys_are_private_and_never_replace_others() {
         assert!(seen.insert(key["d"].as_str().expect("its private part").to_owned()));
         assert!(key["kid"].is_string());
     }
+}
+
+#[tokio::test]
+async fn a_site_that_wants_rs256_needs_a_key_for_it_and_one_command_makes_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = "[[client]]\nclient_id = \"blog\"\nid_token_signed_response_alg = \"RS256\"";
+    let service = || Service::builder().config_toml(site);
+    let es256 = keys_in(dir.path());
+    let (code, said) = service().with("SIGNING_KEYS_FILE", es256).refused().await;
+    assert_eq!(code, 2);
+    for word in ["client blog", "RS256", "holds no key", "scanlogin keys new --alg RS256"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let both = scanlogin()
+        .args(["keys", "new", "--alg", "ES256,RS256"])
+        .output()
+        .unwrap();
+    let path = dir.path().join("both.json");
+    fs::write(&path, both.stdout).unwrap();
+    let service = service().with("SIGNING_KEYS_FILE", path.display()).start().await;
+    let published = Reply::to(service.get("/jwks.json")).await.ok();
+    let keys = published["keys"].as_array().unwrap().iter();
+    assert_eq!(
+        keys.map(|key| key["alg"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["ES256", "RS256"]
+    );
 }
 
 fn keys_in(dir: &Path) -> String {

@@ -440,7 +440,7 @@ const READ_AGAIN: [&str; 9] = [
 
 /// A trace of the value of each setting that takes a restart.
 fn traces(matches: &ArgMatches) -> BTreeMap<String, u64> {
-    let ids = matches.ids().map(|id| id.as_str());
+    let ids = matches.ids().map(clap::Id::as_str);
     let fixed = ids.filter(|id| !READ_AGAIN.contains(id));
     let trace = |id: &str| {
         let mut hasher = DefaultHasher::new();

@@ -144,12 +144,23 @@ impl Rereading {
 
 /// What tells one content of a file from another, without reading it.
 #[derive(PartialEq, Eq)]
-struct Traces(Vec<Option<(u64, u64, i64, i64, u64)>>);
+struct Traces(Vec<Option<Trace>>);
+
+#[derive(PartialEq, Eq)]
+struct Trace {
+    file: (u64, u64),
+    changed: (i64, i64),
+    length: u64,
+}
 
 impl Traces {
     async fn of(files: &[PathBuf]) -> Self {
         // The file that a link leads to: what mounts secrets changes the link.
-        let trace = |file: Metadata| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len());
+        let trace = |file: Metadata| Trace {
+            file: (file.dev(), file.ino()),
+            changed: (file.mtime(), file.mtime_nsec()),
+            length: file.len(),
+        };
         let mut traces = Vec::with_capacity(files.len());
         for file in files {
             traces.push(tokio::fs::metadata(file).await.ok().map(trace));

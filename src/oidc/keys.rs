@@ -65,7 +65,7 @@ struct Key {
 }
 
 enum Pair {
-    Es256(EcdsaKeyPair),
+    Es256(Box<EcdsaKeyPair>),
     Rs256(Box<RsaKeyPair>),
 }
 
@@ -106,102 +106,117 @@ impl From<serde_json::Error> for KeysError {
     }
 }
 
-/// A private key as RFC 7517 and RFC 7518 §6 write it. What it is not used for is left out when it is read.
-#[derive(Deserialize, Serialize)]
-#[serde(tag = "kty")]
-enum Jwk {
-    #[serde(rename = "EC")]
-    Ec {
-        crv: String,
-        x: String,
-        y: String,
-        d: Zeroizing<String>,
-    },
-    #[serde(rename = "RSA")]
-    Rsa {
-        n: String,
-        e: String,
-        d: Zeroizing<String>,
-        p: Zeroizing<String>,
-        q: Zeroizing<String>,
-        dp: Zeroizing<String>,
-        dq: Zeroizing<String>,
-        qi: Zeroizing<String>,
-    },
+/// A key as RFC 7517 and RFC 7518 §6 write it, public or private. Read and written as it is, so that nothing else holds what is to be
+/// wiped.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Jwk {
+    kty: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crv: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    y: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    e: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    d: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    q: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dp: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dq: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qi: Option<Zeroizing<String>>,
+    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
+    usage: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alg: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct JwkSet {
-    /// Each by itself, so that it is known which is wrong.
-    keys: Vec<Value>,
+    keys: Vec<Jwk>,
 }
 
 impl Jwk {
-    fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::Ec { .. } => Algorithm::Es256,
-            Self::Rsa { .. } => Algorithm::Rs256,
-        }
+    /// What it is for: of each kind there is one use here, and the key may not say that it has another.
+    fn algorithm(&self) -> Option<Algorithm> {
+        let algorithm = match (self.kty.as_str(), self.crv.as_deref()) {
+            ("EC", Some("P-256")) => Algorithm::Es256,
+            ("RSA", None) => Algorithm::Rs256,
+            _ => return None,
+        };
+        let is_named = |name: &String| name == algorithm.as_str();
+        self.alg.as_ref().is_none_or(is_named).then_some(algorithm)
     }
 
-    /// What every key must have to have a name, in lexical order (RFC 7638 §3.2).
-    fn required(&self) -> Value {
-        match self {
-            Self::Ec { crv, x, y, .. } => json!({ "crv": crv, "kty": "EC", "x": x, "y": y }),
-            Self::Rsa { n, e, .. } => json!({ "e": e, "kty": "RSA", "n": n }),
-        }
-    }
-
-    /// RFC 7638 §3.1.
-    fn thumbprint(&self) -> String {
-        URL_SAFE_NO_PAD.encode(digest(&SHA256, self.required().to_string().as_bytes()))
-    }
-
-    /// Its name, use and algorithm beside the members that `key` has.
-    fn marked(&self, mut key: Value) -> Value {
-        key["use"] = "sig".into();
-        key["alg"] = self.algorithm().as_str().into();
-        key["kid"] = self.thumbprint().into();
-        key
+    /// What everybody may know of it: the members that give it its name (RFC 7638 §3.2), its name, and what it is for.
+    fn public(&self) -> Option<Self> {
+        let algorithm = self.algorithm()?;
+        let mut public = Self {
+            kty: self.kty.clone(),
+            ..Self::default()
+        };
+        // In lexical order, as the name is made of them so (§3.3).
+        let required = match algorithm {
+            Algorithm::Es256 => {
+                let (x, y) = (self.x.as_ref()?, self.y.as_ref()?);
+                public.crv.clone_from(&self.crv);
+                public.x = Some(x.clone());
+                public.y = Some(y.clone());
+                format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#)
+            }
+            Algorithm::Rs256 => {
+                let (n, e) = (self.n.as_ref()?, self.e.as_ref()?);
+                public.n = Some(n.clone());
+                public.e = Some(e.clone());
+                format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)
+            }
+        };
+        Some(Self {
+            usage: Some("sig".to_owned()),
+            alg: Some(algorithm.as_str().to_owned()),
+            kid: Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, required.as_bytes()))),
+            ..public
+        })
     }
 
     fn pair(&self) -> Option<Pair> {
-        let decoded = |text: &String| URL_SAFE_NO_PAD.decode(text).ok();
-        let private = |text: &Zeroizing<String>| decoded(text).map(Zeroizing::new);
-        match self {
-            Self::Ec { crv, x, y, d } => {
-                let mut point = vec![4];
-                point.extend(decoded(x)?);
-                point.extend(decoded(y)?);
+        let public = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_ref()?).ok();
+        let private =
+            |text: &Option<Zeroizing<String>>| Some(Zeroizing::new(URL_SAFE_NO_PAD.decode(text.as_ref()?).ok()?));
+        match self.algorithm()? {
+            Algorithm::Es256 => {
+                let point = [&[4][..], &public(&self.x)?, &public(&self.y)?].concat();
                 let pair = EcdsaKeyPair::from_private_key_and_public_key(
                     &ECDSA_P256_SHA256_FIXED_SIGNING,
-                    &private(d)?,
+                    &private(&self.d)?,
                     &point,
                     &SystemRandom::new(),
                 );
-                (crv == "P-256").then_some(Pair::Es256(pair.ok()?))
+                Some(Pair::Es256(Box::new(pair.ok()?)))
             }
-            Self::Rsa {
-                n,
-                e,
-                d,
-                p,
-                q,
-                dp,
-                dq,
-                qi,
-            } => {
+            Algorithm::Rs256 => {
                 let components = KeyPairComponents {
                     public_key: PublicKeyComponents {
-                        n: decoded(n)?,
-                        e: decoded(e)?,
+                        n: public(&self.n)?,
+                        e: public(&self.e)?,
                     },
-                    d: private(d)?,
-                    p: private(p)?,
-                    q: private(q)?,
-                    dP: private(dp)?,
-                    dQ: private(dq)?,
-                    qInv: private(qi)?,
+                    d: private(&self.d)?,
+                    p: private(&self.p)?,
+                    q: private(&self.q)?,
+                    dP: private(&self.dp)?,
+                    dQ: private(&self.dq)?,
+                    qInv: private(&self.qi)?,
                 };
                 Some(Pair::Rs256(Box::new(RsaKeyPair::from_components(&components).ok()?)))
             }
@@ -209,49 +224,61 @@ impl Jwk {
     }
 
     fn draw(algorithm: Algorithm) -> Result<Self, KeysError> {
-        match algorithm {
-            Algorithm::Es256 => Self::draw_p256(),
-            Algorithm::Rs256 => Self::draw_rsa(),
-        }
-    }
-
-    fn draw_p256() -> Result<Self, KeysError> {
-        let rng = SystemRandom::new();
-        let document =
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng).map_err(|_| KeysError::Generation)?;
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &rng)
-            .map_err(|_| KeysError::Generation)?;
-        // ring writes PKCS#8 from one template, in which the private key stands here; the pair made of both parts would be refused
-        // if it did not.
-        let private = document.as_ref().get(36..36 + P256_LEN).ok_or(KeysError::Generation)?;
-        let (x, y) = coordinates(pair.public_key().as_ref()).ok_or(KeysError::Generation)?;
-        Ok(Self::Ec {
-            crv: "P-256".to_owned(),
-            x: URL_SAFE_NO_PAD.encode(x),
-            y: URL_SAFE_NO_PAD.encode(y),
-            d: Zeroizing::new(URL_SAFE_NO_PAD.encode(private)),
-        })
-    }
-
-    fn draw_rsa() -> Result<Self, KeysError> {
-        let pair = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, RSA_BITS).map_err(|_| KeysError::Generation)?;
-        let public = |number: &rsa::BigUint| URL_SAFE_NO_PAD.encode(number.to_bytes_be());
-        let private = |number: Option<&rsa::BigUint>| {
-            let number = number.ok_or(KeysError::Generation)?;
-            let bytes = Zeroizing::new(number.to_bytes_be());
-            Ok::<_, KeysError>(Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes)))
+        let drawn = match algorithm {
+            Algorithm::Es256 => draw_p256(),
+            Algorithm::Rs256 => draw_rsa(),
         };
-        Ok(Self::Rsa {
-            n: public(pair.n()),
-            e: public(pair.e()),
-            d: private(Some(pair.d()))?,
-            p: private(pair.primes().first())?,
-            q: private(pair.primes().get(1))?,
-            dp: private(pair.dp())?,
-            dq: private(pair.dq())?,
-            qi: private(pair.crt_coefficient().as_ref())?,
+        let drawn = drawn.ok_or(KeysError::Generation)?;
+        // Whatever was drawn must be of use.
+        drawn.pair().ok_or(KeysError::Generation)?;
+        let Self { usage, alg, kid, .. } = drawn.public().ok_or(KeysError::Generation)?;
+        Ok(Self {
+            usage,
+            alg,
+            kid,
+            ..drawn
         })
     }
+}
+
+fn draw_p256() -> Option<Jwk> {
+    let rng = SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng).ok()?;
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &rng).ok()?;
+    // ring writes PKCS#8 from one template, in which the private key stands here; the pair made of both parts would be refused if it
+    // did not.
+    let private = document.as_ref().get(36..36 + P256_LEN)?;
+    let (x, y) = coordinates(pair.public_key().as_ref())?;
+    Some(Jwk {
+        kty: "EC".to_owned(),
+        crv: Some("P-256".to_owned()),
+        x: Some(URL_SAFE_NO_PAD.encode(x)),
+        y: Some(URL_SAFE_NO_PAD.encode(y)),
+        d: Some(Zeroizing::new(URL_SAFE_NO_PAD.encode(private))),
+        ..Jwk::default()
+    })
+}
+
+fn draw_rsa() -> Option<Jwk> {
+    let pair = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, RSA_BITS).ok()?;
+    let public = |number: &rsa::BigUint| URL_SAFE_NO_PAD.encode(number.to_bytes_be());
+    let private = |number: &rsa::BigUint| {
+        let bytes = Zeroizing::new(number.to_bytes_be());
+        Some(Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes)))
+    };
+    let [p, q] = pair.primes() else { return None };
+    Some(Jwk {
+        kty: "RSA".to_owned(),
+        n: Some(public(pair.n())),
+        e: Some(public(pair.e())),
+        d: private(pair.d()),
+        p: private(p),
+        q: private(q),
+        dp: private(pair.dp()?),
+        dq: private(pair.dq()?),
+        qi: private(&pair.crt_coefficient()?),
+        ..Jwk::default()
+    })
 }
 
 /// A new private JWK Set with a key for each algorithm, as JSON text for `SCANLOGIN_SIGNING_KEYS_FILE`.
@@ -259,13 +286,8 @@ impl Jwk {
 /// # Errors
 /// [`KeysError::Generation`]
 pub fn new_key_set(algorithms: &BTreeSet<Algorithm>) -> Result<Zeroizing<String>, KeysError> {
-    let draw = |algorithm: &Algorithm| {
-        let key = Jwk::draw(*algorithm)?;
-        key.pair().ok_or(KeysError::Generation)?;
-        Ok::<_, KeysError>(key.marked(serde_json::to_value(&key)?))
-    };
-    let keys = algorithms.iter().map(draw).collect::<Result<Vec<_>, _>>()?;
-    Ok(Zeroizing::new(serde_json::to_string_pretty(&json!({ "keys": keys }))?))
+    let keys = algorithms.iter().copied().map(Jwk::draw).collect::<Result<_, _>>()?;
+    Ok(Zeroizing::new(serde_json::to_string_pretty(&JwkSet { keys })?))
 }
 
 /// The two halves of an uncompressed point.
@@ -281,7 +303,7 @@ impl SigningKeys {
     /// [`KeysError`]
     pub fn parse(text: &str) -> Result<Self, KeysError> {
         let set: JwkSet = serde_json::from_str(text)?;
-        let numbered = set.keys.into_iter().enumerate();
+        let numbered = set.keys.iter().enumerate();
         let keys = numbered.map(|(n, jwk)| Key::read(jwk).ok_or(KeysError::Unusable(n + 1)));
         let keys: Arc<[Arc<Key>]> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
         if keys.is_empty() {
@@ -348,17 +370,12 @@ impl SigningKeys {
 }
 
 impl Key {
-    fn read(jwk: Value) -> Option<Self> {
-        let named = jwk.get("alg").cloned();
-        let jwk: Jwk = serde_json::from_value(jwk).ok()?;
-        // Each key is for one algorithm, whatever else its kind could do.
-        if named.is_some_and(|alg| alg != jwk.algorithm().as_str()) {
-            return None;
-        }
+    fn read(jwk: &Jwk) -> Option<Self> {
+        let public = jwk.public()?;
         Some(Self {
-            kid: jwk.thumbprint(),
+            kid: public.kid.clone()?,
             pair: jwk.pair()?,
-            public: jwk.marked(jwk.required()),
+            public: serde_json::to_value(public).ok()?,
         })
     }
 
@@ -509,18 +526,14 @@ mod tests {
         let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn6\
                  4tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbI\
                  SD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
-        let none = || Zeroizing::new(String::new());
-        let key = Jwk::Rsa {
-            n: n.to_owned(),
-            e: "AQAB".to_owned(),
-            d: none(),
-            p: none(),
-            q: none(),
-            dp: none(),
-            dq: none(),
-            qi: none(),
+        let key = Jwk {
+            kty: "RSA".to_owned(),
+            n: Some(n.to_owned()),
+            e: Some("AQAB".to_owned()),
+            ..Jwk::default()
         };
-        assert_eq!(key.thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+        let kid = key.public().unwrap().kid;
+        assert_eq!(kid.as_deref(), Some("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"));
     }
 
     #[test]

@@ -137,18 +137,7 @@ impl AuthorizationRequest {
             let name: String = name.chars().filter(char::is_ascii_graphic).take(40).collect();
             return invalid(&format!("{name} is there twice."));
         }
-        for (name, error) in [
-            ("request", "request_not_supported"),
-            ("request_uri", "request_uri_not_supported"),
-            ("registration", "registration_not_supported"),
-        ] {
-            if self.get(name).is_some() {
-                return Err((
-                    error,
-                    format!("{name} is not taken here: send the parameters themselves."),
-                ));
-            }
-        }
+        self.has_nothing_unsupported()?;
         match self.get("response_type") {
             Some("code") => {}
             None => return invalid("response_type is missing: code."),
@@ -194,6 +183,23 @@ impl AuthorizationRequest {
             state: self.get("state").map(ToOwned::to_owned),
             scopes: Some(scopes),
         })
+    }
+
+    /// What would change the meaning of the rest is refused by its name (OpenID Connect Core §3.1.2.6).
+    fn has_nothing_unsupported(&self) -> Result<(), Fault> {
+        for (name, error) in [
+            ("request", "request_not_supported"),
+            ("request_uri", "request_uri_not_supported"),
+            ("registration", "registration_not_supported"),
+        ] {
+            if self.get(name).is_some() {
+                return Err((
+                    error,
+                    format!("{name} is not taken here: send the parameters themselves."),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// RFC 7636 §4.3, by which no method means `plain`.

@@ -53,6 +53,7 @@ fn media_type(path: &str) -> &'static str {
 
 /// The page at `path` with each `{{name}}` in it replaced by the text of that name, which stays text. `None` if there is no such file,
 /// or if it wants another text.
+#[must_use]
 pub fn filled(path: &str, texts: &[(&str, &str)]) -> Option<String> {
     let file = Assets::get(path)?;
     let page = String::from_utf8_lossy(&file.data);

@@ -36,8 +36,11 @@ async fn sites() -> Service {
     Service::builder().config_toml(SITES).start().await
 }
 
-/// What the blog asks, with these changes: a value of none leaves the parameter out.
-fn asked(changes: &[(&str, Option<&str>)]) -> String {
+/// Changes of parameters: a value of none leaves one out.
+type Changes<'a> = &'a [(&'a str, Option<&'a str>)];
+
+/// What the blog asks, with these changes.
+fn asked(changes: Changes<'_>) -> String {
     let mut asked: Vec<(&str, &str)> = vec![
         ("client_id", "blog"),
         ("redirect_uri", CALLBACK),
@@ -300,7 +303,7 @@ async fn a_sites_own_mistake_is_told_to_the_site() {
     let service = sites().await;
     let challenge = s256(VERIFIER);
     let long = "n".repeat(256);
-    let cases: &[(&[(&str, Option<&str>)], &str)] = &[
+    let cases: &[(Changes<'_>, &str)] = &[
         (&[("response_type", None)], "invalid_request"),
         (&[("response_type", Some("token"))], "unsupported_response_type"),
         (&[("response_type", Some("code id_token"))], "unsupported_response_type"),

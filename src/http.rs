@@ -167,6 +167,7 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/demo/callback", post(demo::callback))
         .route("/demo/logout", post(demo::logout))
         .route("/assets/{*path}", get(assets::file))
+        .route("/web/v1/scan-login.js", get(assets::component))
         .route("/problems", get(problem::page));
     let streams = Router::from(stream_routes())
         .layer(from_fn_with_state(state.clone(), layers::limit_unknown))

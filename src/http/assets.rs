@@ -27,6 +27,22 @@ pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result
     page(&path, &headers)
 }
 
+/// `GET /web/v1/scan-login.js`: the web component, for the pages of whatever site.
+///
+/// The number is that of its interface. What is behind it may change with every version of the service, so it is asked for again each
+/// time, as all files are.
+pub(super) async fn component(headers: HeaderMap) -> Result<Response, Problem> {
+    let mut response = embedded::component(&headers).ok_or_else(|| Problem::broken("the web component is missing"))?;
+    let headers = response.headers_mut();
+    // It is the same for everybody and asks for nobody's cookies: any page may load it, and only the calls it makes are of listed ones.
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        header::HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("cross-origin"),
+    );
+    Ok(response)
+}
+
 /// A file, with what it may do if it is a page.
 pub(super) fn page(path: &str, asked: &HeaderMap) -> Result<Response, Problem> {
     let mut response =

@@ -56,7 +56,7 @@ pub(super) async fn posted(
 fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
     let request = AuthorizationRequest::read(query);
     match check(state, &request) {
-        Ok((site, _)) => code_page(query, &request, &site.client, headers),
+        Ok((site, _)) => code_page(state, query, &request, &site.client, headers),
         Err(Refusal::Stay(stranger)) => stranger_page(stranger, headers),
         Err(Refusal::Return {
             redirect_to,
@@ -81,7 +81,7 @@ pub(super) fn check(state: &AppState, request: &AuthorizationRequest) -> Result<
     Ok((site, authorization))
 }
 
-fn code_page(query: &str, request: &AuthorizationRequest, client: &Client, headers: &HeaderMap) -> Response {
+fn code_page(state: &AppState, query: &str, request: &AuthorizationRequest, client: &Client, headers: &HeaderMap) -> Response {
     let Client {
         name,
         logo_url,
@@ -98,6 +98,8 @@ fn code_page(query: &str, request: &AuthorizationRequest, client: &Client, heade
             ("name", name),
             ("logo_url", logo_url.as_deref().unwrap_or_default()),
             ("request", query),
+            ("simulated", if state.login.is_simulated() { "yes" } else { "" }),
+            ("simulated_phone", state.simulated_phone.as_deref().unwrap_or_default()),
         ],
     );
     let Some(page) = page else {

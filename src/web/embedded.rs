@@ -10,9 +10,24 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 #[folder = "assets/"]
 struct Assets;
 
+/// The web component, which is a package of its own.
+#[derive(RustEmbed)]
+#[folder = "web/dist/"]
+struct Component;
+
 /// The file at `path` below `assets/`, or that the browser which asks so has it already. `None` if there is no such file.
 pub fn file(path: &str, asked: &HeaderMap) -> Option<Response> {
     let file = path.split('/').all(is_plain).then(|| Assets::get(path))??;
+    Some(reply(path, file, asked))
+}
+
+/// The web component, likewise.
+pub fn component(asked: &HeaderMap) -> Option<Response> {
+    let path = "scan-login.js";
+    Some(reply(path, Component::get(path)?, asked))
+}
+
+fn reply(path: &str, file: EmbeddedFile, asked: &HeaderMap) -> Response {
     let etag = etag(&file);
     let known = asked.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let unchanged = known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == etag));
@@ -24,11 +39,11 @@ pub fn file(path: &str, asked: &HeaderMap) -> Option<Response> {
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    Some(if unchanged {
+    if unchanged {
         (StatusCode::NOT_MODIFIED, headers).into_response()
     } else {
         (headers, file.data).into_response()
-    })
+    }
 }
 
 /// A debug build reads the files from the disk, where `..` leads elsewhere.

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
-import { passes, reaches, sceneOf, shows } from './support/chromium.mjs'
+import { part, passes, reaches, sceneOf, shows } from './support/chromium.mjs'
 import { withService } from './support/stage.mjs'
 
 const AUTOMATIC = 2
@@ -25,7 +25,7 @@ describe('a code that expires', { concurrency: 2, timeout: 600_000 }, () => {
     assert.equal(computer.passed.filter((state) => state === 'expired').length, 1 + AUTOMATIC)
 
     const seen = computer.passed.length
-    await computer.getByTestId('refresh').click()
+    await part(computer, 'refresh').click()
     await passes(computer, 'waiting', seen)
     assert.equal(scenes.length, 2 + AUTOMATIC)
   })

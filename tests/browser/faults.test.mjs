@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { Chromium, passes, reaches, sceneOf, shows } from './support/chromium.mjs'
+import { Chromium, part, passes, reaches, sceneOf, shows } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Installation } from './support/service.mjs'
 import { until } from './support/until.mjs'
@@ -44,7 +44,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     wire.cut()
     wire.mend()
     await isConnected(computer, 'reconnecting')
-    await shows(computer, '#connection', 'Reconnecting…')
+    await shows(computer, '[part=connection]', 'Reconnecting…')
     redis.thaw()
     await isConnected(computer, 'open')
     assert.equal(await sceneOf(computer), scene)
@@ -62,7 +62,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(computer, '#status-title', 'The service is catching its breath')
     redis.thaw()
     // Playwright clicks a button as soon as it is enabled: here, when Retry-After is over.
-    await computer.getByTestId('refresh').click()
+    await part(computer, 'refresh').click()
     await reaches(computer, 'waiting')
     assert.equal(await sceneOf(computer), scene, 'the login that was under way')
   })
@@ -131,6 +131,6 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(computer, 'profile')
     const shown = new Set(computer.passed)
     shown.delete('scanned') // told only if the stream is back before the person confirms
-    assert.deepEqual([...shown], ['loading', 'waiting', 'confirming', 'profile'])
+    assert.deepEqual([...shown], ['loading', 'waiting', 'confirmed', 'profile'])
   })
 })

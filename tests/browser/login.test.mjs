@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
 import {
-  CHINESE, ENGLISH, MOBILE_PHONE, MOVING, isInSight, reaches, sceneOf, shows, tabTo,
+  CHINESE, ENGLISH, MOBILE_PHONE, MOVING, isInSight, part, reaches, sceneOf, shows, tabTo,
 } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
@@ -31,14 +31,14 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await phone.getByTestId('confirm').click()
     await reaches(phone, 'confirmed')
     await reaches(computer, 'profile')
-    assert.deepEqual(computer.passed.slice(-4), ['waiting', 'scanned', 'confirming', 'profile'])
-    await shows(computer, '#status-title', 'Hello, 阿明 🐼')
+    assert.deepEqual(computer.passed.slice(-4), ['waiting', 'scanned', 'confirmed', 'profile'])
+    await shows(computer, '#profile-title', 'Hello, 阿明 🐼')
     await shows(computer, '[data-testid=simulated]', 'simulated')
     await shows(computer, '#openid', 'o-simulated-xiaoming')
 
     await computer.reload()
     await reaches(computer, 'profile')
-    await shows(computer, '#status-title', 'Hello, 阿明 🐼')
+    await shows(computer, '#profile-title', 'Hello, 阿明 🐼')
 
     await computer.getByTestId('logout').click()
     await reaches(computer, 'waiting')
@@ -96,7 +96,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await phone.getByTestId('clear').click()
     await phone.getByTestId('confirm').click()
     await reaches(computer, 'profile')
-    await shows(computer, '#status-title', /^Hello, WeChat user o-simu…ming$/)
+    await shows(computer, '#profile-title', /^Hello, WeChat user o-simu…ming$/)
     await computer.locator('#avatar img').waitFor()
     assert.match(await computer.locator('#avatar img').getAttribute('src'), /\/avatars\//)
   })
@@ -109,8 +109,8 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(phone, 'declined')
     await shows(phone, '#text', 'The computer will not be logged in.')
     await reaches(computer, 'declined')
-    await shows(computer, '[data-testid=refresh]', 'Get a new code')
-    await computer.getByTestId('refresh').click()
+    await shows(computer, '[part~=refresh]', 'Get a new code')
+    await part(computer, 'refresh').click()
 
     const stranger = await stage.phone(computer)
     await isAsked(stranger)
@@ -126,12 +126,12 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     const phone = await stage.phone(computer)
     await isAsked(phone)
     await reaches(computer, 'scanned')
-    await computer.getByTestId('cancel').click()
+    await part(computer, 'cancel').click()
     await reaches(computer, 'cancelled')
     await phone.getByTestId('confirm').click()
     await reaches(phone, 'error')
     await shows(phone, 'h1', 'The login was cancelled on the computer')
-    await computer.getByTestId('refresh').click()
+    await part(computer, 'refresh').click()
     await reaches(computer, 'waiting')
   })
 
@@ -175,7 +175,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(phone, 'confirmed')
     await computer.goBack()
     await reaches(computer, 'profile')
-    await shows(computer, '#status-title', 'Hello, Back again')
+    await shows(computer, '#profile-title', 'Hello, Back again')
   })
 
   it('is a tab\'s own: two tabs have two scenes', async (stage, service) => {
@@ -195,7 +195,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await phone.getByTestId('nickname').fill('First tab')
     await phone.getByTestId('confirm').click()
     await reaches(one, 'profile')
-    await shows(one, '#status-title', 'Hello, First tab')
+    await shows(one, '#profile-title', 'Hello, First tab')
   })
 
   it('works without streams', async (stage, service) => {
@@ -205,7 +205,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     const computer = await context.newPage()
     await computer.goto(service.url)
     await computer.locator('#app[data-connection=polling]').waitFor()
-    await shows(computer, '#connection', 'Slow connection, still listening')
+    await shows(computer, '[part=connection]', 'Slow connection, still listening')
     const phone = await stage.phone(computer)
     await isAsked(phone)
     await reaches(computer, 'scanned')
@@ -219,7 +219,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await tabTo(computer, 'cancel')
     await computer.keyboard.press('Enter')
     await reaches(computer, 'cancelled')
-    assert.equal(await computer.evaluate(() => document.activeElement.id), 'status-title', 'the focus goes to what happened')
+    assert.equal(await computer.evaluate(() => document.activeElement.shadowRoot.activeElement.id), 'status-title', 'the focus goes to what happened')
     await tabTo(computer, 'refresh')
     await computer.keyboard.press('Enter')
     await reaches(computer, 'waiting')
@@ -268,11 +268,11 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
 
   it('tells a visitor on a phone to use a computer, and shows the code if asked', async (stage, service) => {
     const visitor = await stage.computer(service.url, MOBILE_PHONE)
-    await reaches(visitor, 'phone-hint')
+    await reaches(visitor, 'phone')
     assert.equal(await sceneOf(visitor), null, 'no code is made for nobody')
     await shows(visitor, '#status-title', 'Open this page on a computer')
     await shows(visitor, '#status-text', new URL(service.url).host)
-    await visitor.getByTestId('show-code').click()
+    await part(visitor, 'show').click()
     await reaches(visitor, 'waiting')
     await shows(visitor, '#status-text', 'show it to another phone')
     await confirms(await stage.phone(visitor, MOBILE_PHONE), 'Other phone')
@@ -303,7 +303,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
       await shows(computer, '#status-title', 'WeChat refused to draw a code')
       await shows(computer, '#technical', 'WeChat errcode 41030')
       await fetch(new URL('/simulator/faults', own.url), { method: 'DELETE' })
-      await computer.getByTestId('refresh').click()
+      await part(computer, 'refresh').click()
       await confirms(await stage.phone(computer), 'Patient')
       await reaches(computer, 'profile')
     } finally {

@@ -3,7 +3,7 @@
 
 import { after, before, describe, test } from 'node:test'
 import {
-  CHINESE, Chromium, DARK, DESKTOP, ENGLISH, LIGHT, MOBILE_PHONE, SCREENSHOTS, isAccessible, photograph, reaches,
+  CHINESE, Chromium, DARK, DESKTOP, ENGLISH, LIGHT, MOBILE_PHONE, SCREENSHOTS, isAccessible, part, photograph, reaches,
 } from './support/chromium.mjs'
 import { cameBy, isAsked, numbersOn, picks } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
@@ -53,9 +53,9 @@ async function seeComputer(stage, service, options, look, scanBy) {
   const showPicture = await hold(computer, '**/scenes/*/code')
   await computer.goto(service.url)
   if (options.includes(MOBILE_PHONE)) {
-    await reaches(computer, 'phone-hint')
-    await look(computer, 'phone-hint')
-    await computer.getByTestId('show-code').click()
+    await reaches(computer, 'phone')
+    await look(computer, 'phone')
+    await part(computer, 'show').click()
   }
   await reaches(computer, 'loading')
   await look(computer, 'loading')
@@ -68,8 +68,8 @@ async function seeComputer(stage, service, options, look, scanBy) {
   await look(computer, 'scanned')
   const finish = await hold(computer, '**/demo/callback')
   await phone.getByTestId('confirm').click()
-  await reaches(computer, 'confirming')
-  await look(computer, 'confirming')
+  await reaches(computer, 'confirmed')
+  await look(computer, 'confirmed')
   finish()
   await reaches(computer, 'profile')
   await look(computer, 'profile')
@@ -81,13 +81,13 @@ async function seeComputer(stage, service, options, look, scanBy) {
 }
 
 async function seeEnds(stage, service, options, look, computer, scanBy) {
-  await computer.getByTestId('cancel').click()
+  await part(computer, 'cancel').click()
   await reaches(computer, 'cancelled')
   await look(computer, 'cancelled')
-  await computer.getByTestId('refresh').click()
+  await part(computer, 'refresh').click()
   await reaches(computer, 'waiting')
   await seeCautions(stage, options, look, computer)
-  await computer.getByTestId('refresh').click()
+  await part(computer, 'refresh').click()
   await reaches(computer, 'waiting')
 
   const phone = await scanBy(computer)
@@ -98,7 +98,7 @@ async function seeEnds(stage, service, options, look, computer, scanBy) {
   await look(computer, 'declined')
 
   await service.fault({ call: 'getwxacodeunlimit', errcode: 41030, times: 9 })
-  await computer.getByTestId('refresh').click()
+  await part(computer, 'refresh').click()
   await reaches(computer, 'error')
   await look(computer, 'error')
 }
@@ -153,7 +153,7 @@ async function seeExpiry(stage, options, look) {
   const service = await Service.start({ SCENE_TTL: 2 })
   try {
     const computer = await stage.computer(service.url, ...options)
-    if (options.includes(MOBILE_PHONE)) await computer.getByTestId('show-code').click()
+    if (options.includes(MOBILE_PHONE)) await part(computer, 'show').click()
     // The third of them stays.
     await computer.locator('#app[data-state=expired] #status-text').filter({ hasNotText: /on its way|正在换新/ }).waitFor()
     await look(computer, 'expired')

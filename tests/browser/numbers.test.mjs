@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
 import {
-  CHINESE, ENGLISH, MOBILE_PHONE, isInSight, reaches, shows, tabTo,
+  CHINESE, ENGLISH, MOBILE_PHONE, isInSight, part, reaches, shows, tabTo,
 } from './support/chromium.mjs'
 import { cameBy, isAsked, numbersOn, picks } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
@@ -147,7 +147,7 @@ describe('a number', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(computer, '#status-text', 'Now confirm on your phone.')
     await phone.getByTestId('decline').click()
     await reaches(computer, 'declined')
-    await computer.getByTestId('refresh').click()
+    await part(computer, 'refresh').click()
 
     for (const [language, words] of [[ENGLISH, 'if somebody sent you this code'], [CHINESE, '如果这个码是别人发给你的']]) {
       const warned = await stage.phone(computer, language)

@@ -51,21 +51,11 @@ async function drawn({ kind, all }) {
     return seen
   }
 
+  /** The demo site's own page; what <scan-login> shows is tried by itself. */
   const asComputer = (words) => {
-    const session = { scene: 'x', client_name: words }
-    const model = { screen: 'scene', session, data: { state: 'waiting' }, picture: 'ready', problem: null, profile: null, connection: null }
-    view.render(model)
-    const seen = [[text('status-text'), wanted('waitingText', { client: words })]]
-    view.render({ ...model, data: { state: 'scanned', match_number: words } })
-    seen.push([text('match'), words], [text('status-text'), wanted('scannedMatch', { number: words })])
-    view.render({ ...model, data: { state: 'confirmed', profile: { nickname: words, avatar_url: words } } })
-    seen.push([text('status-text'), wanted('confirmingName', { name: words })])
     const profile = { nickname: words, picture: words, sub: words, wechat_openid: words, amr: [words], auth_time: 0 }
-    view.render({ ...model, screen: 'profile', session: null, profile })
-    seen.push([text('status-title'), wanted('profileTitle', { name: words })], [text('openid'), words])
-    view.render({ ...model, screen: 'error', problem: { code: words, detail: words, errcode: words, requestId: words } })
-    seen.push([text('detail'), words], [text('status-title'), wanted('problem_other')])
-    return seen
+    view({ state: 'profile', connection: words, scene: words, profile })
+    return [[text('profile-title'), wanted('profileTitle', { name: words })], [text('openid'), words]]
   }
 
   const draw = kind === 'phone' ? asPhone : asComputer
@@ -84,12 +74,64 @@ async function drawn({ kind, all }) {
   })
 }
 
+/** Lets <scan-login> live through a login whose service words everything so. Runs in the page. */
+async function told({ all }) {
+  const urls = Object.fromEntries(['code', 'events', 'status'].map((what) => [`${what}_url`, `${location.origin}/told/${what}`]))
+  let words
+  let state
+  window.fetch = async (url) => {
+    const answer = state()
+    if (String(url).endsWith('/scenes')) return Response.json({ scene: words, id: words, state: 'waiting', expires_in: 60, browser_secret: words, ...urls })
+    if (!String(url).endsWith('/told/events')) return Response.json({})
+    const events = answer.map((data) => `event: ${data.state}\nid: ${data.state}\ndata: ${JSON.stringify({ ...data, expires_in: 60 })}\n\n`)
+    return new Response(events.join(''), { headers: { 'content-type': 'text/event-stream' } })
+  }
+  const wrong = []
+  for (words of all) {
+    // A stand-in for the code would only be asked for in vain.
+    const profile = { nickname: words, avatar_url: words }
+    state = () => [{ state: 'scanned', match_number: words }, { state: 'confirmed', profile, code: words }]
+    const login = Object.assign(document.createElement('scan-login'), { lang: 'en' })
+    const shown = (part) => login.shadowRoot.querySelector(`[part~=${part}]`).textContent
+    const elements = () => login.shadowRoot.querySelectorAll('*').length
+    const count = elements()
+    const seen = []
+    const see = (name, look) => new Promise((resolve) => {
+      login.addEventListener(`scan-login:${name}`, () => {
+        seen.push(...look())
+        resolve()
+      })
+    })
+    const ends = [
+      see('scanned', () => [[shown('match'), words], [shown('text'), `Choose ${words} on the phone in your own hand, and tell it to nobody.`]]),
+      see('confirmed', () => [[shown('text'), words ? `Logging in as ${words}…` : 'Logging you in…']]),
+    ]
+    document.body.append(login)
+    await Promise.all(ends)
+    login.fail({ code: words, detail: words, words: [words, words] })
+    seen.push([shown('title'), words], [shown('text'), words], [shown('technical'), words])
+    const differing = seen.filter(([found, expected]) => found !== expected)
+    if (elements() !== count) differing.push(`${elements() - count} elements more`)
+    if (differing.length) wrong.push({ words, differing })
+    login.remove()
+  }
+  return wrong
+}
+
 describe('words of somebody else', { concurrency: 2, timeout: 600_000 }, () => {
   it('are text on the computer\'s page', async (stage, service) => {
     assert.ok(ALL.length >= 200)
     const computer = await stage.computer(service.url)
     await reaches(computer, 'waiting')
     assert.deepEqual(await computer.evaluate(drawn, { kind: 'computer', all: ALL }), [])
+  })
+
+  it('are text in the web component', async (stage, service) => {
+    // Of its picture there is none.
+    stage.tolerate(/\/told\/code$/)
+    const computer = await stage.computer(service.url)
+    await reaches(computer, 'waiting')
+    assert.deepEqual(await computer.evaluate(told, { all: ALL }), [])
   })
 
   it('are text on the phone\'s page', async (stage, service) => {
@@ -114,7 +156,7 @@ describe('words of somebody else', { concurrency: 2, timeout: 600_000 }, () => {
       // What hides or turns round is left out before anybody is told.
       const kept = given.replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu, '').normalize('NFC').trim()
       assert.equal(profile.nickname, kept)
-      const title = computer.locator('#status-title')
+      const title = computer.locator('#profile-title')
       assert.equal(await title.evaluate((element) => element.textContent), `Hello, ${kept}`)
       assert.equal(await title.evaluate((element) => element.childElementCount), 0)
     })

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
-import { reaches, shows } from './support/chromium.mjs'
+import { part, reaches, shows } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { withService } from './support/stage.mjs'
 
@@ -26,11 +26,11 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
       input.value = value
     }, nickname.slice(0, 64))
     await phone.getByTestId('confirm').click()
-    await reaches(computer, 'confirming')
+    await reaches(computer, 'confirmed')
     await shows(computer, '#status-text', nickname.slice(0, 64))
     goOn()
     await reaches(computer, 'profile')
-    await shows(computer, '#status-title', nickname.slice(0, 64))
+    await shows(computer, '#profile-title', nickname.slice(0, 64))
     assert.equal(await computer.locator('img[src="x"]').count(), 0)
     assert.match(await computer.title(), /scanlogin/)
   })
@@ -78,8 +78,8 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     await confirms(await stage.phone(computer), 'Too late')
     await reaches(computer, 'error')
     await shows(computer, '#status-title', 'This login can no longer be finished')
-    await shows(computer, '[data-testid=refresh]', 'Start over')
-    await computer.getByTestId('refresh').click()
+    await shows(computer, '[part~=refresh]', 'Start over')
+    await part(computer, 'refresh').click()
     await reaches(computer, 'waiting')
   })
 
@@ -102,7 +102,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     await confirms(await stage.phone(attacker), 'Mallory')
     const { code, state } = await presented
 
-    const ownState = await victim.evaluate(() => JSON.parse(sessionStorage.getItem('scanlogin.scene')).state)
+    const ownState = await victim.evaluate(() => JSON.parse(sessionStorage.getItem('scan-login')).begun.state)
     assert.notEqual(ownState, state)
     for (const planted of [state, ownState]) {
       const answer = await victim.evaluate(async (body) => {
@@ -121,6 +121,6 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
 
     release()
     await reaches(attacker, 'profile')
-    await shows(attacker, '#status-title', 'Hello, Mallory')
+    await shows(attacker, '#profile-title', 'Hello, Mallory')
   })
 })

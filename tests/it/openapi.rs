@@ -12,7 +12,7 @@ use crate::support::service::Service;
 const KEPT: &str = include_str!("../../docs/openapi.json");
 
 /// What is served beside the contract: pages for people, and what they are made of.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "/",
     "/assets/{*path}",
     "/demo/callback",
@@ -20,6 +20,7 @@ const PAGES: [&str; 7] = [
     "/demo/profile",
     "/demo/start",
     "/problems",
+    "/web/v1/scan-login.js",
 ];
 
 /// Each call of the document: its method, its path, and what is said of it.

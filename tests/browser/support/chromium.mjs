@@ -226,13 +226,18 @@ export async function isInSight(locator, what) {
   assert.equal(fault, null, `${what} is in sight`)
 }
 
+/** What the web component calls so. */
+export const part = (page, name) => page.locator(`scan-login [part~="${name}"]`)
+
 export const sceneOf = (page) => page.locator('#app').getAttribute('data-scene')
 
-/** Presses Tab until the focus is on a test id, and sees that it can be seen there. */
+/** Presses Tab until the focus is on a test id, or an id of the web component's, and sees that it can be seen there. */
 export async function tabTo(page, testId) {
   const focus = () => page.evaluate(() => {
-    const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement)
-    return { testId: document.activeElement.dataset.testid, ring: outlineStyle !== 'none' && outlineWidth !== '0px' }
+    const host = document.activeElement
+    const element = host.shadowRoot?.activeElement ?? host
+    const { outlineStyle, outlineWidth } = getComputedStyle(element)
+    return { testId: element.dataset.testid ?? element.id, ring: outlineStyle !== 'none' && outlineWidth !== '0px' }
   })
   const path = []
   for (let pressed = 0; pressed < 30; pressed += 1) {

@@ -2,6 +2,7 @@
 
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
+import { part } from './chromium.mjs'
 import { until } from './until.mjs'
 
 const DECODER = fs.readFileSync(createRequire(import.meta.url).resolve('jsqr/dist/jsQR.js'), 'utf8')
@@ -17,7 +18,7 @@ export class Camera {
   /** What the code on the computer's screen says: not its file, but what can be seen of it. */
   async read(computer) {
     await computer.locator('#app[data-state="waiting"]').waitFor()
-    const screen = computer.locator('.tile')
+    const screen = part(computer, 'tile')
     return until('the camera reads the code', async () => this.decode(await screen.screenshot()))
   }
 

@@ -1,0 +1,67 @@
+// The page of /authorize: whose login it is, <scan-login>, and the way back to the site.
+
+import { byId, drawAvatar } from '../shared/dom.js';
+import { strings } from './strings.js';
+
+/** What became of it is to be seen before the browser goes on. */
+const SEEN_MS = 900;
+const TOGGLES = { en: ['zh-CN', '中文'], 'zh-CN': ['en', 'English'] };
+
+const app = byId('app');
+const login = byId('login');
+const { name, logo, simulated, phone } = app.dataset;
+const page = document.documentElement;
+
+/** The site's name is put in here; what <scan-login> calls {name} is who the person is. */
+function worded(value) {
+  if (Array.isArray(value)) return value.map(worded);
+  if (typeof value === 'object') return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, worded(one)]));
+  return value.replace(/\{(name|person)\}/g, (_, what) => (what === 'name' ? name.replace(/[{}]/g, '') : '{name}'));
+}
+
+function draw() {
+  const words = worded(strings[page.lang]);
+  byId('headline').textContent = words.headline;
+  document.title = words.headline;
+  byId('simulator-title').textContent = words.simulatorTitle;
+  byId('simulator-text').textContent = words.simulatorText;
+  byId('open-phone').textContent = words.openPhone;
+  const [other, label] = TOGGLES[page.lang];
+  byId('lang').textContent = label;
+  byId('lang').lang = other;
+  login.lang = page.lang;
+  login.words = { en: words.login, zh: words.login };
+}
+
+function leave({ detail: { redirectTo }, type }) {
+  if (!redirectTo) return;
+  const wait = type.endsWith(':cancelled') ? 0 : SEEN_MS;
+  setTimeout(() => location.replace(redirectTo), wait);
+}
+
+login.addEventListener('scan-login:change', ({ detail: { state, scene } }) => {
+  app.dataset.state = state;
+  byId('open-phone').hidden = !phone || !scene;
+});
+login.addEventListener('scan-login:ready', ({ detail: { scene } }) => {
+  app.dataset.scene = scene;
+  byId('open-phone').href = `${phone}?scene=${scene}`;
+  byId('open-phone').hidden = !phone;
+});
+for (const end of ['confirmed', 'declined', 'cancelled']) login.addEventListener(`scan-login:${end}`, leave);
+
+byId('lang').addEventListener('click', () => {
+  [page.lang] = TOGGLES[page.lang];
+  draw();
+});
+
+drawAvatar(byId('logo'), { name });
+if (logo) {
+  const image = new Image();
+  image.alt = '';
+  image.referrerPolicy = 'no-referrer';
+  image.addEventListener('load', () => byId('logo').replaceChildren(image));
+  image.src = logo;
+}
+byId('simulator').hidden = !simulated;
+draw();

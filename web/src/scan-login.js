@@ -1,0 +1,321 @@
+// <scan-login>: the code to scan with WeChat, and what comes of it. It decides nothing: the login does. See README.md.
+
+import { Problem } from './calls.js';
+import { Login, STATES } from './login.js';
+import { STYLE } from './style.js';
+import { WORDS } from './words.js';
+
+const CIRCLE = 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18z';
+const NO = `${CIRCLE}m-3 6 6 6m0-6-6 6`;
+const SEALS = {
+  scanned: 'M9 2.5h6A2.5 2.5 0 0 1 17.5 5v14a2.5 2.5 0 0 1-2.5 2.5H9A2.5 2.5 0 0 1 6.5 19V5A2.5 2.5 0 0 1 9 2.5zm1.5 16h3m-3.9-7.7 1.8 1.8 3.2-3.4',
+  confirmed: 'm5 12.5 4.5 4.5L19 7.5',
+  declined: NO,
+  cancelled: NO,
+  expired: `${CIRCLE}m0 4v5.2l3.3 2`,
+  error: 'M12 4 2.8 19.5h18.4zM12 10v4.5m0 2.4v.1',
+  phone: 'M6 4h12a2 2 0 0 1 2 2v8a2 2 0 0 1-2 2H6a2 2 0 0 1-2-2V6a2 2 0 0 1 2-2zm2.5 16h7M12 16v4',
+};
+
+const COUNTING = new Set(['loading', 'waiting', 'scanned']);
+/** From here on it is said that time is short. */
+const SHORT_SECONDS = 15;
+
+const REQUEST = ['client-id', 'code-challenge', 'nonce', 'env-version', 'authorization-request'];
+const RESTARTING = new Set(['service', 'begin-url', ...REQUEST]);
+
+let sheet;
+
+/** `h('p', {id: 'x'}, …)`: no markup is ever parsed, so it needs no leave of a Trusted Types policy. */
+function h(name, attributes, ...children) {
+  const ns = /^(svg|path|rect)$/.test(name) ? 'http://www.w3.org/2000/svg' : 'http://www.w3.org/1999/xhtml';
+  const element = document.createElementNS(ns, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  // What can be named can be dressed.
+  if (attributes.id) element.setAttribute('part', `${attributes.id.replace('status-', '')} ${attributes.class ?? ''}`.trim());
+  element.append(...children);
+  return element;
+}
+
+/** Writes only what differs: a live region reads out again whatever is set again. */
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+const isPhone = () => /Mobi|Android/i.test(navigator.userAgent)
+  || (matchMedia('(pointer: coarse)').matches && Math.min(screen.width, screen.height) < 600);
+
+/** Where there is no page, as on a server that renders one, it can be imported all the same. */
+const Base = globalThis.HTMLElement ?? class {};
+
+export class ScanLogin extends Base {
+  static observedAttributes = [...RESTARTING, 'lang', 'paused'];
+
+  #login;
+  #at = {};
+  #words = {};
+  #state = null;
+  #connection = null;
+  #announced = null;
+  #queued = null;
+  #leave = null;
+  #confirmed = null;
+  #timer = null;
+
+  constructor() {
+    super();
+    this.#login = new Login({
+      settings: () => this.#settings(),
+      changed: () => this.#changed(),
+      show: (url) => this.#show(url),
+    });
+    const root = this.attachShadow({ mode: 'open' });
+    if (!sheet) {
+      sheet = new CSSStyleSheet();
+      sheet.replaceSync(STYLE);
+    }
+    root.adoptedStyleSheets = [sheet];
+    root.append(this.#build());
+    for (const element of root.querySelectorAll('[id]')) this.#at[element.id] = element;
+    const { code, refresh, show, cancel } = this.#at;
+    code.addEventListener('load', () => this.#login.pictureLoaded());
+    code.addEventListener('error', () => this.#login.pictureFailed());
+    refresh.addEventListener('click', () => {
+      if (refresh.ariaDisabled !== 'true') this.#login.refresh();
+    });
+    show.addEventListener('click', () => this.#login.showAnyway());
+    cancel.addEventListener('click', () => this.#login.cancel());
+  }
+
+  #build() {
+    const ring = { x: 3, y: 3, width: 274, height: 274, rx: 24 };
+    const icon = (d) => h('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true' }, h('path', { d }));
+    return h(
+      'div', { id: 'box', role: 'group', 'aria-labelledby': 'head' },
+      h('slot', { name: 'logo' }),
+      h('div', { id: 'head' }, h('slot', { name: 'heading' }, h('span', { id: 'heading' })), h('slot', { name: 'badge' })),
+      h(
+        'div', { id: 'tile' },
+        h(
+          'svg', { id: 'ring', viewBox: '0 0 280 280', 'aria-hidden': 'true' },
+          h('rect', { id: 'track', ...ring }), h('rect', { id: 'left', pathLength: 100, ...ring }),
+        ),
+        h(
+          'div', { id: 'plate' },
+          h('img', { id: 'code', alt: '' }),
+          h(
+            'div', { id: 'veil', 'aria-hidden': 'true' },
+            h('span', { id: 'match' }), h('span', { id: 'seal' }, icon('')),
+          ),
+        ),
+      ),
+      h(
+        'div', { id: 'words', role: 'status', 'aria-live': 'polite', 'aria-atomic': 'true' },
+        h('p', { id: 'status-title', tabindex: -1 }),
+        h('p', { id: 'status-text' }),
+        h('p', { id: 'technical', lang: 'en' }),
+      ),
+      h(
+        'p', { id: 'meta' },
+        h('span', { id: 'countdown', role: 'timer', 'aria-live': 'off' }), h('span', { id: 'connection', role: 'status' }),
+      ),
+      h(
+        'div', { id: 'actions' },
+        h('button', { id: 'refresh', type: 'button', class: 'button primary' }),
+        h('button', { id: 'show', type: 'button', class: 'button primary' }),
+        h('button', { id: 'cancel', type: 'button', class: 'button' }),
+      ),
+      h('slot', { name: 'footer' }),
+    );
+  }
+
+  connectedCallback() {
+    const left = new AbortController();
+    const wake = () => this.#login.wake();
+    document.addEventListener('visibilitychange', wake, { signal: left.signal });
+    window.addEventListener('online', () => this.#login.wake(true), { signal: left.signal });
+    this.#leave = left;
+    this.#changed();
+    this.#startSoon();
+  }
+
+  disconnectedCallback() {
+    this.#leave.abort();
+    this.#queued = null;
+    clearTimeout(this.#timer);
+    this.#login.stop();
+  }
+
+  attributeChangedCallback(name, before, now) {
+    if (before === now || !this.#leave || this.#leave.signal.aborted) return;
+    if (RESTARTING.has(name)) this.#startSoon();
+    else if (name === 'paused') this.#login.wake();
+    else this.#changed();
+  }
+
+  /** The present state, as the attribute `state` and the events say it. */
+  get state() { return this.#login.state; }
+
+  /** The present scene, for a log: it opens nothing. */
+  get scene() { return this.#login.kept?.scene ?? null; }
+
+  /** Words of the page's own: `{en: {waiting: [title, text], cancel: text, …}, zh: {…}}`. */
+  get words() { return this.#words; }
+
+  set words(words) {
+    this.#words = words ?? {};
+    this.#changed();
+  }
+
+  /** Begins a new login. */
+  refresh() {
+    this.#queued = null;
+    this.#login.refresh();
+  }
+
+  /** Shows that the page could not finish the login; the button does `again`, or starts over. */
+  fail(problem = {}, again = null) {
+    this.#queued = null;
+    this.#login.fail(problem instanceof Problem ? problem : new Problem({ code: 'other', ...problem }), again);
+  }
+
+  /** Not at once: whoever sets several attributes begins one login. */
+  #startSoon() {
+    const queued = {};
+    this.#queued = queued;
+    queueMicrotask(() => {
+      if (this.#queued === queued) this.#login.start();
+    });
+  }
+
+  #settings() {
+    const of = (name) => this.getAttribute(name) || undefined;
+    const url = (text) => new URL(text, document.baseURI);
+    const refreshes = Number(of('auto-refresh') ?? 2);
+    return {
+      service: url(of('service') ?? import.meta.url).origin,
+      beginUrl: of('begin-url') && url(of('begin-url')).href,
+      request: Object.fromEntries(REQUEST.map((name) => [name.replaceAll('-', '_'), of(name)])),
+      autoRefresh: refreshes >= 0 ? Math.min(refreshes, 100) : 2,
+      paused: this.hasAttribute('paused'),
+      phone: isPhone(),
+    };
+  }
+
+  #show(url) {
+    if (url) this.#at.code.src = url;
+    else this.#at.code.removeAttribute('src');
+  }
+
+  #emit(name, detail) {
+    this.dispatchEvent(new CustomEvent(`scan-login:${name}`, { bubbles: true, composed: true, detail }));
+  }
+
+  #changed() {
+    this.#draw();
+    const { state, connection, kept, data, problem } = this.#login;
+    const { scene = null, begun = null } = kept ?? {};
+    if (scene && scene !== this.#announced) {
+      this.#announced = scene;
+      this.#emit('ready', { scene, begun });
+    }
+    if (state === this.#state && connection === this.#connection) return;
+    const isNew = state !== this.#state;
+    this.#state = state;
+    this.#connection = connection;
+    this.setAttribute('state', state);
+    this.#emit('change', { state, connection, scene });
+    if (!isNew || (!STATES.has(state) && state !== 'error')) return;
+    // After an error that the page told of, it is seen again, but a code is told once.
+    if (state === 'confirmed' && scene === this.#confirmed) return;
+    if (state === 'confirmed') this.#confirmed = scene;
+    const { code = null, profile = {}, redirect_to: redirectTo = null, match_number: matchNumber = null, reason } = data ?? {};
+    this.#emit(state, {
+      waiting: { scene },
+      scanned: { scene, matchNumber },
+      confirmed: { scene, code, profile, redirectTo, begun },
+      expired: { scene, reason },
+      error: { problem },
+    }[state] ?? { scene, redirectTo });
+  }
+
+  get #lang() {
+    const tag = this.closest('[lang]')?.lang || navigator.languages.find((one) => /^(zh|en)/i.test(one)) || '';
+    return /^zh/i.test(tag) ? 'zh' : 'en';
+  }
+
+  #draw() {
+    const at = this.#at;
+    const login = this.#login;
+    const { state, data, problem, picture } = login;
+    const lang = this.#lang;
+    const own = (key) => this.#words[lang]?.[key] ?? WORDS[lang][key];
+    const fill = (text, params) => text.replace(/\{(\w+)\}/g, (_, name) => params[name] ?? '');
+    const t = (key, params = {}) => fill(own(key), params);
+    const number = state === 'scanned' ? data.match_number : undefined;
+    // Not their picture: it is elsewhere, where the page's policy may not let it come from.
+    const nickname = state === 'confirmed' ? data.profile?.nickname : undefined;
+    const focused = this.shadowRoot.activeElement;
+
+    at.box.className = state;
+    at.box.lang = lang === 'zh' ? 'zh-CN' : 'en';
+    write(at.heading, t('heading'));
+
+    // What is said of it.
+    let key = state;
+    if (state === 'error') {
+      const known = Array.isArray(own(problem.code)) && problem.code;
+      key = known || (problem.passing ? 'busy' : 'other');
+    }
+    let [title, text] = own(key);
+    if (state === 'waiting' && login.anyway) text = own('phoneCode');
+    if (number) text = own('match');
+    if (nickname) text = own('confirmedName');
+    if (login.renewing) text = own('renewing');
+    const params = { number, name: nickname, address: location.host };
+    const said = state === 'error' ? problem : {};
+    // Words that the page gave may be anybody's: in these nothing is filled in.
+    [title, text] = said.words ?? [fill(title, params), fill(text, params)];
+    write(at['status-title'], title);
+    write(at['status-text'], text);
+
+    // For whoever runs the service: its own words, and what to look for in its log.
+    const { detail, errcode, requestId } = said;
+    const trace = [detail, errcode && `WeChat errcode ${errcode}`, requestId && `request ${requestId}`].filter(Boolean);
+    write(at.technical, trace.join(' · '));
+
+    at.code.classList.toggle('ready', picture === 'ready');
+    at.code.alt = picture === 'ready' ? t('alt') : '';
+    write(at.match, number ?? '');
+    at.match.hidden = !number;
+    at.seal.hidden = Boolean(number) || !SEALS[state];
+    at.seal.firstChild.firstChild.setAttribute('d', SEALS[state] ?? '');
+
+    const left = (login.deadline - Date.now()) / 1000;
+    const counts = Boolean(data) && COUNTING.has(state);
+    const seconds = Math.max(0, Math.ceil(left));
+    const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
+    at.box.classList.toggle('short', counts && seconds <= SHORT_SECONDS);
+    write(at.countdown, counts ? t('valid', { time }) : '');
+    at.left.style.strokeDashoffset = 100 - Math.min(1, Math.max(0, counts ? left / login.kept.life : 0)) * 100;
+    write(at.connection, counts && /ing$/.test(login.connection ?? '') ? t(login.connection) : '');
+
+    // Not `disabled`: that would throw away the focus of whoever waits on it.
+    const wait = state === 'error' ? Math.ceil((problem.until - Date.now()) / 1000) : 0;
+    let label = 'refresh';
+    if (state === 'error') label = login.startsOver ? 'startOver' : 'retry';
+    write(at.refresh, wait > 0 ? t('retryIn', { seconds: wait }) : t(label));
+    at.refresh.ariaDisabled = String(wait > 0);
+    clearTimeout(this.#timer);
+    if (wait > 0 && this.isConnected) this.#timer = setTimeout(() => this.#draw(), 500);
+    at.refresh.hidden = !['declined', 'cancelled', 'expired', 'error'].includes(state);
+    write(at.show, t('show'));
+    at.show.hidden = state !== 'phone';
+    write(at.cancel, t(state === 'scanned' ? 'startOver' : 'cancel'));
+    at.cancel.hidden = state !== 'waiting' && state !== 'scanned';
+    // Whoever uses a keyboard or a screen reader is never dropped at the top of the page.
+    if (focused?.hidden) at['status-title'].focus();
+  }
+}
+
+if (globalThis.customElements && !customElements.get('scan-login')) customElements.define('scan-login', ScanLogin);

@@ -22,6 +22,7 @@ pub fn file(path: &str, asked: &HeaderMap) -> Option<Response> {
 }
 
 /// The web component, likewise.
+#[must_use]
 pub fn component(asked: &HeaderMap) -> Option<Response> {
     let path = "scan-login.js";
     Some(reply(path, Component::get(path)?, asked))

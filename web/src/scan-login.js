@@ -304,7 +304,7 @@ export class ScanLogin extends Base {
     const wait = state === 'error' ? Math.ceil((problem.until - Date.now()) / 1000) : 0;
     let label = 'refresh';
     if (state === 'error') label = login.startsOver ? 'startOver' : 'retry';
-    write(at.refresh, wait > 0 ? t('retryIn', { seconds: wait }) : t(label));
+    write(at.refresh, wait > 0 ? `${t(label)} (${wait} s)` : t(label));
     at.refresh.ariaDisabled = String(wait > 0);
     clearTimeout(this.#timer);
     if (wait > 0 && this.isConnected) this.#timer = setTimeout(() => this.#draw(), 500);

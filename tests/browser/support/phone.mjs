@@ -17,7 +17,7 @@ export class Camera {
 
   /** What the code on the computer's screen says: not its file, but what can be seen of it. */
   async read(computer) {
-    await computer.locator('#app[data-state="waiting"]').waitFor()
+    await computer.locator('scan-login[state="waiting"]').waitFor()
     const screen = part(computer, 'tile')
     return until('the camera reads the code', async () => this.decode(await screen.screenshot()))
   }

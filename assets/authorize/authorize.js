@@ -12,17 +12,11 @@ const login = byId('login');
 const { name, logo, simulated, phone } = app.dataset;
 const page = document.documentElement;
 
-/** The site's name is put in here; what <scan-login> calls {name} is who the person is. */
-function worded(value) {
-  if (Array.isArray(value)) return value.map(worded);
-  if (typeof value === 'object') return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, worded(one)]));
-  return value.replace(/\{(name|person)\}/g, (_, what) => (what === 'name' ? name.replace(/[{}]/g, '') : '{name}'));
-}
-
 function draw() {
-  const words = worded(strings[page.lang]);
-  byId('headline').textContent = words.headline;
-  document.title = words.headline;
+  const words = strings[page.lang];
+  const headline = words.headline.replace('{name}', () => name);
+  byId('headline').textContent = headline;
+  document.title = headline;
   byId('simulator-title').textContent = words.simulatorTitle;
   byId('simulator-text').textContent = words.simulatorText;
   byId('open-phone').textContent = words.openPhone;
@@ -65,3 +59,5 @@ if (logo) {
 }
 byId('simulator').hidden = !simulated;
 draw();
+// Now that somebody listens.
+login.removeAttribute('paused');

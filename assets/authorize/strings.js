@@ -6,13 +6,13 @@ export const strings = {
     simulatorTitle: 'WeChat is simulated',
     simulatorText: 'No real WeChat account is used; anybody can log in as anybody.',
     openPhone: 'Open the simulated phone',
-    // In the place of what <scan-login> says by itself.
+    // In the place of what <scan-login> says by itself; here {name} is the person's.
     login: {
-      confirmed: ['Confirmed', 'Taking you back to {name}…'],
-      confirmedName: 'Taking {person} back to {name}…',
-      declined: ['Declined on the phone', 'Nobody was logged in. Taking you back to {name}…'],
-      cancelled: ['Cancelled', 'Taking you back to {name}…'],
-      phone: ['Open {name} on a computer', 'A phone cannot scan its own screen. Open the site on a computer, then scan the code there with this phone.'],
+      confirmed: ['Confirmed', 'Taking you back to the site…'],
+      confirmedName: 'Taking {name} back to the site…',
+      declined: ['Declined on the phone', 'Nobody was logged in. Taking you back to the site…'],
+      cancelled: ['Cancelled', 'Taking you back to the site…'],
+      phone: ['Open the site on a computer', 'A phone cannot scan its own screen. Open the site on a computer and scan the code there.'],
     },
   },
   'zh-CN': {
@@ -21,11 +21,11 @@ export const strings = {
     simulatorText: '这里没有使用任何真实的微信账号，任何人都能以任何身份登录。',
     openPhone: '打开模拟手机',
     login: {
-      confirmed: ['已确认', '正在返回“{name}”…'],
-      confirmedName: '正在以“{person}”的身份返回“{name}”…',
-      declined: ['已在手机上拒绝', '没有任何人登录，正在返回“{name}”…'],
-      cancelled: ['已取消', '正在返回“{name}”…'],
-      phone: ['请在电脑上打开“{name}”', '手机无法扫描自己的屏幕。请在电脑上打开该网站，再用这部手机扫码。'],
+      confirmed: ['已确认', '正在返回网站…'],
+      confirmedName: '正在以“{name}”的身份返回网站…',
+      declined: ['已在手机上拒绝', '没有任何人登录，正在返回网站…'],
+      cancelled: ['已取消', '正在返回网站…'],
+      phone: ['请在电脑上打开该网站', '手机无法扫描自己的屏幕。请在电脑上打开该网站再扫码。'],
     },
   },
 };

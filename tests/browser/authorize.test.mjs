@@ -1,0 +1,199 @@
+// The page of /authorize: where a site sends its people that uses OpenID Connect, and how they come back.
+
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import {
+  CHINESE, Chromium, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
+} from './support/chromium.mjs'
+import { confirms, isAsked } from './support/phone.mjs'
+import { Site } from './support/site.mjs'
+import { until } from './support/until.mjs'
+
+let chromium
+
+before(async () => {
+  chromium = await Chromium.launch()
+})
+
+after(() => chromium?.close())
+
+const it = (name, play, settings) => test(name, () => chromium.stage(name, async (stage) => {
+  const site = await Site.start(settings)
+  try {
+    await play(stage, site)
+    // Before the service goes away, which a page would complain of.
+    await stage.clear()
+  } finally {
+    await site.stop()
+  }
+}))
+
+/** What the site is told when the browser is back. */
+async function answer(page, site) {
+  await page.waitForURL((url) => url.href.startsWith(`${site.origin}/callback?`))
+  return Object.fromEntries(new URL(page.url()).searchParams)
+}
+
+/** The site sends the browser on, from a page of its own. */
+async function sent(stage, site, more = {}, ...options) {
+  const context = await stage.person(...options)
+  const page = await context.newPage()
+  await page.goto(`${site.origin}/callback`)
+  await page.goto(site.authorizeUrl(more))
+  return page
+}
+
+describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
+  it('says whose login it is, and ends at the site with a code that is good there', async (stage, site) => {
+    const computer = await sent(stage, site)
+    await reaches(computer, 'waiting')
+    await shows(computer, 'h1', 'Log in to The Shop')
+    assert.equal(await computer.title(), 'Log in to The Shop')
+    const phone = await stage.phone(computer)
+    await isAsked(phone)
+    await shows(phone, 'h1', 'Log in to The Shop?')
+    await reaches(computer, 'scanned')
+    await phone.getByTestId('nickname').fill('Alice')
+    await phone.getByTestId('confirm').click()
+    await reaches(computer, 'confirmed')
+    await shows(computer, '[part=text]', 'Taking Alice back to the site…')
+    const { code, ...rest } = await answer(computer, site)
+    assert.deepEqual(rest, { state: 'a state', iss: site.service.url })
+    const redeemed = await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
+    const claims = JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url'))
+    assert.deepEqual([claims.sub, claims.nonce, claims.nickname], ['o-simulated-xiaoming', 'n-1', 'Alice'])
+    // The page is not in the way of who goes back.
+    await computer.goBack()
+    assert.equal(computer.url(), `${site.origin}/callback`)
+  })
+
+  for (const [name, no] of Object.entries({
+    'a no on the phone': async (computer, stage) => {
+      const phone = await stage.phone(computer)
+      await isAsked(phone)
+      await phone.getByTestId('decline').click()
+    },
+    'a click on Cancel': (computer) => part(computer, 'cancel').click(),
+  })) {
+    it(`${name} ends at the site with access_denied`, async (stage, site) => {
+      const computer = await sent(stage, site)
+      await reaches(computer, 'waiting')
+      await no(computer, stage)
+      const { error, state, iss, code } = await answer(computer, site)
+      assert.deepEqual({ error, state, iss, code }, { error: 'access_denied', state: 'a state', iss: site.service.url, code: undefined })
+    })
+  }
+
+  it('keeps to what was asked for when the code is renewed', async (stage, site) => {
+    const computer = await sent(stage, site)
+    await reaches(computer, 'waiting')
+    const before = await sceneOf(computer)
+    await until('another code', async () => ![before, null].includes(await sceneOf(computer)))
+    await confirms(await stage.phone(computer), 'Late')
+    const { code, state } = await answer(computer, site)
+    assert.equal(state, 'a state')
+    const redeemed = await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
+    assert.equal(JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url')).nonce, 'n-1')
+  }, { SCENE_TTL: 6 })
+
+  it('goes on after a reload with the code that was scanned', async (stage, site) => {
+    const computer = await sent(stage, site)
+    const phone = await stage.phone(computer)
+    await isAsked(phone)
+    await reaches(computer, 'scanned')
+    const before = await sceneOf(computer)
+    await computer.reload()
+    await reaches(computer, 'scanned')
+    assert.equal(await sceneOf(computer), before)
+    await phone.getByTestId('confirm').click()
+    assert.ok((await answer(computer, site)).code)
+  })
+
+  it('speaks as the site asks, and at a click otherwise', async (stage, site) => {
+    const computer = await sent(stage, site, { ui_locales: 'zh-CN en' })
+    await reaches(computer, 'waiting')
+    await shows(computer, 'h1', '登录“The Shop”')
+    await shows(computer, '[part=title]', '等待扫码')
+    await shows(computer, '#simulator-title', '微信是模拟的')
+    const before = await sceneOf(computer)
+    await computer.getByTestId('lang').click()
+    await shows(computer, 'h1', 'Log in to The Shop')
+    await shows(computer, '[part=title]', 'Waiting for your scan')
+    assert.equal(await sceneOf(computer), before)
+  })
+
+  it('says that WeChat is simulated, and offers the phone', async (stage, site) => {
+    const computer = await sent(stage, site)
+    await reaches(computer, 'waiting')
+    await shows(computer, '#simulator', 'WeChat is simulated')
+    const [phone] = await Promise.all([computer.context().waitForEvent('page'), computer.getByTestId('open-phone').click()])
+    await confirms(phone, 'Clicked')
+    assert.ok((await answer(computer, site)).code)
+  })
+
+  it('writes the site\'s name as text', async (stage, site) => {
+    const computer = await sent(stage, site)
+    await reaches(computer, 'waiting')
+    const name = '<img src=x onerror="document.title=1"> {name} {person} "x" & \'y\''
+    assert.equal(await computer.locator('h1').innerText(), `Log in to ${name}`)
+    assert.equal(await computer.locator('img[src="x"]').count(), 0)
+    await shows(computer, '#logo', '<')
+  }, { CLIENT_NAME: '<img src=x onerror="document.title=1"> {name} {person} "x" & \'y\'' })
+
+  it('tells a visitor on a phone to open the site on a computer', async (stage, site) => {
+    const visitor = await sent(stage, site, {}, MOBILE_PHONE)
+    await reaches(visitor, 'phone')
+    await shows(visitor, '[part=title]', 'Open the site on a computer')
+    await part(visitor, 'show').click()
+    await reaches(visitor, 'waiting')
+  })
+
+  for (const [tour, options] of Object.entries({
+    'desktop-light-en': [LIGHT, ENGLISH], 'desktop-dark-en': [DARK, ENGLISH], 'phone-dark-zh': [MOBILE_PHONE, DARK, CHINESE], 'phone-light-en': [MOBILE_PHONE, LIGHT, ENGLISH],
+  })) {
+    it(`is accessible and fits in every state: ${tour}`, async (stage, site) => {
+      stage.tolerate(/Failed to load resource/)
+      const look = async (name) => {
+        await isAccessible(computer, `${name} (${tour})`)
+        await photograph(computer, `authorize-${tour}-${name}`)
+      }
+      // Nobody is sent back while they are looked at.
+      const context = await stage.person(...options)
+      await context.addInitScript(() => {
+        const wait = window.setTimeout
+        window.setTimeout = (what, ms, ...rest) => (ms === 900 ? 0 : wait(what, ms, ...rest))
+      })
+      const computer = await context.newPage()
+      await computer.goto(site.authorizeUrl({ ui_locales: options.includes(CHINESE) ? 'zh' : 'en' }))
+      if (options.includes(MOBILE_PHONE)) {
+        await reaches(computer, 'phone')
+        await look('phone')
+        await part(computer, 'show').click()
+      }
+      await reaches(computer, 'waiting')
+      await look('waiting')
+      const phone = await stage.phone(computer)
+      await isAsked(phone)
+      await reaches(computer, 'scanned')
+      await look('scanned')
+      await phone.getByTestId('decline').click()
+      await reaches(computer, 'declined')
+      await look('declined')
+      await part(computer, 'refresh').click()
+      await confirms(await stage.phone(computer), '小明 🐼')
+      await reaches(computer, 'confirmed')
+      await look('confirmed')
+      await service429(computer)
+      await reaches(computer, 'error')
+      await look('error')
+    })
+  }
+})
+
+/** The next login is refused as one too many. */
+async function service429(computer) {
+  await computer.route('**/scenes', (route) => route.fulfill({
+    status: 429, headers: { 'retry-after': '9' }, contentType: 'application/problem+json', body: '{"code":"rate_limited","detail":"Too many logins were started from this address."}',
+  }))
+  await computer.evaluate(() => document.querySelector('scan-login').refresh())
+}

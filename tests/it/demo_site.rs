@@ -89,6 +89,7 @@ async fn a_browser_that_has_a_file_is_told_so_and_there_are_no_files_but_the_pag
         "/assets/demo/demo.js",
         "/assets/shared/base.css",
         "/assets/shared/icon.svg",
+        "/web/v1/scan-login.js",
     ] {
         let given = Reply::to(service.get(path)).await;
         assert_eq!(
@@ -117,5 +118,50 @@ async fn a_browser_that_has_a_file_is_told_so_and_there_are_no_files_but_the_pag
     ] {
         let missing = Reply::to(service.get(&format!("/assets/{path}"))).await;
         missing.problem(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn the_web_component_is_loaded_by_pages_of_any_origin_and_nothing_else_is() {
+    let service = Service::builder()
+        .config_toml("[[client]]\nclient_id = \"blog\"\norigins = [\"https://blog.example\"]")
+        .start()
+        .await;
+    let component = || service.get("/web/v1/scan-login.js");
+    for (origin, allowed) in [
+        (Some("https://blog.example"), "https://blog.example"),
+        (Some("https://elsewhere.example"), "*"),
+        (Some("null"), "*"),
+        (None, "*"),
+    ] {
+        let request = match origin {
+            Some(origin) => component().header("origin", origin),
+            None => component(),
+        };
+        let given = Reply::to(request).await;
+        assert_eq!(
+            (given.status, given.header("content-type")),
+            (200, "text/javascript; charset=utf-8")
+        );
+        assert_eq!(
+            given.header("access-control-allow-origin"),
+            allowed,
+            "{origin:?} may read it"
+        );
+        assert_eq!(given.header("cross-origin-resource-policy"), "cross-origin");
+        assert_eq!(given.header("x-content-type-options"), "nosniff");
+        assert!(given.headers.get("set-cookie").is_none());
+    }
+    let etag = Reply::to(component()).await.header("etag").to_owned();
+    let unchanged = component()
+        .header("if-none-match", etag)
+        .header("origin", "https://elsewhere.example");
+    let unchanged = Reply::to(unchanged).await;
+    assert_eq!(
+        (unchanged.status, unchanged.header("access-control-allow-origin")),
+        (304, "*")
+    );
+    for path in ["/web/v2/scan-login.js", "/web/v1/", "/web/v1/package.json"] {
+        Reply::to(service.get(path)).await.problem(404, "not_found");
     }
 }

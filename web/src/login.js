@@ -145,6 +145,7 @@ export class Login {
     clearTimeout(this.#quiet);
     clearInterval(this.#clock);
     this.#quiet = null;
+    this.picture = 'none';
     this.#show(null);
   }
 
@@ -228,7 +229,7 @@ export class Login {
     this.#run = new AbortController();
     this.#hint = false;
     this.#dormant = false;
-    Object.assign(this, { data: null, problem: null, picture: 'none', connection: null, renewing: false });
+    Object.assign(this, { data: null, problem: null, connection: null, renewing: false });
     return this.#run;
   }
 
@@ -390,6 +391,7 @@ export class Login {
           if (data.id === asked && !first) ms = backoff(1);
         } else {
           const { over, heard, unavailable, retry = RETRY_MS } = await this.#listen(attempt.signal);
+          if (this.#over) break;
           if (unavailable) {
             troubles += 1;
             this.#troubled(0);

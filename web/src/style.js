@@ -13,10 +13,10 @@ const colours = (value) => Object.entries(COLOURS)
   .map(([name, pair]) => `--${name}:var(--scan-login-${name},${value(pair)});`).join('');
 
 /** A ground for what is of that colour, whatever the page made of it. */
-const tint = (name) => `color-mix(in srgb,var(--${name}) 12%,transparent)`;
+const tint = (name) => `color-mix(in srgb,var(--${name}) 12%,Canvas)`;
 
 export const STYLE = `
-:host{display:block;max-width:344px;margin-inline:auto;${colours(([light]) => light)}
+:host{display:block;width:100%;max-width:344px;margin-inline:auto;${colours(([light]) => light)}
 font-family:var(--scan-login-font,inherit);line-height:1.55;color:var(--ink);text-align:center;overflow-wrap:break-word}
 @supports (color:light-dark(red,red)){:host{${colours(([light, dark]) => `light-dark(${light},${dark})`)}}}
 :host([hidden]),[hidden]{display:none!important}

@@ -30,6 +30,7 @@ test('a login is begun with what the page says, and followed by its Bearer from 
   assert.equal(world.open.length, 0, 'nothing is read after the end')
   await pass(300_000)
   assert.equal(world.calls.length, 2, 'nor asked')
+  assert.equal(world.login.connection, null)
   assert.deepEqual(world.states, ['loading', 'waiting', 'scanned', 'confirmed'])
 })
 

@@ -298,7 +298,7 @@ export class ScanLogin extends Base {
     at.box.classList.toggle('short', counts && seconds <= SHORT_SECONDS);
     write(at.countdown, counts ? t('valid', { time }) : '');
     at.left.style.strokeDashoffset = 100 - Math.min(1, Math.max(0, counts ? left / login.kept.life : 0)) * 100;
-    write(at.connection, counts && /ing$/.test(login.connection ?? '') ? t(login.connection) : '');
+    write(at.connection, counts && /ing$/.test(login.connection ?? '') ? `\u2003${t(login.connection)}` : '');
 
     // Not `disabled`: that would throw away the focus of whoever waits on it.
     const wait = state === 'error' ? Math.ceil((problem.until - Date.now()) / 1000) : 0;

@@ -49,7 +49,7 @@ img#code.ready{opacity:.07}
 #status-title{font-size:1.3125em;font-weight:650;line-height:1.3;outline:none}
 #status-text,#meta{margin-top:5px;color:var(--ink-soft);font-size:.9375em}
 #technical{margin-top:10px;color:var(--ink-soft);font-size:.8125em;line-height:1.45}
-#meta{display:flex;flex-wrap:wrap;justify-content:center;gap:2px 14px;min-height:26px;font-variant-numeric:tabular-nums}
+#meta{display:flex;flex-wrap:wrap;justify-content:center;min-height:26px;font-variant-numeric:tabular-nums}
 .short #countdown{color:var(--caution);font-weight:600}
 #actions{width:100%;min-height:46px;margin-top:10px}
 button{width:100%;min-height:46px;padding:.55em 1.3em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}

@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test'
 import {
   Chromium, DARK, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, shows,
 } from './support/chromium.mjs'
+import { Elsewhere } from './support/elsewhere.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Installation } from './support/service.mjs'
 import { LINES, Site } from './support/site.mjs'
@@ -226,6 +227,25 @@ describe('the web component', { concurrency: 2, timeout: 600_000 }, () => {
     await part(visitor, 'show').click()
     await is(visitor, 'waiting')
     await shows(visitor, '[part=text]', '请勿保存图片')
+  })
+
+  it('is loaded by any page, and begins nothing for one that is not listed', async (stage, site) => {
+    stage.tolerate(/CORS|Failed to load resource/)
+    const elsewhere = await Elsewhere.start()
+    try {
+      const page = await stage.computer(elsewhere.sameSite)
+      await page.evaluate((service) => new Promise((resolve, reject) => {
+        const script = Object.assign(document.createElement('script'), { type: 'module', src: `${service}/web/v1/scan-login.js` })
+        script.addEventListener('load', resolve)
+        script.addEventListener('error', reject)
+        document.body.append(script, document.createElement('scan-login'))
+      }), site.serviceUrl)
+      await is(page, 'error')
+      await shows(page, '[part=title]', 'No connection to the service')
+      assert.equal(await site.service.metric('scanlogin_scenes_created_total'), 0)
+    } finally {
+      await elsewhere.stop()
+    }
   })
 
   for (const [scheme, option] of Object.entries({ light: LIGHT, dark: DARK })) {

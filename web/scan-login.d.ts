@@ -50,7 +50,8 @@ export interface ScanLoginEvents {
     redirectTo: string | null;
     begun: ScanLoginBegun;
   };
-  'scan-login:declined': { scene: string; redirectTo: string | null };
+  /** By the person, or by two wrong numbers. */
+  'scan-login:declined': { scene: string; redirectTo: string | null; reason?: 'wrong_number' };
   'scan-login:cancelled': { scene: string; redirectTo: string | null };
   'scan-login:expired': { scene: string; reason: 'time' | 'lost' };
   'scan-login:error': { problem: ScanLoginProblem };

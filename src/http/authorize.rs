@@ -81,7 +81,13 @@ pub(super) fn check(state: &AppState, request: &AuthorizationRequest) -> Result<
     Ok((site, authorization))
 }
 
-fn code_page(state: &AppState, query: &str, request: &AuthorizationRequest, client: &Client, headers: &HeaderMap) -> Response {
+fn code_page(
+    state: &AppState,
+    query: &str,
+    request: &AuthorizationRequest,
+    client: &Client,
+    headers: &HeaderMap,
+) -> Response {
     let Client {
         name,
         logo_url,

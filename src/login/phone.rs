@@ -1,6 +1,7 @@
 //! What the phone does: scan, upload an avatar, say yes or no.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -282,14 +282,14 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
   it('says on the first screen of a phone too that WeChat is simulated (T17)', async (stage, service) => {
     for (const language of [ENGLISH, CHINESE]) {
       const visitor = await stage.computer(service.url, MOBILE_PHONE, language)
-      await reaches(visitor, 'phone-hint')
+      await reaches(visitor, 'phone')
       await isInSight(visitor.locator('#simulator'), 'the banner')
       await isInSight(visitor.locator('#simulated-chip'), 'the chip')
       await isInSight(visitor.locator('#status-text'), 'what to do')
-      await visitor.getByTestId('show-code').click()
+      await part(visitor, 'show').click()
       await reaches(visitor, 'waiting')
       await isInSight(visitor.locator('#simulated-chip'), 'the chip beside the code')
-      await isInSight(visitor.locator('.tile'), 'the code')
+      await isInSight(part(visitor, 'code'), 'the code')
     }
   })
 

@@ -236,7 +236,7 @@ export class ScanLogin extends Base {
       confirmed: { scene, code, profile, redirectTo, begun },
       expired: { scene, reason },
       error: { problem },
-    }[state] ?? { scene, redirectTo });
+    }[state] ?? { scene, redirectTo, reason });
   }
 
   get #lang() {
@@ -267,6 +267,7 @@ export class ScanLogin extends Base {
       const known = Array.isArray(own(problem.code)) && problem.code;
       key = known || (problem.passing ? 'busy' : 'other');
     }
+    if (data?.reason === 'wrong_number') key = 'mismatch';
     let [title, text] = own(key);
     if (state === 'waiting' && login.anyway) text = own('phoneCode');
     if (number) text = own('match');

@@ -286,6 +286,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
       await isInSight(visitor.locator('#simulator'), 'the banner')
       await isInSight(visitor.locator('#simulated-chip'), 'the chip')
       await isInSight(visitor.locator('#status-text'), 'what to do')
+      await isInSight(part(visitor, 'show'), 'the way on')
       await part(visitor, 'show').click()
       await reaches(visitor, 'waiting')
       await isInSight(visitor.locator('#simulated-chip'), 'the chip beside the code')

@@ -23,7 +23,7 @@ img#code{padding:8px;background:#fff;object-fit:contain;opacity:0;transition:opa
 img#code.ready{opacity:.07}
 .waiting img#code.ready{opacity:1}
 .loading #plate{background:${S("ink-soft")};animation:breathe 1.6s ease-in-out infinite alternate}
-#veil{display:grid;place-items:center}
+#veil{display:grid;place-items:center;pointer-events:none}
 #veil>*{animation:pop .35s ease-out}
 #seal{display:grid;place-items:center;width:92px;height:92px;border-radius:50%;background:${S("accent")};color:var(--accent)}
 #seal svg{width:44px;stroke-width:1.6}

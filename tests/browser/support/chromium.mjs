@@ -220,7 +220,7 @@ export async function isInSight(locator, what) {
     const [x, y] = [(left + right) / 2, (top + bottom) / 2]
     // Not the corners, which may be round.
     const points = [[x, y], [x, top + 1], [x, bottom - 1], [left + 1, y], [right - 1, y]]
-    const over = points.map((point) => document.elementFromPoint(...point)).find((found) => !element.contains(found))
+    const over = points.map((point) => element.getRootNode().elementFromPoint(...point)).find((found) => !element.contains(found))
     return over ? `under ${over.outerHTML.slice(0, 80)}` : null
   })
   assert.equal(fault, null, `${what} is in sight`)

@@ -18,6 +18,7 @@ mod peer;
 mod phone;
 mod places;
 mod problem;
+mod reference;
 mod scenes;
 pub mod serve;
 
@@ -168,7 +169,8 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/demo/logout", post(demo::logout))
         .route("/assets/{*path}", get(assets::file))
         .route("/web/v1/scan-login.js", get(assets::component))
-        .route("/problems", get(problem::page));
+        .route("/problems", get(problem::page))
+        .merge(reference::routes(&state));
     let streams = Router::from(stream_routes())
         .layer(from_fn_with_state(state.clone(), layers::limit_unknown))
         .layer(from_fn_with_state(state.clone(), events::in_events));

@@ -4,6 +4,7 @@ use reqwest::{Method, Url};
 use scanlogin::scene::s256;
 use serde_json::{Value, json};
 
+use crate::support::eventually;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site, VERIFIER, with_form};
 use crate::support::service::Service;
@@ -392,6 +393,77 @@ async fn what_means_nothing_here_is_ignored_and_what_always_holds_is_granted() {
         claims.get("nonce").is_none() && claims["auth_time"].is_i64(),
         "{claims}"
     );
+}
+
+#[tokio::test]
+async fn what_the_basic_profile_lets_a_site_ask_is_no_error() {
+    let service = sites().await;
+    let challenge = s256(VERIFIER);
+    let cases: &[Changes<'_>] = &[
+        &[("scope", Some("openid email"))],
+        &[("scope", Some("openid address"))],
+        &[("scope", Some("openid phone"))],
+        &[("scope", Some("openid profile email address phone"))],
+        &[("scope", Some("profile openid"))],
+        &[("display", Some("page"))],
+        &[("display", Some("popup"))],
+        &[("prompt", Some("login"))],
+        &[("max_age", Some("1"))],
+        &[("max_age", Some("10000"))],
+        &[("extra", Some("foobar"))],
+        &[("login_hint", Some("alice@blog.example"))],
+        &[("ui_locales", Some("se"))],
+        &[("claims_locales", Some("se"))],
+        &[("acr_values", Some("1 2"))],
+        &[("claims", Some(r#"{"userinfo": {"name": {"essential": true}}}"#))],
+        &[
+            ("code_challenge", Some(&challenge)),
+            ("code_challenge_method", Some("S256")),
+        ],
+    ];
+    for changes in cases {
+        let asked = asked(changes);
+        assert_eq!(authorize(&service, &asked).await.status, 200, "{asked}");
+        let browser = start(&service, &asked).await;
+        let code = browser.code_of("alice", &service).await;
+        let mut form = vec![("code", &*code), ("redirect_uri", CALLBACK)];
+        if changes.iter().any(|(name, _)| *name == "code_challenge") {
+            form.push(("code_verifier", VERIFIER));
+        }
+        let given = BLOG.token(&service, &form).await.ok();
+        let claims = Site::verified(&service, given["id_token"].as_str().unwrap()).await;
+        let told = Site::userinfo(&service, given["access_token"].as_str().unwrap())
+            .await
+            .ok();
+        assert_eq!((&claims["sub"], &told["sub"]), (&json!("alice"), &json!("alice")), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_login_is_scanned_anew_and_says_when() {
+    let service = sites().await;
+    let mut times = Vec::new();
+    for changes in [&[("max_age", Some("15000"))], &[("max_age", Some("1"))], &[("prompt", Some("login"))]] {
+        let asked = asked(changes);
+        let browser = start(&service, &asked).await;
+        assert_eq!(browser.status().await["state"], "waiting", "{asked}");
+        // auth_time counts whole seconds.
+        let before = jiff::Timestamp::now().as_second();
+        eventually("a later second", || async {
+            (jiff::Timestamp::now().as_second() > before).then_some(())
+        })
+        .await;
+        let code = browser.code_of("alice", &service).await;
+        let given = BLOG
+            .token(&service, &[("code", &code), ("redirect_uri", CALLBACK)])
+            .await
+            .ok();
+        let claims = Site::verified(&service, given["id_token"].as_str().unwrap()).await;
+        let auth_time = claims["auth_time"].as_i64().unwrap();
+        assert!(auth_time > before, "{claims}");
+        times.push(auth_time);
+    }
+    assert!(times.is_sorted_by(|earlier, later| earlier < later), "{times:?}");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ export class Process {
   }
 }
 
-function binary() {
+export function binary() {
   if (fs.existsSync(BINARY)) return BINARY
   throw new Error(`${BINARY} is missing: run "cargo build" in the repository, or set SCANLOGIN_BIN`)
 }
@@ -172,7 +172,7 @@ export class Wire {
   }
 }
 
-async function freePort() {
+export async function freePort() {
   const server = net.createServer()
   await new Promise((resolve) => { server.listen(0, '127.0.0.1', resolve) })
   const { port } = server.address()
@@ -180,7 +180,7 @@ async function freePort() {
   return port
 }
 
-class Redis {
+export class Redis {
   static async start() {
     const redis = new Redis()
     redis.port = await freePort()

@@ -435,7 +435,11 @@ async fn what_the_basic_profile_lets_a_site_ask_is_no_error() {
         let told = Site::userinfo(&service, given["access_token"].as_str().unwrap())
             .await
             .ok();
-        assert_eq!((&claims["sub"], &told["sub"]), (&json!("alice"), &json!("alice")), "{asked}");
+        assert_eq!(
+            (&claims["sub"], &told["sub"]),
+            (&json!("alice"), &json!("alice")),
+            "{asked}"
+        );
     }
 }
 
@@ -443,7 +447,11 @@ async fn what_the_basic_profile_lets_a_site_ask_is_no_error() {
 async fn a_second_login_is_scanned_anew_and_says_when() {
     let service = sites().await;
     let mut times = Vec::new();
-    for changes in [&[("max_age", Some("15000"))], &[("max_age", Some("1"))], &[("prompt", Some("login"))]] {
+    for changes in [
+        &[("max_age", Some("15000"))],
+        &[("max_age", Some("1"))],
+        &[("prompt", Some("login"))],
+    ] {
         let asked = asked(changes);
         let browser = start(&service, &asked).await;
         assert_eq!(browser.status().await["state"], "waiting", "{asked}");

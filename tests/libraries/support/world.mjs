@@ -1,6 +1,7 @@
 // As in production: two replicas behind an nginx that speaks TLS, their Redis, WeChat (simulated) elsewhere, and somebody's shop with
 // one of the libraries, at an origin of another site.
 
+import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
@@ -143,8 +144,10 @@ export function withShop(table, open) {
     chromium = await Chromium.launch()
   })
   after(async () => {
+    const answered = await world?.answered().catch(() => [])
     await chromium?.close()
     await world?.stop()
+    if (chromium) assert.ok(Math.min(...answered) > 5, `each replica had its share: ${answered}`)
   })
   return (name, play) => test(name, () => chromium.stage(name, async (stage) => {
     stage.tolerate(/favicon\.ico$/)

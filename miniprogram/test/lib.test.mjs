@@ -9,7 +9,8 @@ import { buildDir, projectDir } from './support/project.mjs'
 
 const require = createRequire(import.meta.url)
 const lib = (name) => require(path.join(buildDir, 'lib', name))
-const { sceneFromQuery, entrySceneNow } = lib('scene')
+const { targetFromQuery, entrySceneNow } = lib('scene')
+const { readShortCode, isShortCode, showShortCode, handOverShortCode, takeShortCode } = lib('short-code')
 const { SERVICE_CODES, PHONE_CODES, networkProblem, replyProblem } = lib('problem')
 const { messageFor } = lib('messages')
 const { WORDS, ago, languageOf } = lib('words')
@@ -19,12 +20,40 @@ const { mediaTypeOf, loadAvatar } = lib('avatar')
 const SCENE = '0123456789abcdef0123456789abcdef'
 
 test('the scene is decoded, and nothing else passes for one', () => {
-  assert.equal(sceneFromQuery({ scene: SCENE }), SCENE)
-  assert.equal(sceneFromQuery({ scene: SCENE.replace('0', '%30') }), SCENE)
+  const meant = { scene: SCENE, scancodeTime: null }
+  assert.deepEqual(targetFromQuery({ scene: SCENE }), meant)
+  assert.deepEqual(targetFromQuery({ scene: SCENE.replace('0', '%30') }), meant)
   for (const scene of [undefined, '', 'undefined', '%', SCENE.toUpperCase(), `${SCENE}0`, `${SCENE}\n`, SCENE.slice(1), '01234567-89ab-cdef-0123-456789abcdef']) {
-    assert.equal(sceneFromQuery({ scene }), null, String(scene))
+    assert.equal(targetFromQuery({ scene }), null, String(scene))
   }
-  assert.equal(sceneFromQuery({ q: SCENE }), null)
+  assert.equal(targetFromQuery({ scene: '', q: encodeURIComponent(`https://login.example/s/${SCENE}`) }), null, 'a code of ours that is broken')
+})
+
+test('the link of an ordinary QR is decoded once, and its scan time is a number', () => {
+  const link = `https://login.example/s/${SCENE}`
+  const q = encodeURIComponent(link)
+  assert.deepEqual(targetFromQuery({ q, scancode_time: '1795000000' }), { scene: SCENE, scancodeTime: 1795000000 })
+  for (const scancode_time of [undefined, '', 'now', '-1', '1.5', '1e9', '9'.repeat(13)]) {
+    assert.deepEqual(targetFromQuery({ q, scancode_time }), { scene: SCENE, scancodeTime: null }, String(scancode_time))
+  }
+  for (const more of [`${link}/`, `${link}?from=page`, `${link}#top`, `https://login.example/under/s/${SCENE}`]) {
+    assert.equal(targetFromQuery({ q: encodeURIComponent(more) })?.scene, SCENE, more)
+  }
+  assert.equal(targetFromQuery({ q: encodeURIComponent(q) }), null, 'encoded twice')
+  for (const other of ['', '%', SCENE, `http://login.example/s/${SCENE}`, `https://login.example/?s=/s/${SCENE}`, `https://login.example/s/${SCENE}0`, `https://login.example/s/${SCENE}/x`, `https://login.example/t/${SCENE}`, `https://login.example/s/${SCENE.toUpperCase()}`]) {
+    assert.equal(targetFromQuery({ q: other === '%' ? other : encodeURIComponent(other) }), null, other)
+  }
+})
+
+test('a short code is read whatever its case, spaces, dashes and width, and shown in two groups', () => {
+  for (const typed of ['K7WMP3XQ', 'k7wm-p3xq', ' K7WM P3XQ ', 'k7 wm–p3 xq', 'Ｋ７ＷＭ－Ｐ３ＸＱ']) {
+    assert.equal(readShortCode(typed), 'K7WMP3XQ', typed)
+    assert.ok(isShortCode(readShortCode(typed)), typed)
+  }
+  for (const typed of ['', 'K7WM', 'K7WMP3XQ2', 'K7WM_P3XQ', 'K7WMP3Ä', '码七WMP3XQ', '../../a']) assert.ok(!isShortCode(readShortCode(typed)), typed)
+  assert.deepEqual(['', 'K7WM', 'K7WMP', 'K7WMP3XQ'].map(showShortCode), ['', 'K7WM', 'K7WM-P', 'K7WM-P3XQ'])
+  handOverShortCode('K7WMP3XQ')
+  assert.deepEqual([takeShortCode(), takeShortCode()], ['K7WMP3XQ', null], 'once')
 })
 
 test('the entry value is a number or absent', () => {
@@ -51,6 +80,18 @@ test('every problem has a title and an advice in both languages', () => {
   }
   const finished = (state) => messageFor({ code: 'already_finished', status: 409, retryAfter: null, state, requestId: null }, 'en').title
   assert.equal(new Set(['confirmed', 'declined', 'cancelled', 'one of tomorrow'].map(finished)).size, 4)
+})
+
+test('every advice says what to do, and to who typed a code, not to scan it', () => {
+  const advice = { zh: /请|不要/, en: /\b(scan|try|use|look|tell|type|choose|check|wait|compare|log out|go on|get a new code)\b/i }
+  for (const code of [...SERVICE_CODES, ...PHONE_CODES, 'unknown']) {
+    for (const language of ['zh', 'en']) {
+      const problem = { code, status: 400, retryAfter: null, state: null, requestId: null }
+      assert.match(messageFor(problem, language).text, advice[language], code)
+      const typed = messageFor(problem, language, true)
+      if (!['entry_scene_refused', 'no_scene', 'invalid_wx_code'].includes(code)) assert.doesNotMatch(typed.text, /scan (it )?again|再扫描/, code)
+    }
+  }
 })
 
 test('words exist in both languages', () => {

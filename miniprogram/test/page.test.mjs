@@ -59,7 +59,7 @@ test('whatever somebody else worded is shown as it is, and as nothing but text',
     assert.deepEqual(shown('title'), [[words]], JSON.stringify(words))
     assert.deepEqual(shown('domain'), [[words]])
     assert.deepEqual(shown('alert'), [[words]])
-    assert.deepEqual(shown('fact-value').slice(0, 4), [[words], [words], [words], [words]])
+    assert.deepEqual(shown('fact-value').slice(0, 3), [[words && `${words} 上的 ${words}`], [words], [words]])
     assert.deepEqual(shape(phone), shape(plain), 'it makes no element and no attribute')
     phone.close()
   }
@@ -127,8 +127,8 @@ test('a second tap does nothing, also before the screen is drawn', async () => {
   assert.equal(phone.requests.length, 2)
 })
 
-test('opened without a scene: says how to get one, asks nobody', async () => {
-  for (const query of [{}, { scene: '' }, { scene: '%' }, { scene: 'undefined' }]) {
+test('opened without a scene: says how to get one, asks nobody, and leads to where a code is typed', async () => {
+  for (const query of [{}, { scene: '' }, { scene: '%' }, { scene: 'undefined' }, { q: 'https%3A%2F%2Flogin.example' }, { short_code: 'K7WMP3XQ' }]) {
     const phone = new ScriptedPhone()
     phone.open(SCENE, query)
     await phone.shows('没有登录请求')
@@ -136,8 +136,19 @@ test('opened without a scene: says how to get one, asks nobody', async () => {
     phone.foreground()
     await quiet()
     assert.deepEqual(phone.requests, [])
+    phone.tap('输入短码')
+    await phone.shows('输入电脑上显示的短码')
     phone.close()
   }
+})
+
+test('the link of an ordinary QR: the scene is in it, and when it was scanned is told', async () => {
+  const phone = new ScriptedPhone()
+  phone.entryScene = 1011
+  phone.open(SCENE, { q: encodeURIComponent(`https://login.example/s/${SCENE}`), scancode_time: '1795000000' })
+  const scan = await phone.next('/scan')
+  assert.equal(scan.path, `/scenes/${SCENE}/scan`)
+  assert.deepEqual(json(scan), { code: 'code-1', entry_scene: 1011, scancode_time: 1795000000 })
 })
 
 test('numbers: choose before confirm; wrong once chooses again, wrong twice is declined', async () => {
@@ -159,7 +170,7 @@ test('numbers: choose before confirm; wrong once chooses again, wrong twice is d
   assert.ok(phone.button('确认登录').attributes.disabled, 'choose again')
   assert.ok(phone.text().includes('如果电脑上没有这些数字，请拒绝'))
   for (const label of ['拒绝', '不是我本人的操作']) assert.ok(!phone.button(label).attributes.disabled, label)
-  const parts = ['profile-title', 'match-title', 'match-hint', 'numbers', 'alert', 'actions']
+  const parts = ['profile-title', 'sheet', 'match-title', 'numbers', 'hint match-hint', 'alert', 'pair']
   const shown = phone.nodes(({ attributes }) => parts.includes(attributes.class)).map(({ attributes }) => attributes.class)
   assert.deepEqual(shown, parts, 'all there is to answer with stands together')
   assert.ok(phone.button('12 不对').attributes.disabled, 'the wrong one is gone')
@@ -193,7 +204,7 @@ test('what no further try can cure offers none: only to close', async () => {
     scan.reply(problem(status, code))
     await until(`${code} is told`, () => phone.page.data.screen === 'ended')
     const buttons = phone.nodes(({ tag }) => tag === 'button').map(({ attributes }) => attributes.class)
-    assert.deepEqual(buttons, ['action not-me'], code)
+    assert.deepEqual(buttons, ['action other'], code)
     assert.ok(phone.button('关闭'))
     phone.close()
   }

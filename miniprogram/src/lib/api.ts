@@ -2,6 +2,8 @@
 
 import { isRecord, networkProblem, phoneProblem, replyProblem } from './problem'
 import type { Problem } from './problem'
+import { isSceneId } from './scene'
+import type { Target } from './scene'
 import type { Language } from './words'
 
 /** wx.request's own default is 60 s: too long for someone who holds a phone to a screen. */
@@ -29,6 +31,8 @@ export interface ScanReply {
   expires_in: number
   warning?: string
   match_choices?: string[]
+  /** The login's id; told to who typed a short code. */
+  scene?: string
 }
 
 export interface Finished {
@@ -50,31 +54,52 @@ export type Outcome<T> = { ok: true; value: T } | { ok: false; problem: Problem 
 
 export class Api {
   private readonly request: Request
-  private readonly base: string
+  private readonly serviceUrl: string
   private readonly language: Language
+  private target: Target
 
-  constructor(request: Request, serviceUrl: string, scene: string, language: Language) {
+  constructor(request: Request, serviceUrl: string, target: Target, language: Language) {
     this.request = request
-    this.base = `${serviceUrl}/scenes/${scene}`
+    this.serviceUrl = serviceUrl
+    this.target = target
     this.language = language
   }
 
   /** `code` is from wx.login and good for this one call. */
-  scan(code: string, entryScene: number | undefined): Promise<Outcome<ScanReply>> {
-    const body = entryScene === undefined ? { code } : { code, entry_scene: entryScene }
-    return this.send('POST', '/scan', null, 'application/json', body, isScanReply)
+  async scan(code: string, entryScene: number | undefined): Promise<Outcome<ScanReply>> {
+    const { target } = this
+    if ('shortCode' in target) {
+      const body = { short_code: target.shortCode, code }
+      const outcome = await this.send('POST', '/short-codes/scan', null, 'application/json', body, isShortCodeReply)
+      // From here on it is a login like any other, also when it is scanned again.
+      if (outcome.ok) this.target = { scene: outcome.value.scene, scancodeTime: null }
+      // What is no code at all is, to who typed it, a code that nobody has.
+      else if (outcome.problem.code === 'invalid_request') outcome.problem.code = 'unknown_short_code'
+      return outcome
+    }
+    const body = {
+      code,
+      ...(entryScene !== undefined && { entry_scene: entryScene }),
+      ...(target.scancodeTime !== null && { scancode_time: target.scancodeTime }),
+    }
+    return this.send('POST', this.scenePath('/scan'), null, 'application/json', body, isScanReply)
   }
 
   confirm(confirmToken: string, body: ConfirmBody): Promise<Outcome<Finished>> {
-    return this.send('POST', '/confirm', confirmToken, 'application/json', { ...body }, isFinished)
+    return this.send('POST', this.scenePath('/confirm'), confirmToken, 'application/json', { ...body }, isFinished)
   }
 
   decline(confirmToken: string, reason: 'not_me' | null): Promise<Outcome<Finished>> {
-    return this.send('POST', '/decline', confirmToken, 'application/json', reason ? { reason } : {}, isFinished)
+    return this.send('POST', this.scenePath('/decline'), confirmToken, 'application/json', reason ? { reason } : {}, isFinished)
   }
 
   avatar(confirmToken: string, picture: Picture): Promise<Outcome<{ avatar_url: string }>> {
-    return this.send('PUT', '/avatar', confirmToken, picture.mediaType, picture.bytes, isAvatarReply)
+    return this.send('PUT', this.scenePath('/avatar'), confirmToken, picture.mediaType, picture.bytes, isAvatarReply)
+  }
+
+  /** Only who has scanned has a token to call these with, and by then the scene is known. */
+  private scenePath(act: string): string {
+    return 'scene' in this.target ? `/scenes/${this.target.scene}${act}` : act
   }
 
   private send<T>(
@@ -90,7 +115,7 @@ export class Api {
     if (confirmToken !== null) header.Authorization = `Bearer ${confirmToken}`
     return new Promise((resolve) => {
       this.request({
-        url: this.base + path,
+        url: this.serviceUrl + path,
         method,
         header,
         data,
@@ -123,6 +148,10 @@ function isScanReply(body: unknown): body is ScanReply {
     typeof body.browser.os === 'string' &&
     typeof body.requested_seconds_ago === 'number'
   )
+}
+
+function isShortCodeReply(body: unknown): body is ScanReply & { scene: string } {
+  return isScanReply(body) && isSceneId(body.scene)
 }
 
 function isFinished(body: unknown): body is Finished {

@@ -14,7 +14,6 @@ const AUTOMATIC_WAIT_MAX_S = 10
 /** For a 503 that does not say how long. */
 const UNTOLD_WAIT_S = 2
 
-
 /** What the login needs of the phone. */
 export interface Phone {
   /** A new wx.login code; null when WeChat gives none. */
@@ -250,6 +249,7 @@ function isTroubleOfService(problem: Problem): boolean {
 function isFinal(problem: Problem): boolean {
   switch (problem.code) {
     case 'unknown_scene':
+    case 'unknown_short_code':
     case 'scanned_by_another':
     case 'already_finished':
     case 'expired':

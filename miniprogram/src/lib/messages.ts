@@ -33,7 +33,7 @@ const setup: Texts = {
 }
 const notThisPage: Texts = {
   zh: ['登录服务没有接受这个请求', '请刷新电脑上的码，再扫描一次。如果仍然这样，请联系这个网站。'],
-  en: ['The login service did not accept this', 'Refresh the code on the computer and scan again. If it stays like this, tell the site.'],
+  en: ['The login service did not accept this', 'Refresh the code on the computer and scan it again. If it stays like this, tell the site.'],
 }
 const offline: Texts = {
   zh: ['网络连接失败', '请检查手机的网络，再试一次。'],
@@ -63,6 +63,10 @@ const TEXTS: Record<ProblemCode, Texts> = {
   unknown_scene: {
     zh: ['找不到这个登录请求', '这个码可能早已失效。请刷新电脑上的码，再扫描一次。'],
     en: ['Login request not found', 'The code may be long out of date. Refresh the code on the computer and scan it again.'],
+  },
+  unknown_short_code: {
+    zh: ['没有这个码', '请对照电脑屏幕，看看有没有输错。码只在短时间内有效，也可以在电脑上换一个新的码再输入。'],
+    en: ['No login has this code', 'Compare it with the computer’s screen. A code works only for a short time: if it is right, get a new one on the computer and type that.'],
   },
   expired: {
     zh: ['登录码已过期', '请刷新电脑上的码，再扫描一次。'],
@@ -109,16 +113,16 @@ const TEXTS: Record<ProblemCode, Texts> = {
     en: ['The picture could not be read', 'Choose another, or go on without one.'],
   },
   no_scene: {
-    zh: ['没有登录请求', '请在电脑上打开网站，用微信扫描屏幕上的码。'],
-    en: ['No login request', 'Open the site on your computer and scan the code on its screen with WeChat.'],
+    zh: ['没有登录请求', '请在电脑上打开网站，用微信扫描屏幕上的码，或者输入屏幕上的短码。'],
+    en: ['No login request', 'Open the site on your computer and scan the code on its screen with WeChat, or type the short code shown there.'],
   },
   wx_login_failed: {
     zh: ['微信没有给出登录凭证', '请检查手机的网络，再试一次。'],
     en: ['WeChat gave no login code', 'Check the network of your phone and try again.'],
   },
   interrupted: {
-    zh: ['连接被中断', '请再试一次。'],
-    en: ['The connection was interrupted', 'Try again.'],
+    zh: ['连接被中断', '请停留在这个页面，再试一次。重复操作不会登录两次。'],
+    en: ['The connection was interrupted', 'Stay on this page and try again. Trying twice does not log in twice.'],
   },
   network_timeout: {
     zh: ['没有等到回应', '请检查手机的网络，再试一次。重复操作不会登录两次。'],
@@ -155,9 +159,20 @@ const FINISHED: Record<string, Texts> = {
   },
 }
 
-export function messageFor(problem: Problem, language: Language): Message {
+/** What most problems advise, and what it is to who typed a short code instead of scanning. */
+const RESCAN: Record<Language, readonly (readonly [scan: string, type: string])[]> = {
+  zh: [['请刷新电脑上的码，再扫描一次。', '请在电脑上换一个新的码，再输入一次。']],
+  en: [
+    ['Refresh the code on the computer and scan it again.', 'Get a new code on the computer and type that.'],
+    ['refresh the code on the computer and scan it again.', 'get a new code on the computer and type that.'],
+  ],
+}
+
+/** `typed`: the person came with a short code. */
+export function messageFor(problem: Problem, language: Language, typed = false): Message {
   const finished = problem.code === 'already_finished' && problem.state ? FINISHED[problem.state] : undefined
-  const [title, text] = (finished ?? TEXTS[problem.code])[language]
+  const [title, worded] = (finished ?? TEXTS[problem.code])[language]
+  const text = typed ? RESCAN[language].reduce((words, [scan, type]) => words.replace(scan, type), worded) : worded
   return { title, text: problem.retryAfter ? `${text}${waitHint(problem.retryAfter, language)}` : text }
 }
 

@@ -6,6 +6,7 @@ export const SERVICE_CODES = [
   'unknown_client',
   'origin_not_allowed',
   'unknown_scene',
+  'unknown_short_code',
   'not_waiting',
   'browser_secret_required',
   'confirm_token_required',

@@ -3,16 +3,42 @@
 // Mini Program was opened. This file is the only one that reads either.
 
 const SCENE_ID = /^[0-9a-f]{32}$/
+/** What an ordinary-link QR holds; WeChat checked its host against the rules of the console. */
+const LINK = /^https:\/\/[^/?#]+(?:\/[^?#]*)?\/s\/([0-9a-f]{32})\/?(?:[?#].*)?$/
 
-/** The scene id from a page's query, or null when the page was opened without a proper one. */
-export function sceneFromQuery(query: Record<string, string | undefined>): string | null {
-  if (query.scene === undefined) return null
+/** Which login is meant: by its id, or by the short code that the person typed. */
+export type Target =
+  | {
+      scene: string
+      /** When a link's QR was scanned, in seconds since 1970; WeChat tells it for links alone. */
+      scancodeTime: number | null
+    }
+  | { shortCode: string }
+
+type Query = Record<string, string | undefined>
+
+/** The login that a page was opened for, or null when its query names none. */
+export function targetFromQuery(query: Query): Target | null {
+  const { scene, q } = query
   try {
-    const scene = decodeURIComponent(query.scene)
-    return SCENE_ID.test(scene) ? scene : null
+    if (scene !== undefined) {
+      const id = decodeURIComponent(scene)
+      return isSceneId(id) ? { scene: id, scancodeTime: null } : null
+    }
+    const id = q === undefined ? undefined : LINK.exec(decodeURIComponent(q))?.[1]
+    return id === undefined ? null : { scene: id, scancodeTime: scancodeTimeOf(query) }
   } catch {
     return null // a lone % is no scene either
   }
+}
+
+export function isSceneId(value: unknown): value is string {
+  return typeof value === 'string' && SCENE_ID.test(value)
+}
+
+/** A query holds nothing but text. */
+function scancodeTimeOf({ scancode_time: text = '' }: Query): number | null {
+  return /^\d{1,12}$/.test(text) ? Number(text) : null
 }
 
 interface EnterOptionsSource {

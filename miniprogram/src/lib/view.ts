@@ -4,12 +4,14 @@
 import type { LoginState } from './login'
 import { messageFor } from './messages'
 import type { Problem } from './problem'
-import { WORDS, ago } from './words'
+import { WORDS, ago, browserOn } from './words'
 import type { Language, Words } from './words'
 
 export interface View {
   screen: 'scanning' | 'asking' | 'ended'
   clientName: string
+  /** Stands where a logo is not. */
+  clientInitial: string
   clientDomain: string
   logoUrl: string
   facts: { label: string; value: string }[]
@@ -27,11 +29,14 @@ export interface View {
   text: string
   reference: string
   canScanAgain: boolean
+  /** Whether the way on is to type a code. */
+  canTypeCode: boolean
 }
 
 export const BLANK: View = {
   screen: 'scanning',
   clientName: '',
+  clientInitial: '',
   clientDomain: '',
   logoUrl: '',
   facts: [],
@@ -48,9 +53,11 @@ export const BLANK: View = {
   text: '',
   reference: '',
   canScanAgain: false,
+  canTypeCode: false,
 }
 
-export function viewOf(state: LoginState, language: Language, now: number): View {
+/** `typed`: the person came with a short code, and has none to scan. */
+export function viewOf(state: LoginState, language: Language, now: number, typed = false): View {
   const { act, step } = state
   const words = WORDS[language]
   const idle = act === null && !state.held
@@ -64,7 +71,7 @@ export function viewOf(state: LoginState, language: Language, now: number): View
     case 'scanning':
       return shared
     case 'asking':
-      return { ...shared, ...asking(state, step, idle, language, now) }
+      return { ...shared, ...asking(state, step, idle, language, now, typed) }
     case 'confirmed':
       return {
         ...shared,
@@ -76,14 +83,15 @@ export function viewOf(state: LoginState, language: Language, now: number): View
     case 'declined':
       return { ...shared, screen: 'ended', title: words.declinedTitle, text: declinedText(step.because, words) }
     case 'stopped':
-      return { ...shared, ...stopped(step.problem, language), canScanAgain: step.scanAgain }
+      return { ...shared, ...stopped(step.problem, language, typed), canScanAgain: step.scanAgain, canTypeCode: typed && !step.scanAgain }
   }
 }
 
 /** The end of a login that never began or cannot go on. */
-export function stopped(problem: Problem, language: Language): Partial<View> & { screen: 'ended' } {
-  const { title, text } = messageFor(problem, language)
-  return { screen: 'ended', mood: 'bad', title, text, reference: problem.requestId ?? '' }
+export function stopped(problem: Problem, language: Language, typed: boolean): Partial<View> & { screen: 'ended' } {
+  const { title, text } = messageFor(problem, language, typed)
+  const canTypeCode = problem.code === 'no_scene'
+  return { screen: 'ended', mood: 'bad', title, text, reference: problem.requestId ?? '', canTypeCode }
 }
 
 function asking(
@@ -92,21 +100,22 @@ function asking(
   idle: boolean,
   language: Language,
   now: number,
+  typed: boolean,
 ): Partial<View> {
   const { client, browser, match_choices: choices = [], warning = '' } = step.request
   const words = WORDS[language]
-  const notice = state.notice && messageFor(state.notice, language)
+  const notice = state.notice && messageFor(state.notice, language, typed)
   const age = step.request.requested_seconds_ago + (now - step.since) / 1000
   const facts = [
-    { label: words.browser, value: browser.name },
-    { label: words.system, value: browser.os },
-    { label: words.address, value: browser.ip ?? '' },
+    { label: words.browser, value: browserOn(browser, language) },
     { label: words.place, value: browser.place ?? '' },
+    { label: words.address, value: browser.ip ?? '' },
     { label: words.requested, value: ago(age, language) },
   ]
   return {
     screen: 'asking',
     clientName: client.name,
+    clientInitial: [...client.name.trim()][0] ?? '',
     clientDomain: client.domain ?? '',
     logoUrl: client.logo_url ?? '',
     facts: facts.filter(({ value }) => value !== ''),

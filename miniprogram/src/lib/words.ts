@@ -21,10 +21,9 @@ const zh = {
   scanning: '正在读取登录请求…',
   question: '要在电脑上登录这个网站吗？',
   browser: '浏览器',
-  system: '系统',
   address: 'IP 地址',
-  place: '位置',
-  requested: '请求时间',
+  place: '地点',
+  requested: '发起时间',
   check: '请确认是你自己刚刚在电脑上打开了这个网站。',
   chooseNumber: '请选择电脑屏幕上显示的数字',
   numberHint: '只看你面前的电脑。如果数字是别人告诉你的，或来自聊天、其他网页，请拒绝：选对数字不能证明这是你自己的登录。',
@@ -43,6 +42,7 @@ const zh = {
   notMe: '不是我本人的操作',
   close: '关闭',
   scanAgain: '重试',
+  typeCode: '输入短码',
   reference: '问题编号',
   confirmedTitle: '已确认登录',
   confirmedText: '请查看电脑，网站会自动完成登录。',
@@ -53,6 +53,11 @@ const zh = {
   indexTitle: '扫码登录',
   indexText: '用微信登录电脑上的网站，不需要密码。',
   indexSteps: ['在电脑上打开要登录的网站', '用微信扫描屏幕上的小程序码', '核对网站和浏览器，再确认登录'],
+  codeTitle: '输入电脑上显示的短码',
+  codePlaceholder: 'XXXX-XXXX',
+  codeHint: '只输入你面前的电脑上显示的码，不要输入别人发来的码。',
+  codeGo: '继续',
+  scanTitle: '能扫码时',
   indexNote: '网站默认只会得到用来识别你的微信编号，不会得到昵称、头像或手机号。',
 }
 
@@ -63,7 +68,6 @@ const en: Words = {
   scanning: 'Reading the login request…',
   question: 'Log in to this site on the computer?',
   browser: 'Browser',
-  system: 'System',
   address: 'IP address',
   place: 'Place',
   requested: 'Requested',
@@ -85,6 +89,7 @@ const en: Words = {
   notMe: 'This was not me',
   close: 'Close',
   scanAgain: 'Try again',
+  typeCode: 'Enter a code',
   reference: 'Reference',
   confirmedTitle: 'Login confirmed',
   confirmedText: 'Look at your computer: the site finishes the login by itself.',
@@ -95,10 +100,20 @@ const en: Words = {
   indexTitle: 'Scan to log in',
   indexText: 'Log in to sites on your computer with WeChat, without a password.',
   indexSteps: ['Open the site on your computer', 'Scan the code on its screen with WeChat', 'Check the site and the browser, then confirm'],
+  codeTitle: 'Enter the code shown on your computer',
+  codePlaceholder: 'XXXX-XXXX',
+  codeHint: 'Only a code on the computer before you, never one that somebody sends you.',
+  codeGo: 'Continue',
+  scanTitle: 'If you can scan',
   indexNote: 'By default a site gets only the WeChat identifier that tells you apart: no nickname, no avatar, no phone number.',
 }
 
 export const WORDS: Record<Language, Words> = { zh, en }
+
+export function browserOn({ name, os }: { name: string; os: string }, language: Language): string {
+  if (os === '' || name === '') return name || os
+  return language === 'zh' ? `${os} 上的 ${name}` : `${name} on ${os}`
+}
 
 export function ago(seconds: number, language: Language): string {
   const whole = Math.max(0, Math.floor(seconds))

@@ -5,14 +5,22 @@ import assert from 'node:assert/strict'
 import fs from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
-import { buildDir, read } from './project.mjs'
+import { buildDir, read, readJson } from './project.mjs'
 import { everyNode, parse, render, textOf } from './wxml.mjs'
 
+const PAGES = readJson('app.json').pages
 const CONFIRM_PAGE = 'pages/confirm/confirm'
 const APPID = 'wx0123456789abcdef'
 
 export class Phone {
-  page = null
+  /** The pages that are open, the one in view last. */
+  stack = []
+  /** What each page file gave to Page(), by its path. */
+  options = {}
+  /** Runs after everything that may change what is seen. */
+  changed = () => {}
+  /** What the navigation bar says. */
+  title = null
   /** Every wx.request, in order: {method, path, header, body, url}. */
   requests = []
   /** Names of wx calls that matter to a test, in order. */
@@ -33,20 +41,20 @@ export class Phone {
     this.login = login
     this.send = send
     this.serviceUrl = serviceUrl
-    this.wxml = parse(read(`${CONFIRM_PAGE}.wxml`))
+    this.wxml = Object.fromEntries(PAGES.map((path) => [path, parse(read(`${path}.wxml`))]))
     this.load()
   }
 
   load() {
     const modules = new Map()
-    const require = (name, wx) => {
+    const require = (name, wx, Page) => {
       const file = path.join(buildDir, `${name}.js`)
       if (!modules.has(file)) {
         const module = { exports: {} }
         modules.set(file, module.exports)
         const near = (relative) => require(path.join(path.dirname(name), relative))
         // Only a page gets `wx`: a module that reaches for the global fails here.
-        const names = { require: near, exports: module.exports, module, wx, Page: (options) => (this.options = options), ...this.clock.globals() }
+        const names = { require: near, exports: module.exports, module, wx, Page, ...this.clock.globals() }
         new Function(...Object.keys(names), fs.readFileSync(file, 'utf8'))(...Object.values(names))
       }
       return modules.get(file)
@@ -54,19 +62,44 @@ export class Phone {
     const config = require('lib/config')
     for (const version of Object.keys(config.SERVICE_URLS)) config.SERVICE_URLS[version] = `${this.serviceUrl}`
     this.config = config
-    require(CONFIRM_PAGE, this.wx())
+    for (const path of PAGES) require(path, this.wx(), (options) => (this.options[path] = options))
   }
 
   // --- the person and the system -------------------------------------------------------
 
   /** Opens a code: a cold start, or a hot start that launches the page anew. */
   open(scene, query = { scene: encodeURIComponent(scene) }) {
-    const previous = this.page
-    this.page = this.instance()
+    return this.launch(CONFIRM_PAGE, query)
+  }
+
+  /** Opens a page and closes all others; without a page, as somebody opens the Mini Program by itself. */
+  launch(path = PAGES[0], query = {}) {
+    const previous = this.stack
+    this.stack = [this.instance(path)]
     this.page.onLoad(query)
-    this.page.onShow()
-    previous?.onUnload()
+    this.page.onShow?.()
+    for (const page of previous.reverse()) page.onUnload?.()
+    this.changed()
     return this
+  }
+
+  navigateTo(path) {
+    this.page.onHide?.()
+    this.stack.push(this.instance(path))
+    this.page.onLoad({})
+    this.page.onShow?.()
+    this.changed()
+  }
+
+  navigateBack() {
+    assert.ok(this.stack.length > 1, 'there is a page to come back to')
+    this.stack.pop().onUnload?.()
+    this.page.onShow?.()
+    this.changed()
+  }
+
+  get page() {
+    return this.stack.at(-1) ?? null
   }
 
   /** A hot start that runs onLoad of the page already there. */
@@ -84,11 +117,11 @@ export class Phone {
   }
 
   close() {
-    this.page.onUnload()
+    this.page.onUnload?.()
   }
 
   screen() {
-    return render(this.wxml, this.page.data)
+    return render(this.wxml[this.page.route], this.page.data)
   }
 
   text() {
@@ -128,6 +161,13 @@ export class Phone {
     return this.page[form.attributes.bindsubmit]({ detail: { value } })
   }
 
+  /** Types into an input; what its handler answers is what then stands there. */
+  type(name, value, cursor = value.length) {
+    const [node] = this.nodes(({ tag, attributes }) => tag === 'input' && attributes.name === name)
+    this.typed[name] = this.page[node.attributes.bindinput]({ detail: { value, cursor } }) ?? value
+    return this.typed[name]
+  }
+
   switchProfile(value) {
     const [node] = this.nodes((each) => each.tag === 'switch')
     assert.ok(!node.attributes.disabled, 'the switch can be used')
@@ -143,27 +183,30 @@ export class Phone {
   // --- WeChat ----------------------------------------------------------------------------
 
   /** WeChat copies what stands beside `data` and the functions for every instance. */
-  instance() {
-    const page = {}
-    for (const [name, value] of Object.entries(this.options)) {
+  instance(path) {
+    const page = { route: path }
+    for (const [name, value] of Object.entries(this.options[path])) {
       page[name] = typeof value === 'function' ? value : structuredClone(value)
     }
     page.setData = (change) => {
       assert.deepEqual(JSON.parse(JSON.stringify(change)), change, 'setData takes JSON without undefined')
       for (const key of Object.keys(change)) assert.ok(key in page.data, `data declares ${key}`)
       Object.assign(page.data, structuredClone(change))
+      this.changed()
     }
     return page
   }
 
   wx() {
     const later = (callback, value) => setImmediate(() => callback?.(value))
-    const note = (name) => (options) => (this.calls.push(options?.title ? `${name} ${options.title}` : name), later(options?.success, {}))
+    const note = (name) => (options) => (this.calls.push(name), later(options?.success, {}))
     return {
       hideShareMenu: note('hideShareMenu'),
-      setNavigationBarTitle: note('setNavigationBarTitle'),
+      setNavigationBarTitle: ({ title }) => (this.title = title, this.calls.push(`setNavigationBarTitle ${title}`), this.changed()),
       exitMiniProgram: note('exitMiniProgram'),
-      reLaunch: note('reLaunch'),
+      reLaunch: ({ url }) => (this.calls.push(`reLaunch ${url}`), setImmediate(() => this.launch(url.slice(1)))),
+      navigateTo: ({ url }) => (this.calls.push(`navigateTo ${url}`), setImmediate(() => this.navigateTo(url.slice(1)))),
+      navigateBack: () => (this.calls.push('navigateBack'), setImmediate(() => this.navigateBack())),
       getAppBaseInfo: () => ({ language: this.language }),
       getEnterOptionsSync: () => ({ path: CONFIRM_PAGE, query: {}, scene: this.entryScene }),
       getAccountInfoSync: () => ({ miniProgram: { appId: APPID, envVersion: this.envVersion, version: '' } }),

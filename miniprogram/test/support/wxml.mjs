@@ -32,7 +32,7 @@ export function parse(source) {
 
 export function* everyNode(node) {
   yield node
-  for (const child of node.children) if (typeof child !== 'string') yield* everyNode(child)
+  for (const child of node.children) if (typeof child === 'object') yield* everyNode(child)
 }
 
 export function* expressions(node) {

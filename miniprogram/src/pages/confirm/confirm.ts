@@ -6,7 +6,8 @@ import { Login } from '../../lib/login'
 import type { Phone } from '../../lib/login'
 import { messageFor } from '../../lib/messages'
 import { phoneProblem } from '../../lib/problem'
-import { entrySceneNow, sceneFromQuery } from '../../lib/scene'
+import { entrySceneNow, targetFromQuery } from '../../lib/scene'
+import { takeShortCode } from '../../lib/short-code'
 import { BLANK, stopped, viewOf } from '../../lib/view'
 import { WORDS, languageOf } from '../../lib/words'
 import type { Language } from '../../lib/words'
@@ -37,6 +38,8 @@ Page({
 
   language: 'zh' as Language,
   login: null as Login | null,
+  /** Whether the person typed a short code on the page before this. */
+  typed: false,
   avatar: null as Picture | null,
   repainting: null as number | null,
 
@@ -50,12 +53,15 @@ Page({
     wx.setNavigationBarTitle({ title: t.navigationTitle })
     this.setData({ ...BLANK, ...NO_PROFILE, t, profileOffered: PROFILE.offered, logoBroken: false })
 
-    const scene = sceneFromQuery(query)
-    if (scene === null) {
-      this.setData(stopped(phoneProblem('no_scene'), this.language))
+    const shortCode = takeShortCode()
+    const scanned = targetFromQuery(query)
+    this.typed = scanned === null && shortCode !== null
+    const target = scanned ?? (shortCode === null ? null : { shortCode })
+    if (target === null) {
+      this.setData(stopped(phoneProblem('no_scene'), this.language, false))
       return
     }
-    const api = new Api((options) => wx.request(options), serviceUrl(wx), scene, this.language)
+    const api = new Api((options) => wx.request(options), serviceUrl(wx), target, this.language)
     this.login = new Login(api, phone, () => this.paint())
     void this.login.scan()
   },
@@ -87,7 +93,7 @@ Page({
   },
 
   paint() {
-    if (this.login) this.setData(viewOf(this.login.state, this.language, Date.now()))
+    if (this.login) this.setData(viewOf(this.login.state, this.language, Date.now(), this.typed))
   },
 
   paintAge() {
@@ -116,6 +122,12 @@ Page({
 
   scanAgainTapped() {
     void this.login?.scan()
+  },
+
+  typeCodeTapped() {
+    // Who typed comes back to what they typed, to mend it.
+    if (this.typed) wx.navigateBack()
+    else wx.reLaunch({ url: '/pages/index/index' })
   },
 
   closeTapped() {

@@ -1,11 +1,43 @@
+import { handOverShortCode, isShortCode, readShortCode, showShortCode } from '../../lib/short-code'
 import { WORDS, languageOf } from '../../lib/words'
 
 Page({
-  data: { t: WORDS.zh },
+  data: { t: WORDS.zh, code: '', complete: false },
+
+  /** What was typed, as it counts. */
+  read: '',
+  /** A second tap opens no second page. */
+  leaving: false,
 
   onLoad() {
     const t = WORDS[languageOf(wx)]
     wx.setNavigationBarTitle({ title: t.navigationTitle })
     this.setData({ t })
+  },
+
+  onShow() {
+    this.leaving = false
+  },
+
+  /**
+   * Answers with what the input is to hold: only once the code is complete, for WeChat writes the
+   * answer a moment later, over whatever was typed meanwhile.
+   */
+  codeTyped(event: WechatMiniprogram.Input) {
+    const { value, cursor } = event.detail
+    this.read = readShortCode(value)
+    const complete = isShortCode(this.read)
+    const shown = complete ? showShortCode(this.read) : value
+    this.setData(complete ? { complete, code: shown } : { complete })
+    // Who mends something in the middle keeps their place.
+    return cursor === undefined || cursor === value.length ? shown : value
+  },
+
+  codeSubmitted() {
+    const { read } = this
+    if (this.leaving || !isShortCode(read)) return
+    this.leaving = true
+    handOverShortCode(read)
+    wx.navigateTo({ url: '/pages/confirm/confirm', fail: () => (this.leaving = false) })
   },
 })

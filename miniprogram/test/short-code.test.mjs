@@ -76,7 +76,7 @@ for (const [status, code] of [[404, 'unknown_short_code'], [400, 'invalid_reques
     await phone.shows('没有这个码')
     phone.tap('输入短码')
     await phone.shows('输入电脑上显示的短码')
-    assert.equal(phone.page.data.code, 'K7WM-P3XQ')
+    assert.equal(phone.page.read, CODE)
     phone.type('code', 'K7WM-P3XR')
     phone.tap('继续')
     await quiet()

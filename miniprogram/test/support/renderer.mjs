@@ -34,7 +34,7 @@ const WECHAT_STYLE = `
   form { display: block; margin: 0; }
   :where([is=image]) { display: inline-block; width: 320px; height: 240px; overflow: hidden; }
   :where([is=image]) img { display: block; width: 100%; height: 100%; }
-  input:where([type=text]) { display: block; box-sizing: content-box; min-width: 0; height: 1.4rem; margin: 0; padding: 0; border: 0; outline: 0;
+  input:where([type=text]) { display: block; box-sizing: content-box; width: 100%; min-width: 0; height: 1.4rem; margin: 0; padding: 0; border: 0; outline: 0;
     background: none; color: inherit; font: inherit; text-align: inherit; }
   button { position: relative; display: block; box-sizing: border-box; margin-left: auto; margin-right: auto; padding: 8px 24px; border: 0; border-radius: 4px;
     overflow: hidden; background: #f2f2f2; color: #06ae56; font: 700 17px/1.41176471 system-ui, sans-serif; text-align: center; }
@@ -68,13 +68,13 @@ function pixels(rpx, width) {
 
 const escaped = (text) => String(text).replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`)
 
-/** HTML for what WXML made of a page's data. Every element with an event has a number in `nodes`. */
-function htmlOf(node, nodes) {
+/** HTML for what WXML made of a page's data. `numberOf` gives each element the number that its events are told with. */
+function htmlOf(node, numberOf) {
   if (typeof node !== 'object') return escaped(node)
   const { tag, attributes: given, children } = node
-  const inner = () => children.map((child) => htmlOf(child, nodes)).join('')
+  const inner = () => children.map((child) => htmlOf(child, numberOf)).join('')
   if (tag === 'root') return inner()
-  const out = { is: tag, class: given.class, 'data-n': nodes.push(node) - 1 }
+  const out = { is: tag, class: given.class, 'data-n': numberOf(node) }
   for (const [name, value] of Object.entries(given)) if (name.startsWith('aria-')) out[name === 'aria-role' ? 'role' : name] = value
   const write = (name, more = {}, content = null) => {
     const all = Object.entries({ ...out, ...more }).filter(([, value]) => value !== undefined && value !== false && value !== null)
@@ -171,6 +171,7 @@ class Screen {
   complaints = []
   /** Gives pictures from the network, by their address. */
   pictures = () => ({ status: 404, body: '' })
+  /** All that was ever drawn, for what happens to it may be told a moment later. */
   #nodes = []
   #drawn = Promise.resolve()
 
@@ -227,21 +228,19 @@ class Screen {
         const style = [WECHAT_STYLE, styleOf('app.wxss', this.device), styleOf(`${page.route}.wxss`, this.device)].join('')
         await this.frame.evaluate((text) => { document.getElementById('style').textContent = text }, style)
       }
-      const nodes = []
-      const html = htmlOf(this.phone.screen(), nodes)
-      this.#nodes = nodes
+      const html = htmlOf(this.phone.screen(), (node) => this.#nodes.push({ node, page }) - 1)
       await this.frame.evaluate(show, { html, language })
       await this.page.evaluate((text) => { document.getElementById('bar').textContent = text }, title ?? app.window.navigationBarTitleText)
     }).catch((error) => this.complaints.push(error.stack))
   }
 
   #happen({ number, what, detail }) {
-    const { attributes } = this.#nodes[number]
+    const { node: { attributes }, page } = this.#nodes[number]
     if (attributes['open-type'] === 'chooseAvatar') return this.phone.pickAvatar(this.avatar).then(() => null)
     const handler = attributes[`bind${what}`] ?? attributes[`catch${what}`]
     if (!handler) return null
     const dataset = Object.fromEntries(Object.entries(attributes).flatMap(([name, value]) => (name.startsWith('data-') ? [[name.slice(5), value]] : [])))
-    const answer = this.phone.page[handler]({ detail, currentTarget: { dataset } })
+    const answer = page[handler]({ detail, currentTarget: { dataset } })
     return typeof answer === 'string' ? answer : null
   }
 

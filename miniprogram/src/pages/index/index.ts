@@ -2,7 +2,7 @@ import { handOverShortCode, isShortCode, readShortCode, showShortCode } from '..
 import { WORDS, languageOf } from '../../lib/words'
 
 Page({
-  data: { t: WORDS.zh, code: '', complete: false },
+  data: { t: WORDS.zh, complete: false },
 
   /** What was typed, as it counts. */
   read: '',
@@ -20,17 +20,16 @@ Page({
   },
 
   /**
-   * Answers with what the input is to hold: only once the code is complete, for WeChat writes the
-   * answer a moment later, over whatever was typed meanwhile.
+   * Answers with what the input is to hold, but only once the code is complete: WeChat writes
+   * the answer a moment later, over whatever was typed meanwhile.
    */
   codeTyped(event: WechatMiniprogram.Input) {
     const { value, cursor } = event.detail
     this.read = readShortCode(value)
     const complete = isShortCode(this.read)
-    const shown = complete ? showShortCode(this.read) : value
-    this.setData(complete ? { complete, code: shown } : { complete })
+    this.setData({ complete })
     // Who mends something in the middle keeps their place.
-    return cursor === undefined || cursor === value.length ? shown : value
+    return complete && cursor === value.length ? showShortCode(this.read) : undefined
   },
 
   codeSubmitted() {

@@ -41,7 +41,7 @@ export const strings = {
     factBrowser: 'Browser',
     factPlace: 'Place',
     factIp: 'IP address',
-    factAsked: 'Asked',
+    factAsked: 'Requested',
     browserOn: '{name} on {os}',
     ago: ({ seconds }) => ago(seconds),
     numbersLegend: 'Choose the number shown on the computer',
@@ -56,7 +56,7 @@ export const strings = {
     avatar_unsupported_media_type: 'This is not a JPEG, PNG or WebP picture.',
     avatar_other: 'The picture could not be sent. You can confirm without it.',
     decline: 'Decline',
-    confirm: 'Confirm',
+    confirm: 'Log in',
     sending: 'Sending…',
     notMe: 'This was not me',
 

@@ -71,6 +71,12 @@ test('what must never be in it is not in it', () => {
   }
 })
 
+test('it is small: people wait for it with a phone in their hand', () => {
+  const sizes = sources.map((name) => fs.statSync(path.join(sourceDir, name)).size)
+  assert.ok(sizes.reduce((sum, size) => sum + size) < 100 * 1024, 'all of it, before anything is compressed')
+  assert.deepEqual(sources.filter((name) => !/\.(ts|wxml|wxss|json)$/.test(name)), [], 'no pictures and no libraries')
+})
+
 test('the lock file names no registry', () => {
   assert.doesNotMatch(fs.readFileSync(path.join(projectDir, 'package-lock.json'), 'utf8'), /resolved|https?:\/\/registry/)
 })

@@ -13,7 +13,7 @@ const { targetFromQuery, entrySceneNow } = lib('scene')
 const { readShortCode, isShortCode, showShortCode, handOverShortCode, takeShortCode } = lib('short-code')
 const { SERVICE_CODES, PHONE_CODES, networkProblem, replyProblem } = lib('problem')
 const { messageFor } = lib('messages')
-const { WORDS, ago, languageOf } = lib('words')
+const { WORDS, ago, browserOn, languageOf } = lib('words')
 const { SERVICE_URLS, serviceUrl } = lib('config')
 const { mediaTypeOf, loadAvatar } = lib('avatar')
 
@@ -107,6 +107,7 @@ test('the simulated phone says the same where a person answers, and where there 
   const source = fs.readFileSync(path.join(projectDir, '../assets/phone/strings.js'), 'utf8')
   const { strings } = await import(`data:text/javascript,${encodeURIComponent(source)}`)
   const same = {
+    factBrowser: 'browser', factPlace: 'place', factIp: 'address', factAsked: 'requested', confirm: 'confirm', retry: 'scanAgain',
     numbersLegend: 'chooseNumber', numbersHint: 'numberHint', decline: 'decline', notMe: 'notMe', close: 'close', wrongNumbersText: 'wrongNumbersText',
     confirmedTitle: 'confirmedTitle', confirmedText: 'confirmedText', declinedTitle: 'declinedTitle', declinedText: 'declinedText', notMeText: 'notMeText',
   }
@@ -116,6 +117,8 @@ test('the simulated phone says the same where a person answers, and where there 
   ]
   for (const language of ['zh', 'en']) {
     for (const [simulated, real] of Object.entries(same)) assert.equal(strings[language][simulated], WORDS[language][real], `${language} ${simulated}`)
+    const browser = { name: 'Firefox 143', os: 'Windows' }
+    assert.equal(strings[language].browserOn.replace(/\{(\w+)\}/g, (_, name) => browser[name]), browserOn(browser, language))
     for (const [code, state = null] of problems) {
       const { title, text } = messageFor({ code, status: 400, retryAfter: null, state, requestId: null }, language)
       const key = ['problem', code, ...state ? [state] : []].join('_')

@@ -170,7 +170,7 @@ test('numbers: choose before confirm; wrong once chooses again, wrong twice is d
   assert.ok(phone.button('确认登录').attributes.disabled, 'choose again')
   assert.ok(phone.text().includes('如果电脑上没有这些数字，请拒绝'))
   for (const label of ['拒绝', '不是我本人的操作']) assert.ok(!phone.button(label).attributes.disabled, label)
-  const parts = ['profile-title', 'sheet', 'match-title', 'numbers', 'hint match-hint', 'alert', 'pair']
+  const parts = ['profile-title', 'sheet', 'match-title', 'hint match-hint', 'numbers', 'alert', 'pair']
   const shown = phone.nodes(({ attributes }) => parts.includes(attributes.class)).map(({ attributes }) => attributes.class)
   assert.deepEqual(shown, parts, 'all there is to answer with stands together')
   assert.ok(phone.button('12 不对').attributes.disabled, 'the wrong one is gone')

@@ -308,6 +308,10 @@ function findLayoutFaults() {
       faults.push(`${name(element)} is cut`)
     }
     if (element.tagName === 'BUTTON' && (bottom - top < 44 || right - left < 44)) faults.push(`${name(element)} is small for a finger: ${right - left} × ${bottom - top}`)
+    // WeChat's own greys and hairline come through where a style of ours is weaker.
+    if (element.tagName === 'BUTTON' && (/rgb\((242, 242, 242|247, 247, 247)\)/.test(style.backgroundColor) || getComputedStyle(element, '::after').borderTopWidth !== '0px')) {
+      faults.push(`${name(element)} looks as WeChat's buttons do`)
+    }
     for (const node of element.childNodes) {
       if (node.nodeType !== 3 || !node.data.trim()) continue
       const range = document.createRange()

@@ -94,6 +94,14 @@ test('every advice says what to do, and to who typed a code, not to scan it', ()
   }
 })
 
+test('a browser that the service does not know is called so', () => {
+  const said = (name, os) => ['zh', 'en'].map((language) => browserOn({ name, os }, language))
+  assert.deepEqual(said('?', '?'), ['无法识别', 'Not recognised'])
+  assert.deepEqual(said('Edge 140', '?'), ['Edge 140', 'Edge 140'])
+  assert.deepEqual(said('?', 'macOS'), ['macOS', 'macOS'])
+  assert.deepEqual(said('Edge 140', 'macOS'), ['macOS 上的 Edge 140', 'Edge 140 on macOS'])
+})
+
 test('words exist in both languages', () => {
   assert.deepEqual(Object.keys(WORDS.en), Object.keys(WORDS.zh))
   for (const words of Object.values(WORDS.en)) assert.doesNotMatch([words].flat().join(''), /[\u4e00-\u9fff]/)

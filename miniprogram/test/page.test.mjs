@@ -59,7 +59,7 @@ test('whatever somebody else worded is shown as it is, and as nothing but text',
     assert.deepEqual(shown('title'), [[words]], JSON.stringify(words))
     assert.deepEqual(shown('domain'), [[words]])
     assert.deepEqual(shown('alert'), [[words]])
-    assert.deepEqual(shown('fact-value').slice(0, 3), [[words && `${words} 上的 ${words}`], [words], [words]])
+    assert.deepEqual(shown('fact-value').slice(0, 3), [[`${words} 上的 ${words}`], [words], [words]])
     assert.deepEqual(shape(phone), shape(plain), 'it makes no element and no attribute')
     phone.close()
   }

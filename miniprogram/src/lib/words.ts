@@ -21,6 +21,7 @@ const zh = {
   scanning: '正在读取登录请求…',
   question: '要在电脑上登录这个网站吗？',
   browser: '浏览器',
+  unknown: '无法识别',
   address: 'IP 地址',
   place: '地点',
   requested: '发起时间',
@@ -68,6 +69,7 @@ const en: Words = {
   scanning: 'Reading the login request…',
   question: 'Log in to this site on the computer?',
   browser: 'Browser',
+  unknown: 'Not recognised',
   address: 'IP address',
   place: 'Place',
   requested: 'Requested',
@@ -110,8 +112,10 @@ const en: Words = {
 
 export const WORDS: Record<Language, Words> = { zh, en }
 
+/** The service says "?" of what it does not know. */
 export function browserOn({ name, os }: { name: string; os: string }, language: Language): string {
-  if (os === '' || name === '') return name || os
+  if (name === '?' && os === '?') return WORDS[language].unknown
+  if (name === '?' || os === '?') return name === '?' ? os : name
   return language === 'zh' ? `${os} 上的 ${name}` : `${name} on ${os}`
 }
 

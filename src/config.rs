@@ -248,6 +248,10 @@ pub struct Settings {
     #[arg(long, env = "SCANLOGIN_CLIENT_ENTRY_SCENES", value_name = "TABLE", value_parser = entry_scenes)]
     client_entry_scenes: Option<EntryScenes>,
 
+    /// Whether browsers may show a short code to type in the Mini Program, for who has no camera. On the demo site they do.
+    #[arg(long, env = "SCANLOGIN_CLIENT_SHORT_CODES", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    client_short_codes: Option<bool>,
+
     /// How long a code may be scanned and confirmed, in seconds.
     #[arg(long, env = "SCANLOGIN_SCENE_TTL", value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, 900, 120))]
     scene_ttl: u64,
@@ -278,6 +282,12 @@ pub struct Settings {
     /// Failed redemptions of one client from one address in a minute; right ones still succeed.
     #[arg(long, env = "SCANLOGIN_LIMIT_FAILED_REDEMPTIONS", value_name = "COUNT", default_value_t = Counts::DEFAULT.failed_redemptions, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.failed_redemptions))]
     limit_failed_redemptions: u32,
+    /// Short codes that one address may type in a minute.
+    #[arg(long, env = "SCANLOGIN_LIMIT_SHORT_CODES_PER_ADDRESS", value_name = "COUNT", default_value_t = Counts::DEFAULT.short_codes_per_address, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.short_codes_per_address))]
+    limit_short_codes_per_address: u32,
+    /// Wrong short codes typed in a minute in each Mini Program, by anybody; beyond, right ones are not taken either.
+    #[arg(long, env = "SCANLOGIN_LIMIT_WRONG_SHORT_CODES", value_name = "COUNT", default_value_t = Counts::DEFAULT.wrong_short_codes, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.wrong_short_codes))]
+    limit_wrong_short_codes: u32,
     /// Codes asked of WeChat in a minute, of each Mini Program; WeChat allows 5,000.
     #[arg(long, env = "SCANLOGIN_LIMIT_PICTURES", value_name = "COUNT", default_value_t = Counts::DEFAULT.pictures, value_parser = whole::<u32>(1, MOST_IN_A_PERIOD, Counts::DEFAULT.pictures))]
     limit_pictures: u32,
@@ -426,7 +436,7 @@ fn no_setting(name: &str, settings: &[&str]) -> String {
 }
 
 /// Settings of what is read again while the service runs.
-const READ_AGAIN: [&str; 9] = [
+const READ_AGAIN: [&str; 10] = [
     "client_secret",
     "client_secret_file",
     "client_name",
@@ -434,6 +444,7 @@ const READ_AGAIN: [&str; 9] = [
     "client_origins",
     "client_number_matching",
     "client_entry_scenes",
+    "client_short_codes",
     "pairwise_secret",
     "signing_keys_file",
 ];

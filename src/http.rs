@@ -10,6 +10,7 @@ mod extract;
 pub(crate) mod fuzzing;
 mod language;
 mod layers;
+mod link;
 mod load;
 mod oidc;
 mod openapi;
@@ -132,7 +133,9 @@ fn scene_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(scenes::start))
         .routes(routes!(scenes::status, scenes::cancel))
         .routes(routes!(scenes::code_image))
+        .routes(routes!(scenes::short_code))
         .routes(routes!(phone::scan))
+        .routes(routes!(phone::scan_typed))
         .routes(routes!(phone::confirm))
         .routes(routes!(phone::decline))
         .routes(routes!(phone::upload_avatar))
@@ -169,6 +172,7 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/demo/logout", post(demo::logout))
         .route("/assets/{*path}", get(assets::file))
         .route("/web/v1/scan-login.js", get(assets::component))
+        .route("/s/{name}", get(link::page))
         .route("/problems", get(problem::page))
         .merge(reference::routes(&state));
     let streams = Router::from(stream_routes())

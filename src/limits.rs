@@ -20,6 +20,9 @@ use crate::telemetry::Metrics;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const MINUTE: Duration = Duration::from_mins(1);
+/// How often one person may type a short code wrongly, and after how long once more.
+const WRONG_SHORT_CODES: (u32, Duration) = (5, Duration::from_mins(10));
+
 const DAY: Duration = Duration::from_hours(24);
 
 macro_rules! rules {
@@ -49,6 +52,12 @@ rules! {
     ScansPerScene "scans_per_scene",
     /// Redemptions that failed, by client and address.
     FailedRedemptions "failed_redemptions",
+    /// Short codes typed, by address.
+    ShortCodesPerAddress "short_codes_per_address",
+    /// Short codes typed wrongly, by person.
+    WrongShortCodesPerPerson "wrong_short_codes_per_person",
+    /// Short codes typed wrongly, by AppID.
+    WrongShortCodes "wrong_short_codes",
     /// Codes asked of WeChat, by AppID.
     Pictures "pictures",
     /// `wx.login` codes shown to WeChat, by AppID.
@@ -75,6 +84,10 @@ pub struct Counts {
     /// A minute.
     pub failed_redemptions: u32,
     /// A minute.
+    pub short_codes_per_address: u32,
+    /// A minute.
+    pub wrong_short_codes: u32,
+    /// A minute.
     pub pictures: u32,
     /// A minute.
     pub code2session: u32,
@@ -93,6 +106,8 @@ impl Counts {
         scans_per_address: 120,
         scans_per_scene: 10,
         failed_redemptions: 60,
+        short_codes_per_address: 20,
+        wrong_short_codes: 300,
         pictures: 4_000,
         code2session: 4_000,
         token_calls: 200,
@@ -120,14 +135,14 @@ struct Inner {
     store: Arc<dyn LimitStore>,
     alone: MemoryLimits,
     counts: Counts,
-    /// Whether only what WeChat counts is limited.
+    /// Whether no more is limited than [`Rule::always_holds`] says.
     is_off: bool,
     life_of_scene: Duration,
     metrics: Metrics,
 }
 
 impl Limits {
-    /// These, counted in this store. With `is_off` only what WeChat itself counts is.
+    /// These, counted in this store. With `is_off` only what WeChat itself counts is, and the guessing of short codes.
     #[must_use]
     pub fn new(
         store: Arc<dyn LimitStore>,
@@ -175,8 +190,18 @@ impl Limits {
         wait
     }
 
+    /// Gives one back that was taken with [`Self::take`], since it turned out not to count.
+    pub async fn give_back(&self, rule: Rule, subject: &[u8]) {
+        let (key, rate) = (key(rule, subject), self.rate(rule));
+        // If the store does not answer it stays taken: the stricter way to be wrong.
+        let given = timeout(PATIENCE, self.0.store.give_back(key, rate)).await;
+        if !matches!(given, Ok(Ok(()))) {
+            self.0.alone.give_back_now(key, rate);
+        }
+    }
+
     async fn take_at(&self, rule: Rule, rate: Rate, subject: &[u8]) -> Result<(), Limited> {
-        if self.0.is_off && !rule.is_wechats() {
+        if self.0.is_off && !rule.always_holds() {
             return Ok(());
         }
         match self.count(rule, rate, subject).await {
@@ -210,6 +235,9 @@ impl Limits {
             Rule::ScansPerAddress => Rate::bursting(counts.scans_per_address, MINUTE),
             Rule::ScansPerScene => Rate::once(counts.scans_per_scene, self.0.life_of_scene),
             Rule::FailedRedemptions => Rate::bursting(counts.failed_redemptions, MINUTE),
+            Rule::ShortCodesPerAddress => Rate::bursting(counts.short_codes_per_address, MINUTE),
+            Rule::WrongShortCodesPerPerson => Rate::once(WRONG_SHORT_CODES.0, WRONG_SHORT_CODES.1),
+            Rule::WrongShortCodes => Rate::bursting(counts.wrong_short_codes, MINUTE),
             Rule::Pictures => Rate::smooth(counts.pictures, MINUTE),
             Rule::Code2Session => Rate::smooth(counts.code2session, MINUTE),
             Rule::TokenCalls => Rate::within(counts.token_calls, DAY),
@@ -219,11 +247,16 @@ impl Limits {
 }
 
 impl Rule {
-    /// Whether WeChat counts it too, and refuses everybody once it is too much.
-    fn is_wechats(self) -> bool {
+    /// Whether it is limited in any case: WeChat counts it too, and refuses everybody once it is too much; or it keeps from guessing.
+    fn always_holds(self) -> bool {
         matches!(
             self,
-            Self::Pictures | Self::Code2Session | Self::TokenCalls | Self::ForceRefreshes
+            Self::Pictures
+                | Self::Code2Session
+                | Self::TokenCalls
+                | Self::ForceRefreshes
+                | Self::WrongShortCodesPerPerson
+                | Self::WrongShortCodes
         )
     }
 }

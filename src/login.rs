@@ -7,6 +7,7 @@ pub(crate) mod fuzzing;
 mod nickname;
 mod phone;
 mod redeem;
+mod short_code;
 mod subject;
 
 use std::net::IpAddr;
@@ -29,16 +30,18 @@ use crate::scene::{
 };
 use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
 use crate::telemetry::Metrics;
-use crate::wechat::MiniProgram;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::{CodePool, PictureError};
+use crate::wechat::link;
 use crate::wechat::picture::CodePicture;
+use crate::wechat::{EnvVersion, MiniProgram};
 
 pub use clients::{Client, NoSuchProgram, Site, Sites};
 pub(crate) use nickname::may_stand;
-pub use phone::{Scanned, UploadedAvatar, media_type_of_avatar};
+pub use phone::{ScanOf, Scanned, UploadedAvatar, media_type_of_avatar};
 pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Presented, RedeemError, Redeemed, UserinfoError};
+pub use short_code::Shown;
 pub use subject::{Pairwise, Subject};
 
 /// A picture stays as long as a scene may wait, and a little.
@@ -86,6 +89,12 @@ pub enum Error {
     /// No such scene, or none any more.
     #[error("no such scene")]
     UnknownScene,
+    /// The site has no short codes.
+    #[error("the site has no short codes")]
+    ShortCodeRefused,
+    /// No such short code, or none that counts any more, or not for this person.
+    #[error("no such short code")]
+    UnknownShortCode,
     /// The code is shown only while the scene waits.
     #[error("the scene is {}", .0.as_str())]
     NotWaiting(StateName),
@@ -128,6 +137,9 @@ pub enum Error {
     /// WeChat failed.
     #[error("WeChat failed")]
     WeChat(#[source] wechat::Error),
+    /// The link is too long for a QR code. None is that the settings take.
+    #[error("the link is too long for a QR code")]
+    Undrawable,
     /// There is no picture of the code.
     #[error("there is no picture of the code")]
     Picture(#[source] PictureError),
@@ -165,6 +177,7 @@ impl From<ApplyError> for Error {
                 Refused::AlreadyFinished(state) => Self::AlreadyFinished(state),
                 Refused::Expired => Self::Expired,
                 Refused::EntryScene => Self::EntrySceneRefused,
+                Refused::ShortCode => Self::UnknownShortCode,
                 Refused::NumberMissing => {
                     Self::InvalidRequest("match_number is missing: the number on the browser's screen.".to_owned())
                 }
@@ -182,6 +195,8 @@ pub struct Start<'a> {
     pub site: &'a Site,
     /// What it asked for.
     pub authorization: Authorization,
+    /// The edition of the Mini Program, if another than the usual.
+    pub env_version: Option<EnvVersion>,
     /// What the confirm screen will say about the browser.
     pub browser: BrowserDescription,
     /// Where the browser is.
@@ -269,7 +284,8 @@ impl Login {
             .await?;
         let browser_secret = BrowserSecret::random(&mut os_rng());
         loop {
-            let made_ahead = program.codes.take();
+            // Those made ahead open the usual edition.
+            let made_ahead = start.env_version.is_none().then(|| program.codes.take()).flatten();
             let id = made_ahead.unwrap_or_else(|| SceneId::random(&mut os_rng()));
             let scene = self.new_scene(id, &browser_secret, &start);
             // An id made ahead that exists all the same was taken before: never used twice.
@@ -328,8 +344,12 @@ impl Login {
         let Program {
             codes, mini_program, ..
         } = &*site.program;
+        if let Some(prefix) = &mini_program.link_prefix {
+            return link::draw(&format!("{prefix}{id}"), mini_program.code.width).ok_or(Error::Undrawable);
+        }
+        let asked = stored.scene.env_version.as_deref().and_then(EnvVersion::of_word);
         codes
-            .picture(*id, mini_program.code.env_version, life)
+            .picture(*id, asked.unwrap_or(mini_program.code.env_version), life)
             .await
             .map_err(Error::Picture)
     }
@@ -364,7 +384,10 @@ impl Login {
         let browser_secret = secret.ok_or(Error::BrowserSecret)?;
         let cancel = || Action::Cancel { browser_secret };
         match apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel).await {
-            Ok(applied) if applied.changed => self.step("cancelled"),
+            Ok(applied) if applied.changed => {
+                self.step("cancelled");
+                self.retire_short_code(&applied.before, &applied.scene);
+            }
             // A scene that expired meanwhile has no need to be cancelled, as one that had expired before.
             Ok(_) | Err(ApplyError::Refused(Refused::Expired)) => {}
             Err(error) => return Err(error.into()),
@@ -396,6 +419,9 @@ impl Login {
             browser: start.browser.clone(),
             state: State::Waiting,
             caution: Caution::default(),
+            doubt: None,
+            short_code: None,
+            env_version: start.env_version.map(|edition| edition.as_str().to_owned()),
             unknown: std::collections::BTreeMap::new(),
         }
     }

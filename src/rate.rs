@@ -108,6 +108,12 @@ impl Rate {
         (debt + self.apart).saturating_sub(self.whole())
     }
 
+    /// The debt of somebody with this debt who gives one back.
+    #[must_use]
+    pub fn given_back(self, debt: Duration) -> Duration {
+        debt.saturating_sub(self.apart)
+    }
+
     /// Takes one, of somebody with this debt. One that is greater than can be, after a clock was put back, counts as the greatest.
     #[must_use]
     pub fn take(self, debt: Duration) -> Taken {

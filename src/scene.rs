@@ -8,6 +8,7 @@
 pub mod id;
 mod number;
 pub mod secret;
+pub mod short_code;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 pub use id::{AvatarId, EventId, NotASceneId, SceneId, WriteId};
 pub use number::{MatchNumber, NumberStep};
 pub use secret::{Access, BrowserSecret, Code, Confirm, ConfirmToken, Digest, Secret};
+pub use short_code::{SHORT_CODE_LIFE, Salt, ShortCode, ShortCodeTag, ShownCode};
 
 /// How long a record outlives its deadline: the authorization code of a confirm in the last second lives its full
 /// [`CODE_LIFE`], and `expired` is answered truthfully for at least a minute, waits included.
@@ -94,6 +96,15 @@ pub struct Scene {
     /// What the first scan was held to: it stands, however the same person scans again.
     #[serde(default, skip_serializing_if = "Caution::is_none")]
     pub caution: Caution,
+    /// What about that scan they are warned of, where it is not WeChat's value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
+    /// The code that can be typed in place of a scan, where the browser asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_code: Option<ShownCode>,
+    /// The edition of the Mini Program that the code opens, in WeChat's word, where the site asked for another than the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_version: Option<String>,
     /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side. Every new field
     /// belongs beside the others, since what stands within one of them is kept only if it is known.
     #[serde(flatten)]
@@ -220,6 +231,16 @@ pub struct Caution {
     /// The number that they must pick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<NumberStep>,
+}
+
+/// Why a scan may be of a code that somebody passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doubt {
+    /// Nobody scanned: the short code was typed, which can be told by telephone.
+    Typed,
+    /// The scan was long ago, or before there was this scene.
+    Late,
 }
 
 impl Caution {
@@ -442,6 +463,17 @@ pub enum Action<'a> {
         warned: bool,
         /// Whether they must pick a number, if they are the first.
         asks_number: bool,
+        /// Whether they scanned too long ago.
+        late: bool,
+        /// What the short code hashes to that they typed, if they did not scan.
+        typed: Option<ShortCodeTag>,
+    },
+    /// The browser shows a short code.
+    ShowShortCode {
+        /// What the browser presents.
+        browser_secret: &'a BrowserSecret,
+        /// What is kept of the code, if none is shown that still counts.
+        shown: ShownCode,
     },
     /// The phone uploaded a picture.
     KeepAvatar {
@@ -526,6 +558,9 @@ pub enum Refused {
     /// The site takes nobody who came to the code so.
     #[error("the site takes no scan that came so")]
     EntryScene,
+    /// The short code is not this scene's, or not any more, or somebody else's.
+    #[error("the short code does not count here")]
+    ShortCode,
     /// A number must be picked, and none was.
     #[error("no number was picked")]
     NumberMissing,
@@ -653,7 +688,15 @@ impl Scene {
                 refused,
                 warned,
                 asks_number,
+                late,
+                typed,
             } => {
+                if let Some(tag) = typed
+                    && !self.is_typed_as(tag, &person, life)
+                {
+                    return Err(Refused::ShortCode);
+                }
+                let doubt = typed.map(|_| Doubt::Typed).or(late.then_some(Doubt::Late));
                 let caution = |rng: &mut _| {
                     let caution = Caution {
                         entry_scene,
@@ -662,8 +705,9 @@ impl Scene {
                     };
                     if refused { Err(Refused::EntryScene) } else { Ok(caution) }
                 };
-                self.scanned(person, confirm_token, caution, life, rng)
+                self.scanned(person, confirm_token, caution, doubt, life, rng)
             }
+            Action::ShowShortCode { browser_secret, shown } => self.shows(browser_secret, shown, life, rng),
             Action::KeepAvatar { token, avatar } => self.avatar_kept(token, avatar, life, rng),
             Action::Confirm {
                 token,
@@ -681,6 +725,7 @@ impl Scene {
         person: Person,
         confirm_token: Digest<Confirm>,
         caution: impl FnOnce(&mut R) -> Result<Caution, Refused>,
+        doubt: Option<Doubt>,
         life: Life,
         rng: &mut R,
     ) -> Result<Outcome, Refused> {
@@ -689,6 +734,7 @@ impl Scene {
             State::Waiting => {
                 let held = Self {
                     caution: caution(rng)?,
+                    doubt,
                     ..self.clone()
                 };
                 let scan = Scan {
@@ -708,6 +754,54 @@ impl Scene {
             }
             State::Scanned(_) => Err(Refused::ScannedByAnother),
             State::Confirmed(_) | State::Declined(_) | State::Cancelled(_) => Err(self.already_finished(life)),
+        }
+    }
+
+    /// Whether a short code of this hash lets `person` in: anybody while it waits, and from then on whom it let in, whose reply may
+    /// have been lost.
+    fn is_typed_as(&self, tag: ShortCodeTag, person: &Person, life: Life) -> bool {
+        let Some(shown) = self.short_code.as_ref().filter(|shown| shown.tag == tag) else {
+            return false;
+        };
+        match self.state {
+            State::Waiting => !shown.left(life).is_zero(),
+            State::Scanned(_) | State::Confirmed(_) | State::Declined(_) | State::Cancelled(_) => {
+                self.doubt == Some(Doubt::Typed) && self.person().is_some_and(|first| first.is_same(person))
+            }
+        }
+    }
+
+    /// The code that was shown first goes on counting to its end.
+    fn shows(
+        &self,
+        secret: &BrowserSecret,
+        shown: ShownCode,
+        life: Life,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outcome, Refused> {
+        if !self.browser_secret.matches(secret) {
+            return Err(Refused::WrongSecret);
+        }
+        match &self.state {
+            State::Waiting | State::Scanned(_) if life.is_past_deadline() => Err(Refused::Expired),
+            State::Waiting
+                if self
+                    .short_code
+                    .as_ref()
+                    .is_some_and(|first| !first.left(life).is_zero()) =>
+            {
+                Ok(Outcome::Repeated)
+            }
+            State::Waiting => {
+                let showing = Self {
+                    short_code: Some(shown),
+                    ..self.clone()
+                };
+                Ok(showing.hidden(State::Waiting, rng))
+            }
+            State::Scanned(_) | State::Confirmed(_) | State::Declined(_) | State::Cancelled(_) => {
+                Err(self.already_finished(life))
+            }
         }
     }
 

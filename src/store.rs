@@ -17,11 +17,13 @@ use rand::CryptoRng;
 use tokio::time::Instant;
 
 use crate::rate::{Rate, Taken};
-use crate::scene::{Action, AvatarId, GRACE, Life, Outcome, PublicState, Refused, Scene, SceneId, WriteId};
+use crate::scene::{
+    Action, AvatarId, GRACE, Life, Outcome, PublicState, Refused, Scene, SceneId, ShortCodeTag, WriteId,
+};
 
 /// All that a store is.
-pub trait Store: SceneStore + BlobStore + TokenStore + LimitStore {}
-impl<S: SceneStore + BlobStore + TokenStore + LimitStore> Store for S {}
+pub trait Store: SceneStore + ShortCodeStore + BlobStore + TokenStore + LimitStore {}
+impl<S: SceneStore + ShortCodeStore + BlobStore + TokenStore + LimitStore> Store for S {}
 
 /// Keeps scenes until their time is over, and announces their visible changes.
 #[async_trait]
@@ -63,6 +65,19 @@ pub trait SceneStore: Send + Sync + 'static {
 
     /// What of it does not go well just now, as far as is known without asking: it may answer all the same.
     fn trouble(&self) -> Option<String>;
+}
+
+/// Finds the scene of a short code. What is found is no more than a hint: the scene's own record says whether the code counts.
+#[async_trait]
+pub trait ShortCodeStore: Send + Sync + 'static {
+    /// Lets a code's hash lead to its scene for `life`; not if it leads to another one, which is answered `false`.
+    async fn put_short_code(&self, tag: ShortCodeTag, id: &SceneId, life: Duration) -> Result<bool, StoreError>;
+
+    /// Where it leads.
+    async fn scene_of_short_code(&self, tag: ShortCodeTag) -> Result<Option<SceneId>, StoreError>;
+
+    /// Lets it lead nowhere.
+    async fn drop_short_code(&self, tag: ShortCodeTag) -> Result<(), StoreError>;
 }
 
 /// Keeps pictures: codes while their scene waits, and uploaded avatars.
@@ -120,6 +135,9 @@ pub trait TokenStore: Send + Sync + 'static {
 pub trait LimitStore: Send + Sync + 'static {
     /// Takes one of what `rate` allows to whom `key` names. A call whose reply was lost may count twice.
     async fn take(&self, key: LimitKey, rate: Rate) -> Result<Taken, StoreError>;
+
+    /// Gives one back that was taken. A call whose reply was lost may count twice.
+    async fn give_back(&self, key: LimitKey, rate: Rate) -> Result<(), StoreError>;
 }
 
 /// Whose doing is counted, and of what kind. Nothing of it can be read back.

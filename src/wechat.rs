@@ -6,6 +6,7 @@ pub mod code_pool;
 pub mod errcode;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod link;
 pub mod picture;
 mod seal;
 pub mod simulator;
@@ -23,12 +24,26 @@ pub struct MiniProgram {
     pub secret: SecretString,
     /// How its codes look and what they open, unless a scene asks for another edition.
     pub code: CodeSettings,
+    /// What an ordinary QR code holds before the scene, where WeChat opens the Mini Program with those: then we draw it ourselves.
+    pub link_prefix: Option<String>,
+    /// By which WeChat's console knows whose address that is.
+    pub link_file: Option<LinkFile>,
+}
+
+/// A file that WeChat's console wants to find beside the links of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFile {
+    /// Its name, such as `aBcDeFgHiJ.txt`.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
 }
 
 impl PartialEq for MiniProgram {
     fn eq(&self, other: &Self) -> bool {
         let secrets = (self.secret.expose_secret(), other.secret.expose_secret());
-        (&self.appid, &self.code) == (&other.appid, &other.code) && secrets.0 == secrets.1
+        let links = (&self.link_prefix, &self.link_file) == (&other.link_prefix, &other.link_file);
+        links && (&self.appid, &self.code) == (&other.appid, &other.code) && secrets.0 == secrets.1
     }
 }
 
@@ -46,6 +61,14 @@ pub enum EnvVersion {
 }
 
 impl EnvVersion {
+    /// The one of this word on WeChat's wire.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Release, Self::Trial, Self::Develop]
+            .into_iter()
+            .find(|edition| edition.as_str() == word)
+    }
+
     /// As on WeChat's wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {

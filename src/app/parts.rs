@@ -293,7 +293,12 @@ impl Workshop {
         );
         let codes = CodePool::new(
             mini_program.clone(),
-            self.code_pool,
+            // What we draw ourselves needs neither to be made ahead nor a token.
+            if mini_program.link_prefix.is_some() {
+                0
+            } else {
+                self.code_pool
+            },
             self.client.clone(),
             tokens.clone(),
             Arc::<dyn Store>::clone(&self.store),
@@ -302,7 +307,9 @@ impl Workshop {
             tasks,
             stop.clone(),
         );
-        self.ground.spawn(tokens.clone().keep_fresh());
+        if mini_program.link_prefix.is_none() {
+            self.ground.spawn(tokens.clone().keep_fresh());
+        }
         self.ground.spawn(codes.clone().refill());
         Arc::new(Program {
             mini_program: mini_program.clone(),

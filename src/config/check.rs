@@ -14,6 +14,7 @@ use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
+use crate::login::entry::{Verdict, Way};
 use crate::login::{Client, Subject};
 use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::RedisSettings;
@@ -45,6 +46,8 @@ impl Settings {
                 appid: SIMULATED.to_owned(),
                 secret: SIMULATED.into(),
                 code: self.code(),
+                link_prefix: None,
+                link_file: None,
             });
         }
         let (clients, demo) = self.clients(tables, &mini_programs)?;
@@ -111,6 +114,8 @@ impl Settings {
             scans_per_address: self.limit_scans_per_address,
             scans_per_scene: self.limit_scans_per_scene,
             failed_redemptions: self.limit_failed_redemptions,
+            short_codes_per_address: self.limit_short_codes_per_address,
+            wrong_short_codes: self.limit_wrong_short_codes,
             pictures: self.limit_pictures,
             code2session: self.limit_code2session,
             token_calls: self.limit_token_calls,
@@ -199,7 +204,13 @@ impl Settings {
         let (setting, twin) = ("SCANLOGIN_WECHAT_SECRET", "SCANLOGIN_WECHAT_APPID");
         let appsecret = secret(self.wechat_secret.as_ref(), self.wechat_secret_file.as_deref(), setting)?;
         match (self.wechat_appid.clone(), appsecret) {
-            (Some(appid), Some(secret)) => all.push(MiniProgram { appid, secret, code }),
+            (Some(appid), Some(secret)) => all.push(MiniProgram {
+                appid,
+                secret,
+                code,
+                link_prefix: None,
+                link_file: None,
+            }),
             (Some(_), None) => return Err(wrong(format!("{twin} is set, but not {setting} (or {setting}_FILE)"))),
             (None, Some(_)) => {
                 return Err(wrong(format!(
@@ -368,6 +379,8 @@ impl Settings {
             avatar_hosts: super::file::avatar_hosts(),
             entry_scenes: self.client_entry_scenes.clone().unwrap_or_default(),
             number_matching: self.client_number_matching.unwrap_or_default(),
+            short_codes: self.client_short_codes.unwrap_or(!described),
+            env_versions: Vec::new(),
             subject: Subject::Public,
             id_token_alg: Algorithm::default(),
         };
@@ -376,11 +389,12 @@ impl Settings {
 
     /// What protects people is not lost without a word.
     fn check_own_client_left_out(&self) -> Result<Option<(Client, bool)>, ConfigError> {
-        if self.client_number_matching.is_none() && self.client_entry_scenes.is_none() {
+        let unset = self.client_number_matching.is_none() && self.client_short_codes.is_none();
+        if unset && self.client_entry_scenes.is_none() {
             return Ok(None);
         }
         Err(wrong(
-            "SCANLOGIN_CLIENT_NUMBER_MATCHING and SCANLOGIN_CLIENT_ENTRY_SCENES are of the client that settings describe, and there are \
+            "SCANLOGIN_CLIENT_NUMBER_MATCHING, _ENTRY_SCENES and _SHORT_CODES are of the client that settings describe, and there are \
              only [[client]] tables: write such as number_matching = \"on\" there",
         ))
     }
@@ -397,6 +411,11 @@ fn check_addresses(client: &Client) -> Result<(), ConfigError> {
     }
     if let Some(url) = &client.logo_url {
         checked("logo_url", url, redirect_uri(url))?;
+    }
+    if client.short_codes && client.entry_scenes.verdict(Way::Typed) == Verdict::Refuse {
+        return Err(wrong(format!(
+            "client {id}: short_codes shows codes to type, and entry_scenes refuses whoever typed one; take one of them out"
+        )));
     }
     for host in &client.avatar_hosts {
         checked("avatar_hosts", host, avatar_host(host))?;

@@ -8,14 +8,14 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::check::{only, read_file, secret_of};
-use super::values::{host_of, origin};
+use super::values::{host_of, link_prefix, origin};
 use super::warnings::is_secret;
 use super::{ConfigError, no_setting, wrong};
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
 use crate::login::{Client, Pairwise, Subject};
 use crate::oidc::Algorithm;
 use crate::wechat::client::CodeSettings;
-use crate::wechat::{EnvVersion, MiniProgram};
+use crate::wechat::{EnvVersion, LinkFile, MiniProgram};
 
 /// What only the file can say.
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +49,10 @@ struct ClientTable {
     #[serde(default)]
     entry_scenes: BTreeMap<String, Verdict>,
     #[serde(default)]
+    short_codes: bool,
+    #[serde(default)]
+    env_versions: Vec<EnvVersion>,
+    #[serde(default)]
     subject_type: SubjectType,
     sector: Option<String>,
     #[serde(default)]
@@ -72,7 +76,12 @@ struct MiniProgramTable {
     secret_file: Option<PathBuf>,
     page: Option<String>,
     env_version: Option<EnvVersion>,
+    link_prefix: Option<String>,
+    link_file: Option<PathBuf>,
 }
+
+/// The longest file of WeChat's console, in bytes; it has some 32.
+const LINK_FILE_LEN: usize = 1024;
 
 /// Where WeChat keeps people's pictures.
 pub(super) fn avatar_hosts() -> Vec<String> {
@@ -188,7 +197,18 @@ impl Tables {
                 &name,
                 "secret_file",
             )?;
+            if let Some(prefix) = &table.link_prefix {
+                let problem = |problem| {
+                    wrong(format!(
+                        "mini_program {}: link_prefix: {prefix:?} {problem}",
+                        table.appid
+                    ))
+                };
+                link_prefix(prefix).map_err(problem)?;
+            }
             Ok(MiniProgram {
+                link_prefix: table.link_prefix.clone(),
+                link_file: table.link_file()?,
                 appid: table.appid.clone(),
                 secret: secret.ok_or_else(|| wrong(format!("{name} is missing: give secret or secret_file")))?,
                 code: CodeSettings {
@@ -208,6 +228,34 @@ impl Tables {
     ) -> Result<Vec<Client>, ConfigError> {
         let client = |table: &ClientTable| table.client(programs, pairwise);
         self.client.iter().map(client).collect()
+    }
+}
+
+impl MiniProgramTable {
+    fn link_file(&self) -> Result<Option<LinkFile>, ConfigError> {
+        let Some(path) = &self.link_file else { return Ok(None) };
+        let setting = format!("mini_program {}: link_file", self.appid);
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_plain = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_');
+        if !name
+            .strip_suffix(".txt")
+            .is_some_and(|stem| !stem.is_empty() && stem.chars().all(is_plain))
+        {
+            return Err(wrong(format!(
+                "{setting}: {name:?} is no name that WeChat's console gives; such as aBcDeFgHiJ.txt"
+            )));
+        }
+        let text = read_file(path, &setting)?.to_string();
+        if text.len() > LINK_FILE_LEN {
+            return Err(wrong(format!(
+                "{setting}: {} is longer than WeChat's are",
+                path.display()
+            )));
+        }
+        Ok(Some(LinkFile {
+            name: name.to_owned(),
+            text,
+        }))
     }
 }
 
@@ -290,9 +338,11 @@ impl ClientTable {
             subject: self.subject(pairwise)?,
             id_token_alg: self.id_token_signed_response_alg,
             number_matching: self.number_matching,
+            short_codes: self.short_codes,
+            env_versions: self.env_versions.clone(),
             entry_scenes: EntryScenes::default().with(&self.entry_scenes).map_err(|name| {
                 wrong(format!(
-                    "client {id}: entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other"
+                    "client {id}: entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other nor typed"
                 ))
             })?,
         })

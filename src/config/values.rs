@@ -62,6 +62,23 @@ pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The longest prefix of a link, in bytes.
+const LINK_PREFIX_LEN: usize = 200;
+
+/// What stands before the scene in an ordinary QR code: WeChat's rule must end so as well, or it would open other addresses too.
+pub(super) fn link_prefix(text: &str) -> Result<(), &'static str> {
+    redirect_uri(text)?;
+    if text.len() > LINK_PREFIX_LEN {
+        return Err("is longer than 200 characters, which makes a code that is hard to scan");
+    }
+    let is_https = text.starts_with("https://");
+    if is_https && text.ends_with('/') && !text.contains('?') {
+        Ok(())
+    } else {
+        Err("must be https and end with /; such as https://login.example/s/")
+    }
+}
+
 /// The host in an address.
 pub(super) fn host_of(address: &str) -> Option<String> {
     url::Url::parse(address).ok()?.host_str().map(ToOwned::to_owned)
@@ -80,12 +97,7 @@ pub(super) fn avatar_host(text: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn edition(text: &str) -> Result<EnvVersion, String> {
-    match text {
-        "release" => Ok(EnvVersion::Release),
-        "trial" => Ok(EnvVersion::Trial),
-        "develop" => Ok(EnvVersion::Develop),
-        _ => Err("it must be release, trial or develop".to_owned()),
-    }
+    EnvVersion::of_word(text).ok_or_else(|| "it must be release, trial or develop".to_owned())
 }
 
 pub(super) fn number_matching(text: &str) -> Result<NumberMatching, String> {
@@ -123,7 +135,7 @@ pub(super) fn entry_scenes(text: &str) -> Result<EntryScenes, String> {
         }
     }
     EntryScenes::default().with(&table).map_err(|name| {
-        format!("{name:?} is neither one of WeChat's numbers nor other; such as 1048=refuse,other=warn")
+        format!("{name:?} is neither one of WeChat's numbers nor other nor typed; such as 1048=refuse,other=warn")
     })
 }
 

@@ -23,6 +23,7 @@ use super::peer::{FORWARDED, ForwardedHeader, TrustedProxies, X_FORWARDED_FOR};
 use super::phone::{ConfirmRequest, DeclineRequest, ScanRequest, warning};
 use super::scenes::{StartRequest, wait_of};
 use super::serve::talk;
+use crate::scene::Doubt;
 use crate::web::json;
 
 fn lines(data: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
@@ -268,7 +269,9 @@ pub(crate) fn events(data: &[u8]) {
         has_it || !wants_events(&headers),
         "a stream for who did not ask for one"
     );
-    assert!(warning(Language::of(&headers)).ends_with(['.', '。']));
+    for doubt in [None, Some(Doubt::Typed), Some(Doubt::Late)] {
+        assert!(warning(Language::of(&headers), doubt).ends_with(['.', '。']));
+    }
     let wait = String::from_utf8_lossy(lines.next().unwrap_or_default());
     if let Ok(time) = wait_of(&wait) {
         assert!(

@@ -37,7 +37,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// What nobody may put into an address, where proxies and browsers keep it: it is not taken from there either.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 9] = [
     "access_token",
     "browser_secret",
     "client_secret",
@@ -46,6 +46,7 @@ const SECRETS: [&str; 8] = [
     "confirm_token",
     "id_token",
     "session_key",
+    "short_code",
 ];
 
 /// Why a reply is an error: for the log.

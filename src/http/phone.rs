@@ -16,8 +16,8 @@ use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::{Code, Problem};
 use super::scenes::{avatar_url, rfc3339, whole_seconds};
-use crate::login::{UploadedAvatar, media_type_of_avatar};
-use crate::scene::{Avatar, AvatarId, ConfirmToken, MatchNumber, Scene, SceneId, StateName};
+use crate::login::{ScanOf, Scanned, UploadedAvatar, media_type_of_avatar};
+use crate::scene::{Avatar, AvatarId, ConfirmToken, Doubt, MatchNumber, Scene, SceneId, ShortCode, StateName};
 use crate::web::json::Object;
 
 /// What `chooseAvatar` gives, compressed, is far smaller.
@@ -31,6 +31,18 @@ pub(super) struct ScanRequest {
     code: Zeroizing<String>,
     /// The way in that WeChat tells the Mini Program.
     entry_scene: Option<i64>,
+    /// When it was scanned, in seconds since the Unix epoch, as WeChat tells the Mini Program of an ordinary QR code.
+    scancode_time: Option<i64>,
+}
+
+/// Who types a short code.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct TypedRequest {
+    /// As it stands on the browser's screen, in whatever case and with whatever gaps.
+    short_code: String,
+    /// What wx.login gave. It works once.
+    #[schema(value_type = String)]
+    code: Zeroizing<String>,
 }
 
 /// What the person is asked.
@@ -39,6 +51,10 @@ pub(super) struct ScanReply {
     /// Lets this phone answer. The one of an earlier scan is dead.
     #[schema(value_type = String, pattern = "^[A-Za-z0-9_-]{43}$")]
     confirm_token: Zeroizing<String>,
+    /// Which scene it is, where a short code was typed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<SceneId>)]
+    scene: Option<SceneId>,
     client: ClientView,
     browser: BrowserView,
     /// When the browser started the scene.
@@ -106,13 +122,59 @@ pub(super) async fn scan(
     headers: HeaderMap,
     Json(request): Json<ScanRequest>,
 ) -> Result<axum::Json<ScanReply>, Problem> {
-    let scan = state
-        .lifecycle
-        .while_there_is_time(state.login.scan(&id, &request.code, request.entry_scene, peer.ip));
+    let scan_of = ScanOf {
+        wx_code: &request.code,
+        entry_scene: request.entry_scene,
+        scanned_at: request.scancode_time,
+        address: peer.ip,
+        now: jiff::Timestamp::now().as_second(),
+    };
+    let scan = state.lifecycle.while_there_is_time(state.login.scan(&id, scan_of));
     let scanned = state.load.carry(Work::Scan, Box::pin(scan)).await?;
-    let (language, client) = (Language::of(&headers), &scanned.site.client);
+    Ok(axum::Json(asked(scanned, Language::of(&headers))))
+}
+
+problems!(TypedProblems: InvalidRequest InvalidWxCode EntrySceneRefused WechatBlockedUser UnknownClient UnknownShortCode
+    AlreadyFinished Expired BodyTooLarge UnsupportedMediaType RequestTimeout RateLimited WechatQuota WechatError
+    WechatUnavailable WechatTimeout StoreUnavailable ShuttingDown);
+
+/// Somebody typed the short code on a browser's screen: a scan of its scene. Where several Mini Programs are configured, the Referer that
+/// WeChat gives each request says which one it is.
+#[utoipa::path(post, path = "/short-codes/scan", tag = "phone", request_body = TypedRequest, responses(
+    (status = 200, description = "Who asks.", body = ScanReply),
+    TypedProblems,
+))]
+pub(super) async fn scan_typed(
+    State(state): State<AppState>,
+    peer: Peer,
+    headers: HeaderMap,
+    Json(request): Json<TypedRequest>,
+) -> Result<axum::Json<ScanReply>, Problem> {
+    let code = ShortCode::read(&request.short_code).ok_or_else(|| {
+        Problem::invalid("short_code has eight letters and digits, of which none is 0, 1, I, L or O.")
+    })?;
+    let typed = state
+        .login
+        .type_short_code(&code, &request.code, referring_program(&headers), peer.ip);
+    let typed = state.lifecycle.while_there_is_time(typed);
+    let (scene, scanned) = state.load.carry(Work::Scan, Box::pin(typed)).await?;
     Ok(axum::Json(ScanReply {
+        scene: Some(scene),
+        ..asked(scanned, Language::of(&headers))
+    }))
+}
+
+/// The AppID in the Referer that WeChat gives the requests of every Mini Program: `https://servicewechat.com/{appid}/{version}/…`.
+fn referring_program(headers: &HeaderMap) -> Option<&str> {
+    let referer = headers.get(header::REFERER)?.to_str().ok()?;
+    referer.strip_prefix("https://servicewechat.com/")?.split('/').next()
+}
+
+fn asked(scanned: Scanned, language: Language) -> ScanReply {
+    let client = &scanned.site.client;
+    ScanReply {
         confirm_token: scanned.confirm_token.expose(),
+        scene: None,
         client: ClientView {
             client_id: client.client_id.clone(),
             name: client.name.clone(),
@@ -131,19 +193,32 @@ pub(super) async fn scan(
         requested_at: rfc3339(scanned.requested_at),
         requested_seconds_ago: scanned.requested_ago.as_secs(),
         expires_in: whole_seconds(scanned.expires_in),
-        warning: scanned.caution.warned.then(|| warning(language)),
+        warning: scanned.caution.warned.then(|| warning(language, scanned.doubt)),
         match_choices: scanned.caution.number.map(|step| step.choices().to_vec()),
-    }))
+    }
 }
 
 /// What the phone shows to somebody who, as far as WeChat says, did not scan a screen with the camera: a signal, and no proof either way.
-pub(super) fn warning(language: Language) -> &'static str {
-    match language {
-        Language::English => {
+pub(super) fn warning(language: Language, doubt: Option<Doubt>) -> &'static str {
+    match (language, doubt) {
+        (Language::English, Some(Doubt::Typed)) => {
+            "You typed a code. Confirm only if it stands on the screen before you: if somebody told you this code, it logs them in as \
+             you: decline."
+        }
+        (Language::Chinese, Some(Doubt::Typed)) => {
+            "您输入的是登录码。只有它显示在您面前的屏幕上时才可以确认；如果这个码是别人告诉您的，确认后对方将以您的身份登录，请拒绝。"
+        }
+        (Language::English, Some(Doubt::Late)) => {
+            "This code was scanned earlier, perhaps from a picture that somebody sent. If so, it logs them in as you: decline."
+        }
+        (Language::Chinese, Some(Doubt::Late)) => {
+            "这个码是早些时候扫描的，可能来自别人发来的图片。如果是这样，确认后对方将以您的身份登录，请拒绝。"
+        }
+        (Language::English, None) => {
             "WeChat does not say that you scanned a screen with the camera. That alone proves nothing, but if somebody sent you this \
              code, it logs them in as you: decline."
         }
-        Language::Chinese => {
+        (Language::Chinese, None) => {
             "微信没有显示你是用相机扫描屏幕进入的。这本身不能证明什么，但如果这个码是别人发给你的，确认后对方将以你的身份登录，请拒绝。"
         }
     }

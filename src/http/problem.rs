@@ -70,6 +70,8 @@ codes! {
     UnknownClient "unknown_client" FORBIDDEN "No site of this client_id",
     OriginNotAllowed "origin_not_allowed" FORBIDDEN "This site may not call",
     UnknownScene "unknown_scene" NOT_FOUND "No such scene",
+    ShortCodeRefused "short_code_refused" FORBIDDEN "This site has no short codes",
+    UnknownShortCode "unknown_short_code" NOT_FOUND "No such short code",
     NotWaiting "not_waiting" GONE "The code is not shown any more",
     BrowserSecretRequired "browser_secret_required" UNAUTHORIZED "Only the browser that started the scene may do this",
     ConfirmTokenRequired "confirm_token_required" UNAUTHORIZED "Only the phone that scanned may do this",
@@ -269,6 +271,14 @@ impl From<Error> for Problem {
             Error::InvalidRequest(detail) => Self::invalid(detail),
             Error::UnknownClient => Self::new(Code::UnknownClient, "No site of this client_id is configured here."),
             Error::UnknownScene => Self::unknown_scene(),
+            Error::ShortCodeRefused => Self::new(
+                Code::ShortCodeRefused,
+                "Set short_codes = true for this client, where its people may type a code instead of scanning one.",
+            ),
+            Error::UnknownShortCode => Self::new(
+                Code::UnknownShortCode,
+                "This code is wrong, used or too old. Look at the screen once more; a new one can be shown there.",
+            ),
             Error::NotWaiting(state) => Self::new(
                 Code::NotWaiting,
                 format!(
@@ -327,6 +337,7 @@ impl From<Error> for Problem {
             ),
             Error::NoRoomForAvatar => Self::no_room_for_avatar(),
             Error::WeChat(error) => Self::from(error),
+            Error::Undrawable => Self::broken("the link is too long for a QR code"),
             Error::Picture(error) => Self::from(error),
             Error::Limited(limited) => Self::from(limited),
             Error::Store(error) => Self::from(error),
@@ -494,6 +505,11 @@ impl From<Limited> for Problem {
             Rule::ScansPerAddress => "Too many scans came from this address.",
             Rule::ScansPerScene => "This code was scanned too often. Get a new code and scan that.",
             Rule::FailedRedemptions => "Too many redemptions of this client failed from this address.",
+            Rule::ShortCodesPerAddress => "Too many codes were typed at this address.",
+            Rule::WrongShortCodesPerPerson => "You typed too many wrong codes. Scan the code with the camera instead.",
+            Rule::WrongShortCodes => {
+                "Too many wrong codes were typed, by whomever. Scan the code with the camera instead."
+            }
             Rule::Pictures | Rule::Code2Session | Rule::TokenCalls | Rule::ForceRefreshes => {
                 return Self::from(wechat::Error::Limited(limited));
             }

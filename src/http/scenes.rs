@@ -27,6 +27,7 @@ use crate::scene::{
     Authorization, AuthorizationCode, Avatar, BrowserDescription, BrowserSecret, MatchNumber, Return, SceneId,
     StateName,
 };
+use crate::wechat::EnvVersion;
 
 /// No long-poll waits longer.
 const WAIT_MOST: Duration = Duration::from_secs(30);
@@ -45,7 +46,7 @@ pub(super) struct StartRequest {
     /// Comes again in the id_token. At most 255 bytes, none of them a control character.
     #[schema(max_length = 255)]
     nonce: Option<String>,
-    /// The edition of the Mini Program that the code opens: no other than the site's own.
+    /// The edition of the Mini Program that the code opens: the usual one, or one of the client's `env_versions`.
     env_version: Option<String>,
     /// The query of a request to `/authorize`, from the page there: it is checked again, and wins over the other fields.
     authorization_request: Option<String>,
@@ -68,6 +69,10 @@ pub(super) struct StartReply {
     /// Where the state is.
     #[schema(format = "uri")]
     status_url: String,
+    /// Where a short code is given, which can be typed in the Mini Program in place of a scan: where the site has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = "uri")]
+    short_code_url: Option<String>,
     /// In seconds.
     expires_in: u64,
     #[schema(format = DateTime)]
@@ -97,15 +102,10 @@ pub(super) async fn start(
 ) -> Result<Response, Problem> {
     let (site, authorization) = asked(&state, &request)?;
     check_client_origin(&state, &headers, &site.client)?;
-    let edition = site.program.mini_program.code.env_version.as_str();
-    if request.env_version.as_deref().is_some_and(|asked| asked != edition) {
-        return Err(Problem::invalid(format!(
-            "env_version can only be {edition} for this client."
-        )));
-    }
     let start = Start {
         site: &site,
         authorization,
+        env_version: edition(&site, request.env_version.as_deref())?,
         browser: BrowserDescription {
             place: state.places.as_ref().and_then(|places| places.of(peer.ip)),
             ..describe(&headers, peer.ip)
@@ -126,6 +126,7 @@ pub(super) async fn start(
         code_url: format!("{address}/code"),
         events_url: format!("{}/events/{}", state.public_url.as_str(), scene.id),
         status_url: address.clone(),
+        short_code_url: site.client.short_codes.then(|| format!("{address}/short-code")),
         expires_in: started.ttl.as_secs(),
         expires_at: rfc3339(scene.expires_at),
         browser_secret: started.browser_secret.expose(),
@@ -151,6 +152,23 @@ fn asked(state: &AppState, request: &StartRequest) -> Result<(Arc<Site>, Authori
             .ok_or_else(|| Problem::invalid("Several clients are configured here: say which one in client_id."))?,
     };
     Ok((site, authorization_of(request)?))
+}
+
+/// The edition asked for, if it is another than the usual one.
+fn edition(site: &Site, asked: Option<&str>) -> Result<Option<EnvVersion>, Problem> {
+    let usual = site.program.mini_program.code.env_version;
+    let Some(asked) = asked else { return Ok(None) };
+    let listed = site.client.env_versions.iter().filter(|listed| **listed != usual);
+    let allowed: Vec<EnvVersion> = [usual].into_iter().chain(listed.copied()).collect();
+    let found = allowed.iter().find(|edition| edition.as_str() == asked).copied();
+    let found = found.ok_or_else(|| {
+        let words: Vec<&str> = allowed.iter().map(|edition| edition.as_str()).collect();
+        Problem::invalid(format!(
+            "env_version can only be {} for this client.",
+            words.join(" or ")
+        ))
+    })?;
+    Ok(Some(found).filter(|edition| *edition != usual))
 }
 
 /// Only `S256` (RFC 7636 §4.2), and only what a challenge can look like.
@@ -200,6 +218,48 @@ pub(super) async fn code_image(State(state): State<AppState>, SceneOf(id): Scene
         ),
     ];
     Ok((headers, image.bytes().clone()).into_response())
+}
+
+/// What a browser shows to somebody without a camera.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ShortCode)]
+pub(super) struct ShortCodeReply {
+    /// To be typed in the Mini Program.
+    #[schema(pattern = "^[2-9A-Z]{4}-[2-9A-Z]{4}$")]
+    short_code: String,
+    /// In seconds.
+    expires_in: u64,
+}
+
+problems!(ShortCodeProblems: BrowserSecretRequired OriginNotAllowed UnknownClient ShortCodeRefused UnknownScene NotWaiting
+    RateLimited StoreUnavailable);
+
+/// A code that can be typed in the Mini Program in place of a scan. It counts for two minutes, or as long as its scene waits.
+#[utoipa::path(post, path = "/scenes/{scene}/short-code", tag = "page", params(("scene" = SceneId, Path)), responses(
+    (status = 201, description = "A new one.", body = ShortCodeReply),
+    (status = 200, description = "The one that was given before, and counts still.", body = ShortCodeReply),
+    ShortCodeProblems,
+), security(("browser_secret" = []), ("browser_cookie" = [])))]
+pub(super) async fn short_code(
+    State(state): State<AppState>,
+    SceneOf(id): SceneOf,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let show = async {
+        let secret = browser_secret(&state, &headers, &id).await?;
+        Ok(state.login.show_short_code(&id, secret.as_ref()).await?)
+    };
+    let shown = state.load.carry::<_, Problem>(Work::Start, show).await?;
+    let status = if shown.is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let reply = ShortCodeReply {
+        short_code: shown.code.expose(),
+        expires_in: whole_seconds(shown.left),
+    };
+    Ok((status, axum::Json(reply)).into_response())
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

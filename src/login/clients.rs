@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 use super::entry::{EntryScenes, NumberMatching};
 use super::{Program, Subject};
 use crate::oidc::Algorithm;
+use crate::wechat::EnvVersion;
 
 /// One site (an OAuth client).
 #[derive(Debug, Clone)]
@@ -32,6 +33,10 @@ pub struct Client {
     pub entry_scenes: EntryScenes,
     /// Whether the browser shows a number that the person picks on the phone.
     pub number_matching: NumberMatching,
+    /// Whether its browsers may show a short code to type in place of a scan.
+    pub short_codes: bool,
+    /// Which editions of the Mini Program its page may ask for, beside the usual one.
+    pub env_versions: Vec<EnvVersion>,
     /// Hosts that a phone may name an avatar on; `*.` stands for any subdomain.
     pub avatar_hosts: Vec<String>,
     /// By what it knows people.
@@ -198,6 +203,8 @@ mod tests {
             mini_program: "wx0".to_owned(),
             entry_scenes: EntryScenes::default(),
             number_matching: NumberMatching::Off,
+            short_codes: false,
+            env_versions: Vec::new(),
             avatar_hosts: vec!["*.qlogo.cn".to_owned(), "blog.example".to_owned()],
             subject: Subject::Public,
             id_token_alg: Algorithm::Es256,

@@ -31,6 +31,15 @@ impl Verdict {
     }
 }
 
+/// How a phone came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// With a value of WeChat's, if its Mini Program says it.
+    Entered(Option<i64>),
+    /// With a short code that its person typed.
+    Typed,
+}
+
 /// When the browser shows a number that the person picks on the phone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +72,8 @@ pub struct EntryScenes {
     numbered: BTreeMap<i64, Verdict>,
     /// Of all others, and where the Mini Program does not say.
     other: Verdict,
+    /// Of a short code: whoever shows a page of their own can have it typed as well, and by telephone too.
+    typed: Verdict,
 }
 
 /// A mini-program code before the camera; in a picture pressed long; in a picture of the album. And the same three of an ordinary QR code.
@@ -80,23 +91,36 @@ impl Default for EntryScenes {
                 .chain(of(&CARD, Verdict::Refuse))
                 .collect(),
             other: Verdict::Warn,
+            typed: Verdict::Warn,
         }
     }
 }
 
-/// The ways in words, of which there are few enough to count.
-#[must_use]
-pub fn kind(entry_scene: Option<i64>) -> &'static str {
-    match entry_scene {
-        Some(number) if CAMERA.contains(&number) => "camera",
-        Some(number) if PICTURE.contains(&number) => "picture",
-        Some(number) if CARD.contains(&number) => "card",
-        Some(_) | None => "other",
+impl Way {
+    /// In words, of which there are few enough to count.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Typed => "typed",
+            Self::Entered(Some(number)) if CAMERA.contains(&number) => "camera",
+            Self::Entered(Some(number)) if PICTURE.contains(&number) => "picture",
+            Self::Entered(Some(number)) if CARD.contains(&number) => "card",
+            Self::Entered(_) => "other",
+        }
+    }
+
+    /// WeChat's value.
+    #[must_use]
+    pub fn entry_scene(self) -> Option<i64> {
+        match self {
+            Self::Entered(entry_scene) => entry_scene,
+            Self::Typed => None,
+        }
     }
 }
 
 impl EntryScenes {
-    /// With these in the place of the default's: `other`, or one of WeChat's numbers.
+    /// With these in the place of the default's: `other`, `typed`, or one of WeChat's numbers.
     ///
     /// # Errors
     /// The name that is none.
@@ -104,6 +128,7 @@ impl EntryScenes {
         for (name, verdict) in table {
             match name.as_str() {
                 "other" => self.other = *verdict,
+                "typed" => self.typed = *verdict,
                 number => {
                     let number = number.parse().map_err(|_| name.clone())?;
                     self.numbered.insert(number, *verdict);
@@ -113,11 +138,16 @@ impl EntryScenes {
         Ok(self)
     }
 
-    /// What becomes of a phone that came so, as its Mini Program says, if it does.
+    /// What becomes of a phone that came so.
     #[must_use]
-    pub fn verdict(&self, entry_scene: Option<i64>) -> Verdict {
-        let numbered = entry_scene.and_then(|number| self.numbered.get(&number));
-        numbered.copied().unwrap_or(self.other)
+    pub fn verdict(&self, way: Way) -> Verdict {
+        match way {
+            Way::Typed => self.typed,
+            Way::Entered(entry_scene) => {
+                let numbered = entry_scene.and_then(|number| self.numbered.get(&number));
+                numbered.copied().unwrap_or(self.other)
+            }
+        }
     }
 }
 
@@ -147,7 +177,8 @@ mod tests {
             };
             let said = asked.and_then(|number| named.get(&number).map(|verdict| verdicts[*verdict]).or(by_default(number)));
             let expected = said.unwrap_or(other.map_or(Verdict::Warn, |verdict| verdicts[verdict]));
-            prop_assert_eq!(scenes.verdict(asked), expected);
+            prop_assert_eq!(scenes.verdict(Way::Entered(asked)), expected);
+            prop_assert_eq!(scenes.verdict(Way::Typed), Verdict::Warn);
         }
     }
 
@@ -161,10 +192,15 @@ mod tests {
             (&[0, -1, 1001, i64::MAX][..], Verdict::Warn),
         ] {
             for entry_scene in entry_scenes {
-                assert_eq!(scenes.verdict(Some(*entry_scene)), verdict, "{entry_scene}");
+                assert_eq!(
+                    scenes.verdict(Way::Entered(Some(*entry_scene))),
+                    verdict,
+                    "{entry_scene}"
+                );
             }
         }
-        assert_eq!(scenes.verdict(None), Verdict::Warn);
+        assert_eq!(scenes.verdict(Way::Entered(None)), Verdict::Warn);
+        assert_eq!(scenes.verdict(Way::Typed), Verdict::Warn);
     }
 
     #[test]
@@ -177,10 +213,16 @@ mod tests {
         };
         let strict = EntryScenes::default().with(&table(&[("1048", Verdict::Refuse), ("other", Verdict::Refuse)]));
         let strict = strict.unwrap();
-        assert_eq!(strict.verdict(Some(1048)), Verdict::Refuse);
-        assert_eq!(strict.verdict(None), Verdict::Refuse);
-        assert_eq!(strict.verdict(Some(1049)), Verdict::Warn);
-        assert_eq!(strict.verdict(Some(1047)), Verdict::Allow);
+        assert_eq!(strict.verdict(Way::Entered(Some(1048))), Verdict::Refuse);
+        assert_eq!(strict.verdict(Way::Entered(None)), Verdict::Refuse);
+        assert_eq!(strict.verdict(Way::Entered(Some(1049))), Verdict::Warn);
+        assert_eq!(strict.verdict(Way::Entered(Some(1047))), Verdict::Allow);
+        assert_eq!(strict.verdict(Way::Typed), Verdict::Warn);
+        let trusting = EntryScenes::default()
+            .with(&table(&[("typed", Verdict::Allow)]))
+            .unwrap();
+        assert_eq!(trusting.verdict(Way::Typed), Verdict::Allow);
+        assert_eq!(trusting.verdict(Way::Entered(None)), Verdict::Warn);
         let unknown = EntryScenes::default().with(&table(&[("camera", Verdict::Allow)]));
         assert_eq!(unknown, Err("camera".to_owned()));
     }

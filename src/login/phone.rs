@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::entry::{Verdict, kind};
+use super::entry::{Verdict, Way};
 use super::nickname;
 use super::{Error, Login, Program, Site};
 use crate::entropy::os_rng;
 use crate::limits::{Rule, network_of, octets};
 use crate::scene::{
-    Action, Avatar, AvatarId, BrowserDescription, Caution, ConfirmToken, Life, MatchNumber, Person, Profile, Scene,
-    SceneId, State, StateName,
+    Action, Avatar, AvatarId, BrowserDescription, Caution, ConfirmToken, Doubt, Life, MatchNumber, Person, Profile,
+    Scene, SceneId, ShortCodeTag, State, StateName,
 };
 use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
 use crate::wechat::client as wechat;
@@ -21,6 +21,10 @@ use crate::wechat::errcode::Class;
 
 /// How long an uploaded avatar is served.
 const AVATAR_LIFE: Duration = Duration::from_mins(10);
+
+/// How far WeChat's clock may be behind ours, and how old a scan may be that was made just now, in seconds.
+const CLOCK_SKEW: i64 = 60;
+const SCAN_AGE_MAX: i64 = 60;
 
 /// The longest address of a picture, in bytes: it stands in the record of its scene.
 const AVATAR_URL_LEN: usize = 256;
@@ -42,6 +46,41 @@ pub struct Scanned {
     pub expires_in: Duration,
     /// What they are held to.
     pub caution: Caution,
+    /// Why, where it is not WeChat's value.
+    pub doubt: Option<Doubt>,
+}
+
+/// What a phone sends with its scan.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanOf<'a> {
+    /// What `wx.login` gave.
+    pub wx_code: &'a str,
+    /// How it came to the code, as WeChat told it.
+    pub entry_scene: Option<i64>,
+    /// When it was scanned, where WeChat told it, in seconds since the Unix epoch.
+    pub scanned_at: Option<i64>,
+    /// Where the phone is.
+    pub address: IpAddr,
+    /// The wall clock, in seconds since the Unix epoch.
+    pub now: i64,
+}
+
+impl ScanOf<'_> {
+    /// Whether the scan was longer ago than it takes to open a Mini Program, or before there was this scene. That a clock is ahead
+    /// says nothing.
+    fn is_late(&self, scene: &Scene) -> bool {
+        self.scanned_at.is_some_and(|at| {
+            at < scene.created_at.saturating_sub(CLOCK_SKEW) || at < self.now.saturating_sub(SCAN_AGE_MAX)
+        })
+    }
+}
+
+/// How somebody came to a scene.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came {
+    pub(super) way: Way,
+    pub(super) late: bool,
+    pub(super) typed: Option<ShortCodeTag>,
 }
 
 /// An avatar kept for the scene.
@@ -53,14 +92,8 @@ impl Login {
     ///
     /// # Errors
     /// [`Error`]; of [`Error::InvalidWxCode`] a fresh `wx.login` code helps.
-    pub async fn scan(
-        &self,
-        id: &SceneId,
-        wx_code: &str,
-        entry_scene: Option<i64>,
-        address: IpAddr,
-    ) -> Result<Scanned, Error> {
-        let address = octets(address);
+    pub async fn scan(&self, id: &SceneId, scan: ScanOf<'_>) -> Result<Scanned, Error> {
+        let address = octets(scan.address);
         let (admitted, found) = tokio::join!(self.limits.take(Rule::ScansPerAddress, &address), self.find_settled(id));
         admitted?;
         // What can't succeed costs WeChat nothing.
@@ -72,38 +105,58 @@ impl Login {
                 return Err(Error::AlreadyFinished(state));
             }
         }
-        if !has_form_of_wx_code(wx_code) {
+        if !has_form_of_wx_code(scan.wx_code) {
             return Err(Error::InvalidWxCode(None));
         }
         let site = self.site(&seen.scene.client_id)?;
-        let client = &site.client;
-        let verdict = client.entry_scenes.verdict(entry_scene);
-        // Of whoever scans again the first scan's verdict stands.
-        if matches!(seen.scene.state, State::Waiting) {
-            let labels = [client.client_id.as_str(), kind(entry_scene), verdict.as_str()];
-            self.metrics.scans_total.with_label_values(&labels).inc();
-            // Before it costs WeChat anything. The rules say it once more: what was found may have been the past.
-            if verdict == Verdict::Refuse {
-                return Err(Error::EntrySceneRefused);
-            }
+        let came = Came {
+            way: Way::Entered(scan.entry_scene),
+            late: scan.is_late(&seen.scene),
+            typed: None,
+        };
+        // Before it costs WeChat anything. The rules say it once more: what was found may have been the past. Of whoever scans again the
+        // first scan's verdict stands.
+        let verdict = site.client.entry_scenes.verdict(came.way);
+        if verdict == Verdict::Refuse && matches!(seen.scene.state, State::Waiting) {
+            self.count_scan(&site, came, verdict);
+            return Err(Error::EntrySceneRefused);
         }
         self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
-        let person = self.person(&site.program, wx_code).await?;
+        let person = self.person(&site.program, scan.wx_code).await?;
+        self.scanned(seen, site, person, came).await
+    }
+
+    /// What comes of a scan of which WeChat has said whose it is.
+    pub(super) async fn scanned(
+        &self,
+        seen: Stored,
+        site: Arc<Site>,
+        person: Person,
+        came: Came,
+    ) -> Result<Scanned, Error> {
+        let client = &site.client;
+        let verdict = client.entry_scenes.verdict(came.way);
+        if matches!(seen.scene.state, State::Waiting) {
+            self.count_scan(&site, came, verdict);
+        }
         let confirm_token = ConfirmToken::random(&mut os_rng());
-        let warned = verdict == Verdict::Warn;
+        let warned = verdict == Verdict::Warn || came.late;
         let scan = || Action::Scan {
             person: person.clone(),
             confirm_token: confirm_token.digest(),
-            entry_scene,
+            entry_scene: came.way.entry_scene(),
             refused: verdict == Verdict::Refuse,
             warned,
             asks_number: client.number_matching.asks(warned),
+            late: came.late,
+            typed: came.typed,
         };
         let Applied { before, scene, .. } =
             apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await?;
         if scene.version > before.scene.version {
             self.step("scanned");
         }
+        self.retire_short_code(&before, &scene);
         let (requested_ago, expires_in) = since_and_until(&scene, before.life());
         Ok(Scanned {
             confirm_token,
@@ -113,7 +166,13 @@ impl Login {
             requested_ago,
             expires_in,
             caution: scene.caution,
+            doubt: scene.doubt,
         })
+    }
+
+    fn count_scan(&self, site: &Site, came: Came, verdict: Verdict) {
+        let labels = [site.client.client_id.as_str(), came.way.kind(), verdict.as_str()];
+        self.metrics.scans_total.with_label_values(&labels).inc();
     }
 
     /// Keeps an avatar for the scene that `token` may answer.
@@ -242,7 +301,7 @@ impl Login {
             .ok_or(Error::ConfirmToken)
     }
 
-    async fn person(&self, program: &Program, wx_code: &str) -> Result<Person, Error> {
+    pub(super) async fn person(&self, program: &Program, wx_code: &str) -> Result<Person, Error> {
         let appid = program.mini_program.appid.as_bytes();
         let admitted = self.limits.take(Rule::Code2Session, appid).await;
         admitted.map_err(|limited| Error::WeChat(wechat::Error::Limited(limited)))?;

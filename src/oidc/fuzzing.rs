@@ -27,6 +27,8 @@ fn client() -> Client {
         mini_program: "wx0".to_owned(),
         entry_scenes: EntryScenes::default(),
         number_matching: NumberMatching::Off,
+        short_codes: false,
+        env_versions: Vec::new(),
         avatar_hosts: Vec::new(),
         subject: Subject::Public,
         id_token_alg: Algorithm::Es256,

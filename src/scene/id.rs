@@ -113,6 +113,18 @@ impl<const USE: u8> Mark<USE> {
         Self(bytes)
     }
 
+    /// These very bits.
+    #[must_use]
+    pub(super) fn of(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bits.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 16] {
+        self.0
+    }
+
     /// Reads one back; `None` when it has not the form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -116,6 +116,14 @@ impl BrowserSecret {
         bytes.copy_from_slice(hmac::sign(&key, b"authorization code").as_ref());
         Secret::from_bytes(bytes)
     }
+
+    /// What this browser's short code is made of: 128 bits of `HMAC-SHA-256(browser secret, "short code" ‖ salt)`.
+    #[must_use]
+    pub(super) fn for_short_code(&self, salt: &[u8]) -> [u8; 16] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.bytes.as_slice());
+        let made = hmac::sign(&key, &[b"short code", salt].concat());
+        made.as_ref().first_chunk().copied().unwrap_or_default()
+    }
 }
 
 impl<K> Clone for Secret<K> {

@@ -43,6 +43,9 @@ impl Login {
             browser: BrowserDescription::default(),
             state: State::Waiting,
             caution: Caution::default(),
+            doubt: None,
+            short_code: None,
+            env_version: None,
             unknown: BTreeMap::new(),
         };
         Self {
@@ -92,6 +95,8 @@ impl Login {
             entry_scene: Some(1047),
             refused: false,
             warned: false,
+            late: false,
+            typed: None,
             asks_number: step == Try::ScanAndBeAsked,
         };
         let pick = |match_number| Action::Confirm {
@@ -200,6 +205,7 @@ fn told(outcome: &Result<Outcome, Refused>) -> String {
         Ok(Outcome::Repeated) => "repeated".to_owned(),
         Ok(Outcome::Mistaken(next, _)) => format!("wrong, {}", next.state_name(FRESH).as_str()),
         Err(Refused::EntryScene) => "entry".to_owned(),
+        Err(Refused::ShortCode) => "short code".to_owned(),
         Err(Refused::NumberMissing) => "missing".to_owned(),
         Err(Refused::WrongNumber) => "wrong".to_owned(),
         Err(Refused::WrongSecret) => "secret".to_owned(),
@@ -311,6 +317,8 @@ fn whoever_came_as_the_site_does_not_want_is_refused_while_the_scene_waits_whate
             entry_scene: Some(1007),
             refused: true,
             warned: false,
+            late: false,
+            typed: None,
             asks_number: false,
         };
         let outcome = login.scene.apply(scan, FRESH, &mut login.rng);

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::rate::{Rate, Taken};
-use crate::scene::{AvatarId, Life, Scene, SceneId, WriteId};
+use crate::scene::{AvatarId, Life, Scene, SceneId, ShortCodeTag, WriteId};
 use crate::store::{
     BlobStore, Created, Found, Generation, Grant, LimitKey, LimitStore, News, Picture, Replaced, SceneStore,
-    StoreError, Stored, StoredToken, TokenStore, Write,
+    ShortCodeStore, StoreError, Stored, StoredToken, TokenStore, Write,
 };
 use expiring::{Expiring, Weight};
 pub use limits::MemoryLimits;
@@ -52,6 +52,8 @@ struct State {
     /// Who makes a picture; never makes room, or two would make it.
     claims: Expiring<SceneId, ()>,
     avatars: Expiring<SceneId, NamedAvatar>,
+    /// At most one that counts for each scene, so that their number is bounded too.
+    short_codes: Expiring<ShortCodeTag, SceneId>,
     tokens: HashMap<String, Token>,
     leases: HashMap<String, Lease>,
     watched: HashSet<SceneId>,
@@ -87,6 +89,12 @@ impl Weight for Bytes {
 }
 
 impl Weight for () {
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Weight for SceneId {
     fn bytes(&self) -> usize {
         0
     }
@@ -136,6 +144,7 @@ impl MemoryStore {
                 pictures: Expiring::default(),
                 claims: Expiring::default(),
                 avatars: Expiring::default(),
+                short_codes: Expiring::default(),
                 tokens: HashMap::new(),
                 leases: HashMap::new(),
                 watched: HashSet::new(),
@@ -155,6 +164,7 @@ impl MemoryStore {
         state.pictures.sweep(now);
         state.claims.sweep(now);
         state.avatars.sweep(now);
+        state.short_codes.sweep(now);
         state
     }
 
@@ -332,6 +342,29 @@ impl<K: Copy + Eq + Hash, V: Weight> Expiring<K, V> {
 }
 
 #[async_trait]
+impl ShortCodeStore for MemoryStore {
+    async fn put_short_code(&self, tag: ShortCodeTag, id: &SceneId, life: Duration) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        if let Some((kept, _)) = state.short_codes.get(&tag, now) {
+            return Ok(kept == id);
+        }
+        state.short_codes.insert(tag, *id, now + life);
+        Ok(true)
+    }
+
+    async fn scene_of_short_code(&self, tag: ShortCodeTag) -> Result<Option<SceneId>, StoreError> {
+        let state = self.state();
+        Ok(state.short_codes.get(&tag, Instant::now()).map(|(id, _)| *id))
+    }
+
+    async fn drop_short_code(&self, tag: ShortCodeTag) -> Result<(), StoreError> {
+        self.state().short_codes.remove(&tag);
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl TokenStore for MemoryStore {
     async fn token(&self, appid: &str) -> Result<Option<StoredToken>, StoreError> {
         let state = self.state();
@@ -412,6 +445,11 @@ impl TokenStore for MemoryStore {
 impl LimitStore for MemoryStore {
     async fn take(&self, key: LimitKey, rate: Rate) -> Result<Taken, StoreError> {
         Ok(self.limits.take_now(key, rate))
+    }
+
+    async fn give_back(&self, key: LimitKey, rate: Rate) -> Result<(), StoreError> {
+        self.limits.give_back_now(key, rate);
+        Ok(())
     }
 }
 

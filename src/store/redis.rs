@@ -18,6 +18,7 @@ mod route;
 mod script;
 pub mod servers;
 mod settings;
+mod short_codes;
 pub mod subscriber;
 mod tokens;
 pub mod topology;

@@ -12,7 +12,7 @@ use crate::support::service::Service;
 const KEPT: &str = include_str!("../../docs/openapi.json");
 
 /// What is served beside the contract: pages for people, and what they are made of.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "/",
     "/assets/{*path}",
     "/demo/callback",
@@ -24,6 +24,7 @@ const PAGES: [&str; 12] = [
     "/openapi/",
     "/openapi/{file}",
     "/problems",
+    "/s/{name}",
     "/web/v1/scan-login.js",
 ];
 

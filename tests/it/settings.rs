@@ -10,12 +10,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use scanlogin::scene::s256;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::process::{Process, scanlogin};
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
+use crate::support::roles::VERIFIER;
 use crate::support::service::Service;
 
 /// In the place of every secret.
@@ -605,6 +607,24 @@ const FILES: &[Case] = &[
     Case(
         &[],
         &[],
+        "[[client]]\nclient_id = \"blog\"\nshort_codes = true\nentry_scenes = { typed = \"refuse\" }",
+        &["client blog", "short_codes", "entry_scenes refuses whoever typed one"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_SHORT_CODES", "true")],
+        "[[client]]\nclient_id = \"blog\"",
+        &["_SHORT_CODES", "[[client]]"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nenv_versions = [\"beta\"]",
+        &["SCANLOGIN_CONFIG", "line 3", "release"],
+    ),
+    Case(
+        &[],
+        &[],
         "[[client]]\nclient_id = \"blog\"\nsector = \"blog.example\"",
         &["client blog", "sector", "pairwise"],
     ),
@@ -935,6 +955,37 @@ async fn the_settings_file_names_sites_and_mini_programs() {
     unnamed.problem(400, "invalid_request");
     let unknown = Reply::to(service.post("/scenes", &serde_json::json!({ "client_id": "nobody" }))).await;
     unknown.problem(403, "unknown_client");
+}
+
+/// The example says all that the tables take, or a reader would not know of it.
+#[tokio::test]
+async fn the_settings_file_of_the_readme_starts_the_service() {
+    let readme = include_str!("../../README.md");
+    let (_, example) = readme.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let at = |name: &str| files.path().join(name);
+    let made = scanlogin().args(["keys", "new", "--out"]).arg(at("signing-keys.json")).output();
+    assert!(made.unwrap().status.success());
+    for (name, text) in [("wechat", CANARY), ("site", CANARY), ("aBcDeFgHiJ.txt", "of WeChat's console")] {
+        fs::write(at(name), text).unwrap();
+    }
+    // What stands there as a comment too.
+    let whole = example.replace("# link_", "link_");
+    let table: toml::Table = toml::from_str(&whole).unwrap();
+    let keys = |name: &str| table[name][0].as_table().unwrap().len();
+    assert!(keys("mini_program") >= 6 && keys("client") >= 14, "{table}");
+    let directory = files.path().display().to_string();
+    let here = whole.replace("/run/secrets", &directory).replace("/etc/scanlogin", &directory);
+    let service = Service::builder()
+        .env(API_BASE.0, API_BASE.1)
+        .env(SIMULATED.0, SIMULATED.1)
+        .config_toml(&here);
+    let service = service.start_unready().await;
+    let start = json!({ "client_id": "site", "code_challenge": s256(VERIFIER), "env_version": "trial" });
+    let started = Reply::to(service.post("/scenes", &start)).await;
+    assert_eq!(started.status, 201, "{}", started.text());
+    assert!(started.json()["short_code_url"].is_string());
 }
 
 #[test]

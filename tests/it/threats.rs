@@ -66,6 +66,7 @@ fn calls_of(service: &Service, scene: &str) -> Vec<(&'static str, RequestBuilder
         ("confirm", json(at("/confirm")), 401),
         ("decline", json(at("/decline")), 401),
         ("avatar", service.call(Method::PUT, &at("/avatar")).body("x"), 401),
+        ("short code", service.call(Method::POST, &at("/short-code")), 401),
         ("scan without a code", json(at("/scan")), 400),
         ("code image", service.get(&at("/code")), 200),
     ]
@@ -95,7 +96,7 @@ async fn t03_whoever_photographed_the_code_opens_nothing_but_its_picture() {
         with_scene
             .map(|(_, calls)| calls.as_object().unwrap().len())
             .sum::<usize>(),
-        8,
+        9,
         "a call that this test does not know takes a scene"
     );
 }

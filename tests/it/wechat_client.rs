@@ -33,6 +33,8 @@ fn mini_program() -> MiniProgram {
         appid: APPID.to_owned(),
         secret: SECRET.into(),
         code: CodeSettings::new("pages/confirm/confirm", EnvVersion::Release),
+        link_prefix: None,
+        link_file: None,
     }
 }
 

@@ -19,7 +19,7 @@ ASKED = collections.Counter()
 SCHEMAS = {}
 
 # In which state a call does what it is for.
-HOME = {"scan": "waiting", "code_image": "waiting", "cancel": "waiting", "token": "confirmed"} | dict.fromkeys(
+HOME = {"token": "confirmed"} | dict.fromkeys(("scan", "code_image", "short_code", "cancel"), "waiting") | dict.fromkeys(
     ("confirm", "decline", "upload_avatar"), "scanned"
 )
 ENTRIES = [1047, 1048, 1007, 1011, 1012, 1013]
@@ -141,6 +141,15 @@ def scan(case, scene):
             WORLD.misbehave("jscode2session")
 
 
+def scan_typed(case, scene):
+    if has_fields(case) and WORLD.chance(0.8):
+        # Each person may be wrong five times.
+        case.body["code"] = WORLD.wx_code(of=10_000)
+        shown = [scene.short_code for scene in WORLD.scenes.values() if scene.short_code and not scene.is_over()]
+        if shown and WORLD.chance(0.8):
+            case.body["short_code"] = WORLD.random.choice(shown[-4:])
+
+
 def confirm(case, scene):
     if has_fields(case) and WORLD.chance(0.8):
         if scene.number and WORLD.chance(0.8):
@@ -177,7 +186,7 @@ def has_fields(case):
 
 FILL = {
     call.__name__: call
-    for call in (start, status, stream, code_image, scan, confirm, upload_avatar, avatar, token, userinfo)
+    for call in (start, status, stream, code_image, scan, scan_typed, confirm, upload_avatar, avatar, token, userinfo)
 } | {"userinfo_posted": userinfo}
 
 
@@ -187,10 +196,16 @@ def after_call(context, case, response):
         ASKED[f"{case.method} {case.path}", response.status_code] += 1
         WORLD.hear(response)
         scene = WORLD.scenes.get(case.path_parameters.get("scene"))
-        if case.method == "POST" and response.status_code == 201:
+        if case.path == "/scenes" and response.status_code == 201:
             WORLD.keep(Scene(response.json(), "page"))
         elif case.path.endswith("/scan") and response.status_code == 200 and scene:
             scene.confirm_token = response.json()["confirm_token"]
+        elif case.path.endswith("/short-code") and response.status_code in (200, 201) and scene:
+            scene.short_code = response.json()["short_code"]
+        elif case.path == "/short-codes/scan" and response.status_code == 200:
+            told = response.json()
+            if told["scene"] in WORLD.scenes:
+                WORLD.scenes[told["scene"]].confirm_token = told["confirm_token"]
         elif case.path == "/token" and response.status_code == 200:
             WORLD.access_tokens.append(response.json()["access_token"])
 

@@ -47,7 +47,7 @@ class Scene:
         self.client = client
         self.state = "waiting"
         self.born = time.monotonic()
-        self.confirm_token = self.number = self.code = self.avatar = None
+        self.confirm_token = self.number = self.code = self.avatar = self.short_code = None
 
     def is_over(self):
         """Whether its time is, whatever it was last seen to be."""
@@ -92,9 +92,9 @@ class World:
             told = {name: told[name] for name in SECRETS if name in told}
             self.told += [told] if told else []
 
-    def wx_code(self):
+    def wx_code(self, of=4):
         """A fresh wx.login code, of one of few people: so that some scan what another scanned."""
-        openid = f"person-{self.random.randrange(4)}"
+        openid = f"person-{self.random.randrange(of)}"
         code = self.call("POST", "/simulator/login", json={"openid": openid}).json()["code"]
         self.secrets["a code of wx.login"].append(code)
         return code

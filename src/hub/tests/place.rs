@@ -97,6 +97,9 @@ impl Place {
             browser: BrowserDescription::default(),
             state: State::Waiting,
             caution: Caution::default(),
+            doubt: None,
+            short_code: None,
+            env_version: None,
             unknown: BTreeMap::new(),
         };
         self.store.inner.create(&scene, Life::of_new(TTL)).await.unwrap();

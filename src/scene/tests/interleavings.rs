@@ -129,18 +129,7 @@ impl Moment {
             Step::Scan(who) => {
                 next.scans += 1;
                 let token = ConfirmToken::random(&mut StdRng::seed_from_u64(1_000 + next.scans as u64));
-                let scan = Action::Scan {
-                    person: Person {
-                        appid: "wx0".to_owned(),
-                        openid: PEOPLE[who].to_owned(),
-                        unionid: None,
-                    },
-                    confirm_token: token.digest(),
-                    refused: false,
-                    warned: false,
-                    entry_scene: None,
-                    asks_number: false,
-                };
+                let scan = scan_of(PEOPLE[who], &token);
                 if let Ok(Outcome::Visible(scene) | Outcome::Hidden(scene)) = applied(scan, &mut login.rng) {
                     let first = before.first.as_ref().map_or(who, |(first, _)| *first);
                     assert_eq!(first, who, "one scanned what another had scanned first");
@@ -327,4 +316,22 @@ fn t14_all_interleavings_of_two_phones_and_a_browser() {
     println!("{} states, {ends} ends, logins {logins:?}", seen.len());
     assert!(seen.len() > 5_000, "{}", seen.len());
     assert!(logins[0] > 0 && logins[1] > 0, "either may be the one who logs in");
+}
+
+/// A scan that is held to nothing.
+fn scan_of(openid: &str, token: &ConfirmToken) -> Action<'static> {
+    Action::Scan {
+        person: Person {
+            appid: "wx0".to_owned(),
+            openid: openid.to_owned(),
+            unionid: None,
+        },
+        confirm_token: token.digest(),
+        entry_scene: None,
+        refused: false,
+        warned: false,
+        asks_number: false,
+        late: false,
+        typed: None,
+    }
 }

@@ -43,11 +43,26 @@ impl MemoryLimits {
         }
         taken
     }
+
+    /// As [`LimitStore::give_back`], which never fails here.
+    pub fn give_back_now(&self, key: LimitKey, rate: Rate) {
+        let now = Instant::now();
+        let mut rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed = rules.entry(key.rule).or_default();
+        if let Some((_, debt)) = owed.get(&key, now) {
+            owed.insert(key, Owed, now + rate.given_back(debt));
+        }
+    }
 }
 
 #[async_trait]
 impl LimitStore for MemoryLimits {
     async fn take(&self, key: LimitKey, rate: Rate) -> Result<Taken, StoreError> {
         Ok(self.take_now(key, rate))
+    }
+
+    async fn give_back(&self, key: LimitKey, rate: Rate) -> Result<(), StoreError> {
+        self.give_back_now(key, rate);
+        Ok(())
     }
 }

@@ -24,6 +24,9 @@ fn scene(rng: &mut StdRng) -> Scene {
         browser: BrowserDescription::default(),
         state: SceneState::Waiting,
         caution: Caution::default(),
+        doubt: None,
+        short_code: None,
+        env_version: None,
         unknown: BTreeMap::new(),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::scene::SceneId;
+use crate::scene::{SceneId, ShortCodeTag};
 use crate::store::LimitKey;
 
 /// Names keys under one prefix.
@@ -45,6 +45,11 @@ impl Keys {
     /// Of the last one that the phone uploaded, whichever that was.
     pub(super) fn avatar(&self, id: &SceneId) -> String {
         self.scene(id) + ":avatar"
+    }
+
+    /// Of the scene that a short code's hash leads to. It is looked for by the hash alone, so it lives in a slot of its own.
+    pub(super) fn short_code(&self, tag: ShortCodeTag) -> String {
+        format!("{}:short_code:{tag}", self.prefix)
     }
 
     pub(super) fn access_token(&self, appid: &str) -> String {

@@ -28,4 +28,14 @@ impl LimitStore for RedisStore {
             })
             .await
     }
+
+    async fn give_back(&self, key: LimitKey, rate: Rate) -> Result<(), StoreError> {
+        let key = &*self.keys.limit(&key);
+        let args = &[Bytes::from(rate.apart().as_micros().to_string())];
+        self.commands
+            .run("give_back", |route| async move {
+                self.scripts.give_back.run::<()>(&route, &[key], args).await
+            })
+            .await
+    }
 }

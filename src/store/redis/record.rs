@@ -62,6 +62,9 @@ mod tests {
             browser: BrowserDescription::default(),
             state: State::Waiting,
             caution: Caution::default(),
+            doubt: None,
+            short_code: None,
+            env_version: None,
             unknown: BTreeMap::from([("later".to_owned(), serde_json::json!({"a": [1, 2]}))]),
         }
     }

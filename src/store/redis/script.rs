@@ -38,6 +38,7 @@ scripts!(
     acquire_lease,
     release_lease,
     take,
+    give_back,
     trial
 );
 

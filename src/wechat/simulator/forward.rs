@@ -86,11 +86,11 @@ async fn forward(State(simulator): State<Simulator>, request: Request) -> Result
     Ok((status, headers, Body::from(body)).into_response())
 }
 
-/// Where a request goes: only to plain paths of scenes, so that no `..` and no `%2f` leads elsewhere.
+/// Where a request goes: only to plain paths of scenes, and to where a short code is typed, so that no `..` and no `%2f` leads elsewhere.
 fn target(service: &Url, uri: &axum::http::Uri) -> Option<Url> {
     let path = uri.path().strip_prefix(PREFIX)?;
     let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_/".contains(&b));
-    if !plain || !path.starts_with("/scenes/") {
+    if !plain || !(path.starts_with("/scenes/") || path == "/short-codes/scan") {
         return None;
     }
     let mut target = service.clone();

@@ -143,6 +143,9 @@ impl Login {
             browser: BrowserDescription::default(),
             state: State::Waiting,
             caution: Caution::default(),
+            doubt: None,
+            short_code: None,
+            env_version: None,
             unknown: BTreeMap::new(),
         };
         let token = ConfirmToken::random(rng);
@@ -189,6 +192,8 @@ impl Login {
             entry_scene: Some(1047),
             refused: false,
             warned: false,
+            late: false,
+            typed: None,
             asks_number: false,
         })
         .await

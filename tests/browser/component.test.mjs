@@ -78,6 +78,35 @@ describe('the web component', { concurrency: 2, timeout: 600_000 }, () => {
     assert.deepEqual((await context.cookies(site.serviceUrl)).filter(({ name }) => name.startsWith('scanlogin')), [])
   })
 
+  it('shows a code to type to who has no camera, and logs in with it', async (stage, site) => {
+    const computer = await stage.computer(site.origin)
+    await is(computer, 'waiting')
+    await isAccessible(computer, 'with a way to a code')
+    await photograph(computer, 'component-no-camera')
+    await part(computer, 'type').click()
+    const code = part(computer, 'short-code')
+    await until('the code is shown', async () => /^[2-9A-Z]{4}-[2-9A-Z]{4}$/.test(await code.innerText()))
+    await shows(computer, '[part~=title]', 'Type this code in WeChat')
+    await isAccessible(computer, 'with a code')
+    await photograph(computer, 'component-short-code')
+    const call = async (path, body, token) => {
+      const reply = await fetch(`${site.serviceUrl}${path}`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...(token && { authorization: `Bearer ${token}` }) },
+        body: JSON.stringify(body),
+      })
+      assert.equal(reply.status, 200, path)
+      return reply.json()
+    }
+    const login = await call('/simulator/login', { openid: 'somebody' })
+    const typed = (await code.innerText()).toLowerCase()
+    const scanned = await call('/short-codes/scan', { short_code: typed, code: login.code })
+    await is(computer, 'scanned')
+    assert.equal(await code.innerText(), '')
+    await call(`/scenes/${scanned.scene}/confirm`, { profile: { nickname: 'Alice' } }, scanned.confirm_token)
+    await shows(computer, '#who', 'Alice (somebody)')
+  }, { CLIENT_SHORT_CODES: 'true' })
+
   it('takes the code of another browser no more than its backend does', async (stage, site) => {
     const computer = await stage.computer(site.origin)
     stage.tolerate(/status of 403/)

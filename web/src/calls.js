@@ -19,14 +19,14 @@ export class Problem extends Error {
 export const network = () => new Problem({ code: 'network' });
 
 export function problemFrom(body, status, headers) {
-  const after = headers?.get('retry-after');
   return new Problem({
     status,
     code: body.code ?? 'unexpected',
     detail: body.detail,
     errcode: body.errcode,
     requestId: body.request_id ?? headers?.get('x-request-id'),
-    retryAfter: /^\d+$/.test(after ?? '') ? Number(after) : undefined,
+    // A date is none.
+    retryAfter: Number(headers?.get('retry-after')) || null,
   });
 }
 

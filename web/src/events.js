@@ -10,7 +10,7 @@ export function createEventParser(told) {
   let event = '';
   let data = [];
   let id;
-  const parser = { lastId: undefined, retry: undefined, feed };
+  const parser = { feed };
 
   function field(text) {
     const colon = text.indexOf(':');

@@ -5,8 +5,8 @@ import {
 } from './calls.js';
 import { createEventParser } from './events.js';
 
-export const STATES = new Set(['waiting', 'scanned', 'confirmed', 'declined', 'cancelled', 'expired']);
 const FINAL = new Set(['confirmed', 'declined', 'cancelled', 'expired']);
+export const STATES = new Set(['waiting', 'scanned', ...FINAL]);
 const LOST = { state: 'expired', reason: 'lost', expires_in: 0 };
 
 const POLL_SECONDS = 25;
@@ -40,7 +40,9 @@ export class Login {
   connection = null;
   renewing = false;
   deadline = 0;
-  /** What was begun: `{key, scene, id, code_url, events_url, status_url, life, begun}`. */
+  /** What can be typed in place of a scan, once it was asked for. */
+  shortCode = null;
+  /** What was begun: what the service answered but for the secret, and `{key, begun}`. */
   kept = null;
   #secret = null;
   #settings;
@@ -139,6 +141,22 @@ export class Login {
     this.#begin();
   }
 
+  /** Asks for a code to type, for who has no camera. */
+  async showShortCode() {
+    const { signal } = this.#run;
+    try {
+      const data = await call('POST', this.kept.short_code_url, { secret: this.#secret, signal });
+      this.shortCode = data.short_code;
+      this.#changed();
+      await pause(data.expires_in * 1000, signal);
+      this.shortCode = null;
+      this.#changed();
+    } catch (problem) {
+      // The picture is still there to be scanned; if it was just now, the stream says so.
+      if (!signal.aborted && problem.status !== 410) this.#fail(problem, () => {});
+    }
+  }
+
   /** Nothing goes on any more. `start` goes on from here. */
   stop() {
     this.#run.abort();
@@ -229,7 +247,7 @@ export class Login {
     this.#run = new AbortController();
     this.#hint = false;
     this.#dormant = false;
-    Object.assign(this, { data: null, problem: null, connection: null, renewing: false });
+    Object.assign(this, { data: null, problem: null, connection: null, renewing: false, shortCode: null });
     return this.#run;
   }
 
@@ -247,13 +265,12 @@ export class Login {
       for (const name of Object.keys(request)) json[name] = begun[name] ?? request[name];
       if (json.code_challenge) json.code_challenge_method = 'S256';
       const scene = await tries(signal, () => call('POST', `${service}/scenes`, { json, signal }));
+      const { browser_secret: secret, ...kept } = scene;
       if (signal.aborted) return;
-      const { id, code_url, events_url, status_url, expires_in, state } = scene;
       // In our own origin the HttpOnly cookie is the proof, and the secret stays unread. Within a frame there may be no cookie.
       const page = globalThis.location;
-      const own = new URL(status_url).origin === page?.origin && globalThis.top === globalThis.self;
-      const kept = { key, scene: scene.scene, id, code_url, events_url, status_url, life: expires_in, begun };
-      this.#open(kept, own ? null : scene.browser_secret, { state, id, expires_in });
+      const own = new URL(kept.status_url).origin === page?.origin && globalThis.top === globalThis.self;
+      this.#open({ ...kept, key, begun }, own ? null : secret, kept);
     } catch (problem) {
       if (!signal.aborted) this.fail(problem, () => this.#begin());
     }

@@ -77,14 +77,16 @@ export class ScanLogin extends Base {
     root.adoptedStyleSheets = [sheet];
     root.append(this.#build());
     for (const element of root.querySelectorAll('[id]')) this.#at[element.id] = element;
-    const { code, refresh, show, cancel } = this.#at;
+    const { code, refresh } = this.#at;
     code.addEventListener('load', () => this.#login.pictureLoaded());
     code.addEventListener('error', () => this.#login.pictureFailed());
-    refresh.addEventListener('click', () => {
-      if (refresh.ariaDisabled !== 'true') this.#login.refresh();
-    });
-    show.addEventListener('click', () => this.#login.showAnyway());
-    cancel.addEventListener('click', () => this.#login.cancel());
+    const acts = {
+      refresh: () => refresh.ariaDisabled !== 'true' && this.#login.refresh(),
+      show: () => this.#login.showAnyway(),
+      type: () => this.#login.showShortCode(),
+      cancel: () => this.#login.cancel(),
+    };
+    for (const [id, act] of Object.entries(acts)) this.#at[id].addEventListener('click', act);
   }
 
   #build() {
@@ -113,6 +115,7 @@ export class ScanLogin extends Base {
         'div', { id: 'words', role: 'status', 'aria-live': 'polite', 'aria-atomic': 'true' },
         h('p', { id: 'status-title', tabindex: -1 }),
         h('p', { id: 'status-text' }),
+        h('p', { id: 'short-code' }),
         h('p', { id: 'technical', lang: 'en' }),
       ),
       h(
@@ -121,9 +124,9 @@ export class ScanLogin extends Base {
       ),
       h(
         'div', { id: 'actions' },
-        h('button', { id: 'refresh', type: 'button', class: 'button primary' }),
-        h('button', { id: 'show', type: 'button', class: 'button primary' }),
-        h('button', { id: 'cancel', type: 'button', class: 'button' }),
+        ...['refresh', 'show', 'type', 'cancel'].map(
+          (id, at) => h('button', { id, type: 'button', class: at < 2 ? 'button primary' : 'button' }),
+        ),
       ),
       h('slot', { name: 'footer' }),
     );
@@ -268,8 +271,10 @@ export class ScanLogin extends Base {
       key = known || (problem.passing ? 'busy' : 'other');
     }
     if (data?.reason === 'wrong_number') key = 'mismatch';
+    const short = state === 'waiting' ? login.shortCode : null;
+    if (short) key = 'typing';
     let [title, text] = own(key);
-    if (state === 'waiting' && login.anyway) text = own('phoneCode');
+    if (key === 'waiting' && login.anyway) text = own('phoneCode');
     if (number) text = own('match');
     if (nickname) text = own('confirmedName');
     if (login.renewing) text = own('renewing');
@@ -279,6 +284,7 @@ export class ScanLogin extends Base {
     [title, text] = said.words ?? [fill(title, params), fill(text, params)];
     write(at['status-title'], title);
     write(at['status-text'], text);
+    write(at['short-code'], short ?? '');
 
     // For whoever runs the service: its own words, and what to look for in its log.
     const { detail, errcode, requestId } = said;
@@ -298,22 +304,24 @@ export class ScanLogin extends Base {
     const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
     at.box.classList.toggle('short', counts && seconds <= SHORT_SECONDS);
     write(at.countdown, counts ? t('valid', { time }) : '');
-    at.left.style.strokeDashoffset = 100 - Math.min(1, Math.max(0, counts ? left / login.kept.life : 0)) * 100;
+    at.left.style.strokeDashoffset = 100 - Math.min(1, Math.max(0, counts ? left / login.kept.expires_in : 0)) * 100;
     write(at.connection, counts && /ing$/.test(login.connection ?? '') ? `\u2003${t(login.connection)}` : '');
 
     // Not `disabled`: that would throw away the focus of whoever waits on it.
     const wait = state === 'error' ? Math.ceil((problem.until - Date.now()) / 1000) : 0;
-    let label = 'refresh';
-    if (state === 'error') label = login.startsOver ? 'startOver' : 'retry';
+    const again = login.startsOver ? 'startOver' : 'retry';
+    const label = state === 'error' ? again : 'refresh';
     write(at.refresh, wait > 0 ? `${t(label)} (${wait} s)` : t(label));
     at.refresh.ariaDisabled = String(wait > 0);
     clearTimeout(this.#timer);
     if (wait > 0 && this.isConnected) this.#timer = setTimeout(() => this.#draw(), 500);
-    at.refresh.hidden = !['declined', 'cancelled', 'expired', 'error'].includes(state);
+    at.refresh.hidden = COUNTING.has(state) || state === 'confirmed' || state === 'phone';
     write(at.show, t('show'));
     at.show.hidden = state !== 'phone';
+    write(at.type, t('noCamera'));
+    at.type.hidden = key !== 'waiting' || !login.kept.short_code_url;
     write(at.cancel, t(state === 'scanned' ? 'startOver' : 'cancel'));
-    at.cancel.hidden = state !== 'waiting' && state !== 'scanned';
+    at.cancel.hidden = !counts || state === 'loading';
     // Whoever uses a keyboard or a screen reader is never dropped at the top of the page.
     if (focused?.hidden) at['status-title'].focus();
   }

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { buildSync } from 'esbuild'
 
-const BYTES = 10_000
+const BYTES = 10_240
 
 const file = (name) => new URL(`../${name}`, import.meta.url)
 const kept = fs.readFileSync(file('dist/scan-login.js'))

@@ -34,6 +34,44 @@ test('a login is begun with what the page says, and followed by its Bearer from 
   assert.deepEqual(world.states, ['loading', 'waiting', 'scanned', 'confirmed'])
 })
 
+test('a code to type is asked for by a click, and gone when its time is over', async (t) => {
+  const world = await waiting(t)
+  assert.equal(world.login.shortCode, null)
+  world.login.showShortCode()
+  await settle()
+  assert.equal(world.login.shortCode, 'K7WM-P3XQ')
+  const [asked] = world.of('short')
+  assert.equal(`${asked.method} ${asked.url} ${asked.headers.authorization}`, `POST ${SERVICE}/scenes/1/short-code Bearer secret-1`)
+  assert.equal(world.login.state, 'waiting')
+  await pass(60_500)
+  assert.equal(world.login.shortCode, null)
+  world.login.showShortCode()
+  await settle()
+  world.login.refresh()
+  await settle()
+  assert.equal(world.login.shortCode, null, 'that of another scene')
+})
+
+test('where there is no code to type, the picture stays to be scanned', async (t) => {
+  const world = await waiting(t)
+  world.answers.short = [async () => problem(429, 'rate_limited', 5), async () => problem(410, 'not_waiting')]
+  world.login.showShortCode()
+  await settle()
+  assert.equal(world.login.state, 'error')
+  assert.equal(world.open.length, 1, 'it is listened to all the same')
+  await pass(6_000)
+  world.login.refresh()
+  await settle()
+  assert.equal(world.login.state, 'waiting')
+  assert.equal(world.scenes, 1)
+  // It was scanned just now: the stream says so.
+  world.login.showShortCode()
+  await settle()
+  assert.equal(world.login.state, 'waiting')
+  await world.open[0].tell({ state: 'scanned', id: '1.2' })
+  assert.equal(world.login.state, 'scanned')
+})
+
 test('what the page\'s backend begins with wins, and is kept for the page', async (t) => {
   const world = new World(t, { beginUrl: `${SERVICE}/begin`, request: { client_id: 'site', code_challenge: undefined, nonce: 'own' } })
   world.begin = async () => Response.json({ code_challenge: 'begun', state: 'of the backend' })

@@ -106,13 +106,14 @@ export class World {
   }
 
   /** What the next calls of a kind are answered, instead of as usual. */
-  answers = { start: [], stream: [], status: [], cancel: [], begin: [], code: [] }
+  answers = { start: [], stream: [], status: [], cancel: [], begin: [], code: [], short: [] }
 
   #kind(method, { pathname }) {
     if (pathname === '/begin') return 'begin'
     if (pathname === '/scenes') return 'start'
     if (pathname.startsWith('/events/')) return 'stream'
     if (pathname.endsWith('/code')) return 'code'
+    if (pathname.endsWith('/short-code')) return 'short'
     return method === 'DELETE' ? 'cancel' : 'status'
   }
 
@@ -137,7 +138,7 @@ export class World {
     const at = `${SERVICE}/scenes/${scene}`
     return Response.json({
       scene, id: `${scene}.1`, state: 'waiting', expires_in: LIFE, browser_secret: `secret-${scene}`,
-      code_url: `${at}/code`, events_url: `${SERVICE}/events/${scene}`, status_url: at,
+      code_url: `${at}/code`, events_url: `${SERVICE}/events/${scene}`, status_url: at, short_code_url: `${at}/short-code`,
     }, { status: 201 })
   }
 
@@ -156,6 +157,8 @@ export class World {
   async cancel() { return new Response(null, { status: 204 }) }
 
   async code() { return new Response('picture') }
+
+  async short() { return Response.json({ short_code: 'K7WM-P3XQ', expires_in: 60 }, { status: 201 }) }
 
   of(kind) { return this.calls.filter((call) => call.kind === kind) }
 

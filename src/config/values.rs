@@ -67,16 +67,13 @@ const LINK_PREFIX_LEN: usize = 200;
 
 /// What stands before the scene in an ordinary QR code: WeChat's rule must end so as well, or it would open other addresses too.
 pub(super) fn link_prefix(text: &str) -> Result<(), &'static str> {
-    redirect_uri(text)?;
+    if !(text.starts_with("https://") && text.ends_with('/')) || text.contains('?') {
+        return Err("must be https and end with /; such as https://login.example/s/");
+    }
     if text.len() > LINK_PREFIX_LEN {
         return Err("is longer than 200 characters, which makes a code that is hard to scan");
     }
-    let is_https = text.starts_with("https://");
-    if is_https && text.ends_with('/') && !text.contains('?') {
-        Ok(())
-    } else {
-        Err("must be https and end with /; such as https://login.example/s/")
-    }
+    redirect_uri(text)
 }
 
 /// The host in an address.

@@ -127,12 +127,17 @@ impl Login {
             (Rule::WrongShortCodes, appid),
         ];
         // Before it is known whether it is wrong: of many tries at once no more are made than may be.
-        for (rule, subject) in tries {
-            self.limits.take(rule, subject).await?;
-        }
-        let scanned = self.typed(code, &program, person).await;
-        if !matches!(scanned, Err(Error::UnknownShortCode)) {
+        let mut taken = Vec::new();
+        let scanned = async {
             for (rule, subject) in tries {
+                self.limits.take(rule, subject).await?;
+                taken.push((rule, subject));
+            }
+            self.typed(code, &program, person).await
+        };
+        let scanned = scanned.await;
+        if !matches!(scanned, Err(Error::UnknownShortCode)) {
+            for (rule, subject) in taken {
                 self.limits.give_back(rule, subject).await;
             }
         }

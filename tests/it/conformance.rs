@@ -21,8 +21,8 @@ use futures_util::future::join_all;
 use scanlogin::entropy::os_rng;
 use scanlogin::rate::{Rate, Taken};
 use scanlogin::scene::{
-    Action, AuthorizationCode, AvatarId, GRACE, GrantFault, Life, Redemption, Refused, Scene, SceneId, StateName,
-    WriteId,
+    Action, AuthorizationCode, AvatarId, GRACE, GrantFault, Life, Redemption, Refused, Scene, SceneId, ShortCodeTag,
+    StateName, WriteId,
 };
 use scanlogin::store::{
     ApplyError, Created, Durability, Generation, Grant, LimitKey, News, Picture, Replaced, Store, StoreError,
@@ -82,6 +82,8 @@ promises![
     a_claim_on_a_picture_ends_by_itself_or_is_given_back,
     a_picture_made_ahead_is_kept_for_its_scene,
     an_avatar_is_found_under_its_own_name_alone,
+    a_short_code_leads_to_one_scene_until_it_is_dropped_or_ends,
+    what_is_given_back_may_be_taken_again_and_no_more,
     the_lease_is_one_replicas_alone_until_it_is_given_back_or_lapses,
     a_token_is_kept_by_the_holder_of_the_lease_alone,
     an_older_answer_never_replaces_a_newer_token,
@@ -101,6 +103,61 @@ async fn a_new_scene_is_found_with_the_life_it_was_given(backend: &Backend) {
     assert!(left <= TTL && left + Duration::from_secs(5) > TTL, "{left:?}");
     sleep(Duration::from_millis(20)).await;
     assert!(stored.life().until_deadline() < left, "it passes");
+}
+
+async fn a_short_code_leads_to_one_scene_until_it_is_dropped_or_ends(backend: &Backend) {
+    let Backend { here, there, .. } = backend;
+    let (one, other) = (*Login::new().id(), *Login::new().id());
+    let tag = |_| ShortCodeTag::random(&mut os_rng());
+    let [kept, short, never] = [0, 1, 2].map(tag);
+    assert!(here.put_short_code(kept, &one, TTL).await.unwrap());
+    assert!(
+        there.put_short_code(kept, &one, TTL).await.unwrap(),
+        "the same once more"
+    );
+    assert!(!there.put_short_code(kept, &other, TTL).await.unwrap());
+    assert_eq!(there.scene_of_short_code(kept).await.unwrap(), Some(one));
+    assert_eq!(here.scene_of_short_code(never).await.unwrap(), None);
+    there.drop_short_code(kept).await.unwrap();
+    there.drop_short_code(kept).await.unwrap();
+    assert_eq!(here.scene_of_short_code(kept).await.unwrap(), None);
+    assert!(
+        here.put_short_code(short, &other, Duration::from_millis(50))
+            .await
+            .unwrap()
+    );
+    eventually("it ends by itself", || async {
+        let led = there.scene_of_short_code(short).await.unwrap();
+        led.is_none().then_some(())
+    })
+    .await;
+}
+
+async fn what_is_given_back_may_be_taken_again_and_no_more(backend: &Backend) {
+    let rate = Rate::once(3, Duration::from_mins(10));
+    let key = LimitKey {
+        rule: "given back",
+        subject: [7; 16],
+    };
+    let taken = async |store: &dyn Store| matches!(store.take(key, rate).await.unwrap(), Taken::Yes(_));
+    // What nobody took can't be given back.
+    backend.here.give_back(key, rate).await.unwrap();
+    for _ in 0..3 {
+        assert!(taken(&*backend.here).await);
+    }
+    assert!(!taken(&*backend.there).await);
+    for _ in 0..2 {
+        backend.there.give_back(key, rate).await.unwrap();
+        assert!(taken(&*backend.here).await);
+        assert!(!taken(&*backend.there).await);
+    }
+    for _ in 0..5 {
+        backend.here.give_back(key, rate).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert!(taken(&*backend.there).await);
+    }
+    assert!(!taken(&*backend.here).await);
 }
 
 async fn what_is_limited_is_counted_by_all_together(backend: &Backend) {

@@ -176,7 +176,8 @@ fn what_is_no_prefix_of_links_stops_the_start() {
         ("https://login.example/s", "must be https and end with /"),
         ("https://login.example/?s=/", "must be https and end with /"),
         ("https://me@login.example/s/", "must have no user"),
-        ("login.example/s/", "is no address"),
+        ("login.example/s/", "must be https and end with /"),
+        ("https:///", "is no address"),
         (&long, "longer than 200"),
     ] {
         let text = settings("").replace(PREFIX, prefix);

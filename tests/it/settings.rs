@@ -965,9 +965,16 @@ async fn the_settings_file_of_the_readme_starts_the_service() {
     let (example, _) = example.split_once("```").unwrap();
     let files = tempfile::tempdir().unwrap();
     let at = |name: &str| files.path().join(name);
-    let made = scanlogin().args(["keys", "new", "--out"]).arg(at("signing-keys.json")).output();
+    let made = scanlogin()
+        .args(["keys", "new", "--out"])
+        .arg(at("signing-keys.json"))
+        .output();
     assert!(made.unwrap().status.success());
-    for (name, text) in [("wechat", CANARY), ("site", CANARY), ("aBcDeFgHiJ.txt", "of WeChat's console")] {
+    for (name, text) in [
+        ("wechat", CANARY),
+        ("site", CANARY),
+        ("aBcDeFgHiJ.txt", "of WeChat's console"),
+    ] {
         fs::write(at(name), text).unwrap();
     }
     // What stands there as a comment too.
@@ -976,7 +983,9 @@ async fn the_settings_file_of_the_readme_starts_the_service() {
     let keys = |name: &str| table[name][0].as_table().unwrap().len();
     assert!(keys("mini_program") >= 6 && keys("client") >= 14, "{table}");
     let directory = files.path().display().to_string();
-    let here = whole.replace("/run/secrets", &directory).replace("/etc/scanlogin", &directory);
+    let here = whole
+        .replace("/run/secrets", &directory)
+        .replace("/etc/scanlogin", &directory);
     let service = Service::builder()
         .env(API_BASE.0, API_BASE.1)
         .env(SIMULATED.0, SIMULATED.1)

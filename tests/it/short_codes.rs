@@ -6,7 +6,7 @@ use scanlogin::scene::s256;
 use serde_json::{Value, json};
 
 use crate::stores::{Store, on_each_store};
-use crate::support::cli::{cli, cli_ok};
+use crate::support::cli::cli;
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
@@ -192,11 +192,12 @@ async fn a_code_ends_with_its_scene_or_after_two_minutes() {
     let key = cli(redis.addr(), &["KEYS", "*:short_code:*"]).trim().to_owned();
     let left: i64 = cli(redis.addr(), &["PTTL", &key]).trim().parse().unwrap();
     assert!((100_000..=120_000).contains(&left), "{left}");
-    cli_ok(redis.addr(), &["PEXPIRE", &key, "600000"]);
+    assert_eq!(cli(redis.addr(), &["PEXPIRE", &key, "600000"]).trim(), "1");
     let record = format!("scanlogin:{{{}}}:{}", &browser.scene[..2], browser.scene);
     let life: i64 = cli(redis.addr(), &["PTTL", &record]).trim().parse().unwrap();
     // Two minutes of the scene's ten are over.
-    cli_ok(redis.addr(), &["PEXPIRE", &record, &(life - 121_000).to_string()]);
+    let later = (life - 121_000).to_string();
+    assert_eq!(cli(redis.addr(), &["PEXPIRE", &record, &later]).trim(), "1");
     typed(&service, "alice", &code).await.problem(404, "unknown_short_code");
     let next = Reply::to(ask(&browser)).await;
     assert_eq!(next.status, 201, "{}", next.text());

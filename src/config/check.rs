@@ -394,8 +394,8 @@ impl Settings {
             return Ok(None);
         }
         Err(wrong(
-            "SCANLOGIN_CLIENT_NUMBER_MATCHING, SCANLOGIN_CLIENT_ENTRY_SCENES and SCANLOGIN_CLIENT_SHORT_CODES are of the client that settings describe, and there are \
-             only [[client]] tables: write such as number_matching = \"on\" there",
+            "SCANLOGIN_CLIENT_NUMBER_MATCHING, SCANLOGIN_CLIENT_ENTRY_SCENES and SCANLOGIN_CLIENT_SHORT_CODES are of the client that \
+             settings describe, and there are only [[client]] tables: write such as number_matching = \"on\" there",
         ))
     }
 }

@@ -328,6 +328,72 @@ fn whoever_came_as_the_site_does_not_want_is_refused_while_the_scene_waits_whate
     assert_eq!(card(&mut Login::in_state("scanned")), "hidden");
 }
 
+/// What becomes of somebody who types the code of this hash.
+fn types(login: &mut Login, openid: &str, tag: ShortCodeTag, life: Life) -> String {
+    let typing = Action::Scan {
+        person: Person {
+            appid: "wx0".to_owned(),
+            openid: openid.to_owned(),
+            unionid: None,
+        },
+        confirm_token: login.token.digest(),
+        entry_scene: None,
+        refused: false,
+        warned: true,
+        late: false,
+        typed: Some(tag),
+        asks_number: false,
+    };
+    let outcome = login.scene.apply(typing, life, &mut login.rng);
+    if let Ok(Outcome::Visible(next) | Outcome::Hidden(next)) = &outcome {
+        login.scene = next.clone();
+    }
+    told(&outcome)
+}
+
+#[test]
+fn a_short_code_counts_while_its_scene_waits_and_then_for_whom_it_let_in() {
+    let ends = FRESH.after(Duration::from_secs(60));
+    let tag = ShortCodeTag::random(&mut StdRng::seed_from_u64(5));
+    let showing = || {
+        let mut login = Login::waiting();
+        let show = |browser_secret, salt: u64| Action::ShowShortCode {
+            browser_secret,
+            shown: ShownCode {
+                salt: Salt::random(&mut StdRng::seed_from_u64(salt)),
+                tag,
+                ends_ms: ends.as_millis(),
+            },
+        };
+        let stranger = BrowserSecret::random(&mut login.rng);
+        let refused = login.scene.apply(show(&stranger, 1), FRESH, &mut login.rng);
+        assert_eq!(told(&refused), "secret");
+        let Ok(Outcome::Hidden(shown)) = login.scene.apply(show(&login.browser, 1), FRESH, &mut login.rng) else {
+            panic!("no code");
+        };
+        login.scene = shown;
+        for (life, expected) in [(FRESH, "repeated"), (ends, "hidden"), (LATE, "expired")] {
+            let again = login.scene.apply(show(&login.browser, 2), life, &mut login.rng);
+            assert_eq!(told(&again), expected);
+        }
+        login
+    };
+    let other = ShortCodeTag::random(&mut StdRng::seed_from_u64(6));
+    assert_eq!(types(&mut showing(), "alice", other, FRESH), "short code");
+    assert_eq!(types(&mut showing(), "alice", tag, ends), "short code");
+    let mut login = showing();
+    assert_eq!(types(&mut login, "alice", tag, FRESH), "-> scanned");
+    assert_eq!(types(&mut login, "bob", tag, FRESH), "short code");
+    // Though its time is over meanwhile.
+    assert_eq!(types(&mut login, "alice", tag, ends), "hidden");
+    let mut scanned = showing();
+    let Ok(Outcome::Visible(by_camera)) = scanned.tries(Try::Scan, FRESH) else {
+        panic!("refused");
+    };
+    scanned.scene = by_camera;
+    assert_eq!(types(&mut scanned, "alice", tag, FRESH), "short code");
+}
+
 #[test]
 fn a_confirm_in_the_last_moment_leaves_the_code_its_full_life() {
     let last = Life(GRACE + Duration::from_millis(1));

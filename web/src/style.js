@@ -22,7 +22,7 @@ font-family:var(--scan-login-font,inherit);line-height:1.55;color:var(--ink);tex
 :host([hidden]),[hidden]{display:none!important}
 *,::before,::after{box-sizing:border-box}
 p{margin:0}
-#box,#tile,#actions{display:grid;justify-items:center}
+#box,#tile{display:grid;justify-items:center}
 #box{grid-template-columns:minmax(0,1fr)}
 #head{display:flex;align-items:center;justify-content:center;gap:10px;min-height:30px;margin-bottom:14px;color:var(--ink-soft);font-size:.9375em;font-weight:600}
 #tile{position:relative;width:min(var(--scan-login-size,280px),100%);aspect-ratio:1}
@@ -52,8 +52,8 @@ img#code.ready{opacity:.07}
 #technical{margin-top:10px;color:var(--ink-soft);font-size:.8125em}
 #meta{display:flex;flex-wrap:wrap;justify-content:center;min-height:26px;font-variant-numeric:tabular-nums}
 .short #countdown{color:var(--caution);font-weight:600}
-#actions{grid-auto-flow:column;width:100%;min-height:46px;margin-top:10px}
-button{width:100%;min-height:46px;padding:.55em 1.3em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}
+#actions{display:flex;width:100%;min-height:46px;margin-top:10px}
+button{flex:auto;min-height:46px;padding:.55em 1.3em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}
 button:hover{background:${tint('ink-soft')};color:var(--ink)}
 button.primary{background:var(--accent);color:var(--on-accent)}
 button.primary:hover{filter:brightness(.92)}

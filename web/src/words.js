@@ -7,7 +7,7 @@ export const WORDS = {
     loading: ['Getting your code', 'One moment.'],
     waiting: ['Waiting for your scan', 'Your phone will ask you to confirm.'],
     scanned: ['Scanned', 'Now confirm on your phone.'],
-    typing: ['Type this code in WeChat', 'In the Mini Program of this login. Tell it to nobody.'],
+    typing: ['Type this code in WeChat', 'Open the Mini Program for this login. Tell the code to nobody.'],
     match: 'Choose {number} on the phone in your own hand, and tell it to nobody.',
     confirmed: ['Confirmed', 'Logging you in…'],
     confirmedName: 'Logging in as {name}…',

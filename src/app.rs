@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Door, Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, Router, TrustedProxies};
-use crate::login::Login;
+use crate::login::{Login, Webhooks};
 use crate::oidc::SigningKeys;
 use crate::store::Store;
 use crate::store::redis::FatalError;
@@ -173,6 +173,7 @@ async fn wire(
     let limits = limits(&config, &kept.store, ground);
     let workshop = wechat.workshop(&config, &kept.store, &limits, ground)?;
     let settled = Settled::of(&config);
+    let webhooks = Webhooks::new(config.webhooks.clone(), ground.stop.clone())?;
     let state = AppState::new(Parts {
         login: Login::new(
             Arc::clone(&kept.store),
@@ -181,6 +182,7 @@ async fn wire(
             ground.metrics.clone(),
             config.scene_ttl,
             wechat.simulated,
+            webhooks,
             ground.tasks.clone(),
         ),
         hub: kept.hub,
@@ -194,6 +196,7 @@ async fn wire(
         simulated_phone: wechat.simulated_phone,
         metrics: ground.metrics.clone(),
     });
+    ground.spawn(state.login.clone().send_notices());
     let simulator = wechat.simulator.as_ref().map(Simulator::control_router);
     Ok(Wired {
         router: http::router(state.clone(), simulator),

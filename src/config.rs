@@ -29,8 +29,8 @@ use self::words::one_line;
 use crate::http::{ForwardedHeader, Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
-use crate::login::Client;
 use crate::login::entry::{EntryScenes, NumberMatching};
+use crate::login::{Client, WebhookSettings};
 use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::{RedisSettings, Wait};
 use crate::wechat::access_token::TokenMode;
@@ -247,6 +247,35 @@ pub struct Settings {
     /// refuse, such as 1048=refuse,other=warn. The demo site takes it too.
     #[arg(long, env = "SCANLOGIN_CLIENT_ENTRY_SCENES", value_name = "TABLE", value_parser = entry_scenes)]
     client_entry_scenes: Option<EntryScenes>,
+    /// Where its server is told how each login ended (docs/webhooks.md).
+    #[arg(
+        long,
+        env = "SCANLOGIN_CLIENT_WEBHOOK_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    client_webhook_url: Option<SecretString>,
+    /// What those messages are signed with: whsec_ and base64; two with a space between while it is changed.
+    #[arg(
+        long,
+        env = "SCANLOGIN_CLIENT_WEBHOOK_SECRET",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    client_webhook_secret: Option<SecretString>,
+    /// A file that holds SCANLOGIN_CLIENT_WEBHOOK_SECRET.
+    #[arg(long, env = "SCANLOGIN_CLIENT_WEBHOOK_SECRET_FILE", value_name = "FILE")]
+    client_webhook_secret_file: Option<PathBuf>,
+
+    /// The pauses, in seconds, before a message to a webhook that did not take it is sent again (comma separated). After the last it is given up.
+    #[arg(long, env = "SCANLOGIN_WEBHOOK_RETRIES", value_name = "SECONDS", value_delimiter = ',', default_value = "5,30,120,600,1800,3600,7200,14400,28800,28800", value_parser = whole::<u64>(1, 86_400, 5))]
+    webhook_retries: Vec<u64>,
+    /// How long a webhook may take for its answer, in seconds.
+    #[arg(long, env = "SCANLOGIN_WEBHOOK_TIMEOUT", value_name = "SECONDS", default_value_t = 15, value_parser = whole::<u64>(1, 60, 15))]
+    webhook_timeout: u64,
+    /// Messages that may wait for one webhook. Beyond, a message is sent once and not again.
+    #[arg(long, env = "SCANLOGIN_LIMIT_WEBHOOKS", value_name = "COUNT", default_value_t = 20_000, value_parser = whole::<u32>(1, 1_000_000, 20_000))]
+    limit_webhooks: u32,
 
     /// Whether browsers may show a short code to type in the Mini Program, for who has no camera. On the demo site they do.
     #[arg(long, env = "SCANLOGIN_CLIENT_SHORT_CODES", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
@@ -367,6 +396,8 @@ pub struct Config {
     pub streams: StreamLimits,
     /// Of one address, to this replica.
     pub connections_per_address: usize,
+    /// How sites' servers are told.
+    pub webhooks: WebhookSettings,
     /// Whether the log is JSON.
     pub log_json: bool,
     /// What is unsafe in it, in words for the log.
@@ -436,7 +467,7 @@ fn no_setting(name: &str, settings: &[&str]) -> String {
 }
 
 /// Settings of what is read again while the service runs.
-const READ_AGAIN: [&str; 10] = [
+const READ_AGAIN: [&str; 13] = [
     "client_secret",
     "client_secret_file",
     "client_name",
@@ -445,6 +476,9 @@ const READ_AGAIN: [&str; 10] = [
     "client_number_matching",
     "client_entry_scenes",
     "client_short_codes",
+    "client_webhook_url",
+    "client_webhook_secret",
+    "client_webhook_secret_file",
     "pairwise_secret",
     "signing_keys_file",
 ];

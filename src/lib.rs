@@ -27,6 +27,7 @@
 //! | [`login`] | the order of steps, and what each asks of the store and of WeChat |
 //! | [`limits`] | who may do what how often, and how all replicas count together |
 //! | [`wechat`] | WeChat's hosts, oddities and quotas; the access_token; codes made ahead; the simulator |
+//! | [`webhook`] | how a site's server is sent a signed message |
 //! | [`store`] | Redis: its keys, scripts and failures; and the same promises kept in memory |
 //! | [`scene`], [`rate`] | the rules |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
@@ -60,4 +61,5 @@ pub mod scene;
 pub mod store;
 pub mod telemetry;
 pub mod web;
+pub mod webhook;
 pub mod wechat;

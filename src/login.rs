@@ -5,6 +5,7 @@ pub mod entry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod nickname;
+mod notices;
 mod phone;
 mod redeem;
 mod short_code;
@@ -39,6 +40,7 @@ use crate::wechat::{EnvVersion, MiniProgram};
 
 pub use clients::{Client, NoSuchProgram, Site, Sites};
 pub(crate) use nickname::may_stand;
+pub use notices::{WebhookSettings, Webhooks};
 pub use phone::{ScanOf, Scanned, UploadedAvatar, media_type_of_avatar};
 pub use redeem::{ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Presented, RedeemError, Redeemed, UserinfoError};
 pub use short_code::Shown;
@@ -56,6 +58,7 @@ pub struct Login {
     metrics: Metrics,
     scene_ttl: Duration,
     simulated: bool,
+    webhooks: Webhooks,
     /// For what is done to its end even when the caller does not wait for it.
     tasks: TaskTracker,
     /// Places for those uses of codes that are tried to be undone again and again.
@@ -226,6 +229,7 @@ impl Login {
         metrics: Metrics,
         scene_ttl: Duration,
         simulated: bool,
+        webhooks: Webhooks,
         tasks: TaskTracker,
     ) -> Self {
         Self {
@@ -235,6 +239,7 @@ impl Login {
             metrics,
             scene_ttl,
             simulated,
+            webhooks,
             tasks,
             undoing: Arc::new(Semaphore::new(redeem::attempt::UNDOING_MAX)),
         }
@@ -449,6 +454,15 @@ impl Login {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// How people prove who they are (RFC 8176 style words of our own).
+    fn amr(&self) -> Vec<String> {
+        let mut amr = vec!["wechat".to_owned()];
+        if self.simulated {
+            amr.push("simulated".to_owned());
+        }
+        amr
     }
 
     fn step(&self, step: &str) {

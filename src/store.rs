@@ -22,8 +22,8 @@ use crate::scene::{
 };
 
 /// All that a store is.
-pub trait Store: SceneStore + ShortCodeStore + BlobStore + TokenStore + LimitStore {}
-impl<S: SceneStore + ShortCodeStore + BlobStore + TokenStore + LimitStore> Store for S {}
+pub trait Store: SceneStore + ShortCodeStore + BlobStore + TokenStore + LimitStore + NoticeStore {}
+impl<S: SceneStore + ShortCodeStore + BlobStore + TokenStore + LimitStore + NoticeStore> Store for S {}
 
 /// Keeps scenes until their time is over, and announces their visible changes.
 #[async_trait]
@@ -140,6 +140,59 @@ pub trait LimitStore: Send + Sync + 'static {
     async fn give_back(&self, key: LimitKey, rate: Rate) -> Result<(), StoreError>;
 }
 
+/// Keeps what sites are still to be told of their logins. A notice comes with a write of its scene ([`Write::notice`]), and is taken
+/// from here by whoever sends it, on any replica.
+#[async_trait]
+pub trait NoticeStore: Send + Sync + 'static {
+    /// Takes notices that are due, about `most` of them: until `lease` is over nobody else takes those.
+    async fn claim_notices(&self, claim: WriteId, lease: Duration, most: usize) -> Result<Due, StoreError>;
+
+    /// Keeps `text` in a claimed notice's place, due again after `wait`.
+    async fn put_off_notice(
+        &self,
+        id: &SceneId,
+        claim: WriteId,
+        text: &[u8],
+        wait: Duration,
+    ) -> Result<PutOff, StoreError>;
+
+    /// Drops a claimed notice; leaves one that somebody else has claimed since.
+    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<(), StoreError>;
+}
+
+/// What a site is to be told of a scene. There is one of each scene at most; a later one takes the place of an earlier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Which site.
+    pub client_id: String,
+    /// What it is to be told, in whatever form.
+    pub text: Vec<u8>,
+    /// For how long it is claimed by whoever wrote it, under the `write_id` of that write.
+    pub lease: Duration,
+    /// How many the site may have waiting, about: beyond, this one is not kept.
+    pub most: usize,
+}
+
+/// What [`NoticeStore::claim_notices`] took.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Of which scene, and its text.
+    pub claimed: Vec<(SceneId, Vec<u8>)>,
+    /// How many there are of all sites, whether due or not.
+    pub waiting: usize,
+}
+
+/// What [`NoticeStore::put_off_notice`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOff {
+    /// Kept.
+    Kept,
+    /// Somebody else has claimed it since.
+    Taken,
+    /// It is not there.
+    Absent,
+}
+
 /// Whose doing is counted, and of what kind. Nothing of it can be read back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LimitKey {
@@ -208,6 +261,9 @@ pub struct Write<'a> {
     pub durable: bool,
     /// What happens to the access token kept beside the scene.
     pub grant: Grant<'a>,
+    /// What the site is to be told of this: kept if and only if this is written, and there is room. Without room it is written all the
+    /// same.
+    pub notice: Option<&'a Notice>,
 }
 
 /// The access token for `/userinfo`, which lives beside its scene and is written in the same step.
@@ -340,6 +396,8 @@ pub struct Applied {
     pub changed: bool,
     /// What [`Durability::WithGrant`] made of it.
     pub granted: Vec<u8>,
+    /// What was written with it for the site.
+    pub notice: Option<Notice>,
 }
 
 /// How [`apply`] writes.
@@ -356,6 +414,9 @@ pub enum Durability<'a> {
 /// Makes what is kept for the bearer of an access token.
 pub type MakeGrant<'a> = dyn Fn(&Scene, Life) -> Result<Vec<u8>, StoreError> + Sync + 'a;
 
+/// Makes what the site is told of the very scene that is written.
+pub type MakeNotice<'a> = dyn Fn(&Scene) -> Option<Notice> + Sync + 'a;
+
 /// How often a lost race is read and decided again before the store counts as unavailable.
 const ATTEMPTS: usize = 16;
 
@@ -368,10 +429,25 @@ const ATTEMPTS: usize = 16;
 /// [`ApplyError`]
 pub async fn apply<'a>(
     store: &dyn SceneStore,
+    seen: Stored,
+    durability: Durability<'_>,
+    rng: &mut (impl CryptoRng + Send),
+    action: impl Fn() -> Action<'a>,
+) -> Result<Applied, ApplyError> {
+    apply_and_tell(store, seen, durability, rng, action, &|_| None).await
+}
+
+/// As [`apply`]; with it is written what `notice` makes of what changes.
+///
+/// # Errors
+/// [`ApplyError`]
+pub async fn apply_and_tell<'a>(
+    store: &dyn SceneStore,
     mut seen: Stored,
     durability: Durability<'_>,
     rng: &mut (impl CryptoRng + Send),
     action: impl Fn() -> Action<'a>,
+    notice: &MakeNotice<'_>,
 ) -> Result<Applied, ApplyError> {
     let durable = !matches!(durability, Durability::Ordinary);
     for _ in 0..ATTEMPTS {
@@ -395,6 +471,7 @@ pub async fn apply<'a>(
                     scene,
                     changed: false,
                     granted: Vec::new(),
+                    notice: None,
                 });
             }
         };
@@ -402,9 +479,12 @@ pub async fn apply<'a>(
             Durability::Ordinary | Durability::Durable => (Vec::new(), None),
             Durability::WithGrant(make, life) => (make(&next, seen.life())?, Some(life)),
         };
+        // What is written once more had its notice.
+        let notice = changed.then(|| notice(&next)).flatten();
         let write = Write {
             next: &next,
             durable,
+            notice: notice.as_ref(),
             grant: grant_life.map_or(Grant::Keep, |life| Grant::Put(&granted, life)),
         };
         let replaced = store.replace(&seen, write).await;
@@ -413,6 +493,7 @@ pub async fn apply<'a>(
             scene: next,
             changed,
             granted,
+            notice,
         };
         match replaced {
             Ok(Replaced::Written) => {

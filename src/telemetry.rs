@@ -70,6 +70,11 @@ pub struct Metrics {
     pub simulator: IntGauge,
     /// Times that sites, Mini Programs and keys were read again, by `outcome`: `taken` or `refused`.
     pub settings_read_again_total: IntCounterVec,
+    /// Tries to tell a site how a login ended, by `client` and `result`: `delivered`; `failed`, to be tried again; `given_up` after the
+    /// last try or for good; `dropped`, as too much waited for that site.
+    pub webhooks_total: IntCounterVec,
+    /// What sites are still to be told, as the store had it when this replica last looked.
+    pub webhooks_waiting: IntGauge,
 }
 
 impl Metrics {
@@ -170,6 +175,12 @@ impl Metrics {
                         .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0]),
                 )?,
             )?,
+            webhooks_total: counters(
+                "webhooks_total",
+                "Tries to tell a site how a login ended: delivered, failed, given_up or dropped.",
+                &["client", "result"],
+            )?,
+            webhooks_waiting: gauge("webhooks_waiting", "What sites are still to be told, of all replicas.")?,
             simulator: gauge("simulator", "1 when what answers as WeChat is a simulator.")?,
             registry,
         })

@@ -15,9 +15,10 @@ use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
 use crate::login::entry::{Verdict, Way};
-use crate::login::{Client, Subject};
+use crate::login::{Client, Subject, WebhookSettings};
 use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::RedisSettings;
+use crate::webhook::Webhook;
 use crate::wechat::MiniProgram;
 use crate::wechat::access_token::TokenMode;
 use crate::wechat::client::{API_BASE, CodeSettings, FAIL_OVER_BASE};
@@ -86,6 +87,11 @@ impl Settings {
                 per_scene: count(self.limit_streams_per_scene),
             },
             connections_per_address,
+            webhooks: WebhookSettings {
+                retries: self.webhook_retries.into_iter().map(Duration::from_secs).collect(),
+                timeout: Duration::from_secs(self.webhook_timeout),
+                waiting_max: count(self.limit_webhooks),
+            },
             log_json: self.log == "json",
             warnings,
             files,
@@ -98,6 +104,7 @@ impl Settings {
         let own = [
             &self.config,
             &self.client_secret_file,
+            &self.client_webhook_secret_file,
             &self.signing_keys_file,
             &self.pairwise_secret_file,
         ];
@@ -139,6 +146,7 @@ impl Settings {
             ),
             ("SCANLOGIN_WECHAT_SECRET_FILE", &self.wechat_secret_file),
             ("SCANLOGIN_CLIENT_SECRET_FILE", &self.client_secret_file),
+            ("SCANLOGIN_CLIENT_WEBHOOK_SECRET_FILE", &self.client_webhook_secret_file),
             ("SCANLOGIN_SIGNING_KEYS_FILE", &self.signing_keys_file),
             ("SCANLOGIN_PAIRWISE_SECRET_FILE", &self.pairwise_secret_file),
         ];
@@ -351,7 +359,8 @@ impl Settings {
     fn own_client(&self, programs: &[MiniProgram], alone: bool) -> Result<Option<(Client, bool)>, ConfigError> {
         let setting = "SCANLOGIN_CLIENT_SECRET";
         let client_secret = secret(self.client_secret.as_ref(), self.client_secret_file.as_deref(), setting)?;
-        let named = client_secret.is_some() || self.client_name.is_some();
+        let webhook = self.own_webhook()?;
+        let named = client_secret.is_some() || self.client_name.is_some() || webhook.is_some();
         let described = named || !self.client_redirect_uris.is_empty() || !self.client_origins.is_empty();
         if !described && !alone {
             return self.check_own_client_left_out();
@@ -383,8 +392,16 @@ impl Settings {
             env_versions: Vec::new(),
             subject: Subject::Public,
             id_token_alg: Algorithm::default(),
+            webhook,
         };
         Ok(Some((client, !described)))
+    }
+
+    fn own_webhook(&self) -> Result<Option<Webhook>, ConfigError> {
+        let (url, setting) = ("SCANLOGIN_CLIENT_WEBHOOK_URL", "SCANLOGIN_CLIENT_WEBHOOK_SECRET");
+        let file = self.client_webhook_secret_file.as_deref();
+        let secret = secret(self.client_webhook_secret.as_ref(), file, setting)?;
+        webhook(self.client_webhook_url.as_ref(), secret.as_ref(), url, setting)
     }
 
     /// What protects people is not lost without a word.
@@ -460,6 +477,35 @@ fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<
         ))),
         None => Ok(None),
     }
+}
+
+/// Where a site's server is told, of settings that are called so. An address may hold a secret of the site's, and is not repeated.
+pub(super) fn webhook(
+    url: Option<&SecretString>,
+    secret: Option<&SecretString>,
+    url_setting: &str,
+    secret_setting: &str,
+) -> Result<Option<Webhook>, ConfigError> {
+    let make = "make one with `echo whsec_$(openssl rand -base64 32)`, and give it to the site too";
+    let (url, secret) = match (url, secret) {
+        (Some(url), Some(secret)) => (url.expose_secret(), secret.expose_secret()),
+        (Some(_), None) => return Err(wrong(format!("{secret_setting} is missing: {make}"))),
+        (None, Some(_)) => {
+            return Err(wrong(format!(
+                "{secret_setting} is set, but not {url_setting}, such as https://blog.example/webhook"
+            )));
+        }
+        (None, None) => return Ok(None),
+    };
+    let such_as = "such as https://blog.example/webhook";
+    redirect_uri(url).map_err(|problem| wrong(format!("{url_setting} {problem}; {such_as}")))?;
+    let url = url
+        .parse()
+        .map_err(|_| wrong(format!("{url_setting} is no address; {such_as}")))?;
+    let webhook = Webhook::new(url, secret);
+    webhook
+        .map(Some)
+        .map_err(|problem| wrong(format!("{secret_setting} {problem}; {make}")))
 }
 
 pub(super) fn only<T>(all: &[T]) -> Option<&T> {

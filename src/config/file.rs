@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Value;
 
-use super::check::{only, read_file, secret_of};
+use super::check::{only, read_file, secret_of, webhook};
 use super::values::{host_of, link_prefix, origin};
 use super::warnings::is_secret;
 use super::{ConfigError, no_setting, wrong};
@@ -57,6 +57,9 @@ struct ClientTable {
     sector: Option<String>,
     #[serde(default)]
     id_token_signed_response_alg: Algorithm,
+    webhook_url: Option<SecretString>,
+    webhook_secret: Option<SecretString>,
+    webhook_secret_file: Option<PathBuf>,
 }
 
 /// OpenID Connect Core §8.
@@ -170,7 +173,10 @@ impl Tables {
     /// Whether the file itself holds a secret.
     pub(super) fn hold_secret(&self) -> bool {
         self.sets_secret
-            || self.client.iter().any(|table| table.client_secret.is_some())
+            || self
+                .client
+                .iter()
+                .any(|table| table.client_secret.is_some() || table.webhook_secret.is_some())
             || self.mini_program.iter().any(|table| table.secret.is_some())
     }
 
@@ -185,7 +191,14 @@ impl Tables {
             .iter()
             .filter_map(|table| table.secret_file.as_deref());
         let clients = clients.map(|path| ("client_secret_file", path));
-        clients.chain(programs.map(|path| ("secret_file", path)))
+        let webhooks = self
+            .client
+            .iter()
+            .filter_map(|table| table.webhook_secret_file.as_deref());
+        let webhooks = webhooks.map(|path| ("webhook_secret_file", path));
+        clients
+            .chain(programs.map(|path| ("secret_file", path)))
+            .chain(webhooks)
     }
 
     pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
@@ -337,6 +350,18 @@ impl ClientTable {
             avatar_hosts: self.avatar_hosts.clone(),
             subject: self.subject(pairwise)?,
             id_token_alg: self.id_token_signed_response_alg,
+            webhook: webhook(
+                self.webhook_url.as_ref(),
+                secret_of(
+                    self.webhook_secret.as_ref(),
+                    self.webhook_secret_file.as_deref(),
+                    &format!("client {id}: webhook_secret"),
+                    "webhook_secret_file",
+                )?
+                .as_ref(),
+                &format!("client {id}: webhook_url"),
+                &format!("client {id}: webhook_secret"),
+            )?,
             number_matching: self.number_matching,
             short_codes: self.short_codes,
             env_versions: self.env_versions.clone(),

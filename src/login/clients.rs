@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 use super::entry::{EntryScenes, NumberMatching};
 use super::{Program, Subject};
 use crate::oidc::Algorithm;
+use crate::webhook::Webhook;
 use crate::wechat::EnvVersion;
 
 /// One site (an OAuth client).
@@ -43,6 +44,8 @@ pub struct Client {
     pub subject: Subject,
     /// What its id_tokens are signed with.
     pub id_token_alg: Algorithm,
+    /// Where its server is told how logins end.
+    pub webhook: Option<Webhook>,
 }
 
 impl Client {
@@ -181,6 +184,12 @@ impl Sites {
             .any(|site| site.client.origins.iter().any(|listed| listed == origin))
     }
 
+    /// Whether any of them wants to be told how logins end.
+    #[must_use]
+    pub fn have_webhooks(&self) -> bool {
+        self.by_id.values().any(|site| site.client.webhook.is_some())
+    }
+
     /// The Mini Programs, by AppID, those without a site included.
     #[must_use]
     pub fn programs(&self) -> &HashMap<String, Arc<Program>> {
@@ -208,6 +217,7 @@ mod tests {
             avatar_hosts: vec!["*.qlogo.cn".to_owned(), "blog.example".to_owned()],
             subject: Subject::Public,
             id_token_alg: Algorithm::Es256,
+            webhook: None,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::scene::{
     Action, Avatar, AvatarId, BrowserDescription, Caution, ConfirmToken, Doubt, Life, MatchNumber, Person, Profile,
     Scene, SceneId, ShortCodeTag, State, StateName,
 };
-use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
+use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply, apply_and_tell};
 use crate::wechat::client as wechat;
 use crate::wechat::errcode::Class;
 
@@ -226,7 +226,15 @@ impl Login {
                 profile: profile.clone(),
                 match_number,
             };
-            let confirmed = apply(&*login.store, seen, Durability::Durable, &mut os_rng(), confirm).await;
+            let notice = |scene: &Scene| login.notice_of(scene, "wrong_number");
+            let durability = Durability::Durable;
+            let confirmed = apply_and_tell(&*login.store, seen, durability, &mut os_rng(), confirm, &notice).await;
+            match &confirmed {
+                Ok(applied) => login.send_notice_of(applied),
+                Err(ApplyError::Mistaken(applied, _)) => login.send_notice_of(applied),
+                // Whoever comes to it when its claim ends sees what became of it.
+                Err(_) => {}
+            }
             match &confirmed {
                 Ok(applied) if applied.changed => login.step("confirmed"),
                 // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what
@@ -256,14 +264,20 @@ impl Login {
         let (login, token) = (self.clone(), token.clone());
         let declining = async move {
             let decline = || Action::Decline { token: &token };
-            let declined = apply(&*login.store, seen, Durability::Ordinary, &mut os_rng(), decline).await;
+            let reason = if not_me { "not_me" } else { "no" };
+            let notice = |scene: &Scene| login.notice_of(scene, reason);
+            let durability = Durability::Ordinary;
+            let declined = apply_and_tell(&*login.store, seen, durability, &mut os_rng(), decline, &notice).await;
+            if let Ok(applied) = &declined {
+                login.send_notice_of(applied);
+            }
             let written = match &declined {
                 Ok(applied) => Some(applied),
                 Err(ApplyError::Unknown(applied, _)) => Some(&**applied),
                 Err(_) => None,
             };
             if let Some(applied) = written.filter(|applied| applied.changed) {
-                login.declined(&applied.scene, if not_me { "not_me" } else { "no" });
+                login.declined(&applied.scene, reason);
             }
             declined
         };

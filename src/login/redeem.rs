@@ -250,10 +250,6 @@ impl Login {
         let Profile { nickname, avatar } = profile.cloned().unwrap_or_default();
         let person = confirmation.scan.person.clone();
         let age = confirmation.age(life);
-        let mut amr = vec!["wechat".to_owned()];
-        if self.simulated {
-            amr.push("simulated".to_owned());
-        }
         let (sub, person) = match &site.client.subject {
             Subject::Public => (person.openid.clone(), Some(person)),
             Subject::Pairwise(pairwise) => (pairwise.name(&person.openid), None),
@@ -264,7 +260,7 @@ impl Login {
         Claims {
             sub,
             auth_time: now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(0)),
-            amr,
+            amr: self.amr(),
             wechat_openid,
             wechat_unionid,
             wechat_appid,

@@ -32,6 +32,7 @@ fn client() -> Client {
         avatar_hosts: Vec::new(),
         subject: Subject::Public,
         id_token_alg: Algorithm::Es256,
+        webhook: None,
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod expiring;
 mod limits;
+mod notices;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -27,6 +28,7 @@ use crate::store::{
 };
 use expiring::{Expiring, Weight};
 pub use limits::MemoryLimits;
+use notices::Notices;
 
 /// How much all pictures may weigh. Beyond it those that end soonest make room: they can be made again.
 const PICTURES_BYTES_MAX: usize = 96 << 20;
@@ -56,6 +58,7 @@ struct State {
     short_codes: Expiring<ShortCodeTag, SceneId>,
     tokens: HashMap<String, Token>,
     leases: HashMap<String, Lease>,
+    notices: Notices,
     watched: HashSet<SceneId>,
 }
 
@@ -147,6 +150,7 @@ impl MemoryStore {
                 short_codes: Expiring::default(),
                 tokens: HashMap::new(),
                 leases: HashMap::new(),
+                notices: Notices::default(),
                 watched: HashSet::new(),
             }),
             limits: MemoryLimits::default(),
@@ -228,7 +232,8 @@ impl SceneStore for MemoryStore {
             return Ok(Replaced::Absent);
         };
         let life = Life(left);
-        if stored.write_id != next.write_id {
+        let is_repeated = stored.write_id == next.write_id;
+        if !is_repeated {
             if stored.write_id != seen.scene.write_id {
                 return Ok(Replaced::Stale);
             }
@@ -241,6 +246,9 @@ impl SceneStore for MemoryStore {
             Grant::Keep => {}
             Grant::Put(grant, life) => state.grants.insert(next.id, grant.to_vec(), now + life),
             Grant::Delete => state.grants.remove(&next.id),
+        }
+        if let Some(notice) = write.notice.filter(|_| !is_repeated) {
+            state.notices.keep(next, notice, now);
         }
         if next.version > seen.scene.version && state.watched.contains(&next.id) {
             self.announce(next, life);

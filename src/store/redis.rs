@@ -12,6 +12,7 @@ mod keys;
 mod limits;
 mod link;
 mod nodes;
+mod notices;
 mod record;
 mod replication;
 mod route;
@@ -190,12 +191,17 @@ impl SceneStore for RedisStore {
     /// asked for it.
     async fn replace(&self, seen: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
         let id = &write.next.id;
-        let (scene, grant) = (self.keys.scene(id), self.keys.grant(id));
-        // While their slot moves, two keys of which one is missing are answered nowhere: the grant is named only if it is written.
-        let keys: &[&str] = match write.grant {
-            Grant::Keep => &[&scene],
-            Grant::Put(..) | Grant::Delete => &[&scene, &grant],
-        };
+        let (scene, grant, tag) = (self.keys.scene(id), self.keys.grant(id), id.hash_tag());
+        let (due, notices) = (self.keys.notices_due(&tag), self.keys.notices(&tag));
+        // While their slot moves, two keys of which one is missing are answered nowhere: what is not written is not named.
+        let mut keys = vec![&*scene];
+        if !matches!(write.grant, Grant::Keep) {
+            keys.push(&grant);
+        }
+        if write.notice.is_some() {
+            keys.extend([&*due, &*notices]);
+        }
+        let keys = &*keys;
         if write.durable
             && let Some(copies) = self.replication.copies(slot(&scene))
         {
@@ -232,6 +238,7 @@ impl SceneStore for RedisStore {
             next: &seen.scene,
             durable: true,
             grant: Grant::Keep,
+            notice: None,
         };
         self.replace(seen, again).await
     }
@@ -415,6 +422,7 @@ impl RedisStore {
             next: &settled,
             durable: false,
             grant: Grant::Keep,
+            notice: None,
         };
         let args = &replace_args(&written, &again, Some(record::announcement(&settled, life)?))?;
         self.commands
@@ -438,7 +446,7 @@ fn is_news(seen: &Stored, write: &Write<'_>) -> bool {
 }
 
 /// The arguments of `lua/replace.lua`.
-fn replace_args(seen: &Stored, write: &Write<'_>, announcement: Option<String>) -> Result<[Bytes; 8], StoreError> {
+fn replace_args(seen: &Stored, write: &Write<'_>, announcement: Option<String>) -> Result<Vec<Bytes>, StoreError> {
     let least_life = if seen.scene.is_open() {
         millis(GRACE).to_string()
     } else {
@@ -449,7 +457,7 @@ fn replace_args(seen: &Stored, write: &Write<'_>, announcement: Option<String>) 
         Grant::Put(grant, life) => ("put", Bytes::copy_from_slice(grant), life),
         Grant::Delete => ("delete", Bytes::new(), Duration::ZERO),
     };
-    Ok([
+    let mut args = vec![
         seen.scene.write_id.to_string().into(),
         write.next.write_id.to_string().into(),
         record::encode(write.next)?,
@@ -458,7 +466,11 @@ fn replace_args(seen: &Stored, write: &Write<'_>, announcement: Option<String>) 
         grant_op.into(),
         grant,
         millis(grant_life).to_string().into(),
-    ])
+    ];
+    if let Some(notice) = write.notice {
+        args.extend(notices::args_of(write.next, notice));
+    }
+    Ok(args)
 }
 
 fn outcome(answer: &str) -> Result<Replaced, Fault> {

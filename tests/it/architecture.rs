@@ -49,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("oidc", &["crate::http", "crate::store", "axum", "fred"]),
     ("http", &["crate::config", "fred", "std::env"]),
     ("web", &["crate::", "fred"]),
+    ("webhook", &["crate::", "axum", "fred"]),
     ("telemetry", &["crate::", "axum", "fred"]),
 ];
 

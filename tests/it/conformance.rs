@@ -390,6 +390,7 @@ async fn a_grant_is_written_and_deleted_with_its_scene(backend: &Backend) {
         next: &next,
         durable: false,
         grant,
+        notice: None,
     };
     assert_eq!(
         backend.there.replace(&seen, write(Grant::Keep)).await.unwrap(),
@@ -417,6 +418,7 @@ async fn put_grant(store: &dyn Store, seen: &scanlogin::store::Stored, next: &Sc
         next,
         durable: false,
         grant,
+        notice: None,
     };
     store.replace(seen, write).await.unwrap()
 }

@@ -122,6 +122,7 @@ impl Place {
             next: &next,
             durable: false,
             grant: Grant::Keep,
+            notice: None,
         };
         assert_eq!(self.store.inner.replace(&seen, write).await.unwrap(), Replaced::Written);
         login.scene = next;

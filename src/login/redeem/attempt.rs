@@ -114,6 +114,7 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
             next: &next,
             durable: false,
             grant: Grant::Delete,
+            notice: None,
         };
         let scene = &next.id;
         match self.insist(|| self.login.store.replace(&written, write)).await {
@@ -184,6 +185,7 @@ async fn revoke(store: &dyn Store, id: &SceneId) -> Result<(), StoreError> {
             next: &next,
             durable: false,
             grant: Grant::Delete,
+            notice: None,
         };
         match store.replace(&seen, write).await? {
             Replaced::Stale => {}

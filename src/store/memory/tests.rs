@@ -53,6 +53,7 @@ async fn replace(store: &MemoryStore, next: &Scene) -> Replaced {
         next,
         durable: false,
         grant: Grant::Keep,
+        notice: None,
     };
     store.replace(&seen, write).await.unwrap()
 }

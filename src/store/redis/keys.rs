@@ -52,6 +52,16 @@ impl Keys {
         format!("{}:short_code:{tag}", self.prefix)
     }
 
+    /// When each notice of the scenes of this hash tag is due.
+    pub(super) fn notices_due(&self, tag: &str) -> String {
+        format!("{}:{{{tag}}}:notices:due", self.prefix)
+    }
+
+    /// These notices by scene, and how many of them each site has.
+    pub(super) fn notices(&self, tag: &str) -> String {
+        format!("{}:{{{tag}}}:notices", self.prefix)
+    }
+
     pub(super) fn access_token(&self, appid: &str) -> String {
         format!("{}:{{wx:{appid}}}:access_token", self.prefix)
     }
@@ -103,6 +113,13 @@ mod tests {
             .collect();
         assert_eq!(slots.len(), 1);
         assert!(tags().any(|(_, slot)| slots.contains(&slot)));
+        let tag = id.hash_tag();
+        assert_eq!(
+            slots,
+            [keys.notices(&tag), keys.notices_due(&tag)]
+                .map(|key| slot(&key))
+                .into()
+        );
         assert_eq!(slot(&keys.access_token("wx1")), slot(&keys.lease("wx1")));
     }
 

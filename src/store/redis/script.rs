@@ -39,6 +39,8 @@ scripts!(
     release_lease,
     take,
     give_back,
+    claim_notices,
+    end_notice,
     trial
 );
 
@@ -50,16 +52,26 @@ impl Script {
 
     /// Runs it. All keys must live in one slot.
     pub(super) async fn run<R: FromValue>(&self, route: &Route, keys: &[&str], args: &[Bytes]) -> Result<R, Fault> {
-        match route.one(command("EVALSHA", &self.hash, keys, args)).await {
-            Err(Fault::Refused(why)) if why.starts_with("NOSCRIPT") => route.one(self.whole(keys, args)).await,
+        match route.one(self.hashed(keys, args)).await {
+            Err(fault) if is_unknown(&fault) => route.one(self.whole(keys, args)).await,
             answer => answer,
         }
+    }
+
+    /// By its hash.
+    pub(super) fn hashed(&self, keys: &[&str], args: &[Bytes]) -> Command {
+        command("EVALSHA", &self.hash, keys, args)
     }
 
     /// Whole, where no NOSCRIPT may come between it and what follows.
     pub(super) fn whole(&self, keys: &[&str], args: &[Bytes]) -> Command {
         command("EVAL", self.lua, keys, args)
     }
+}
+
+/// Whether the server does not know the script of this hash yet.
+pub(super) fn is_unknown(fault: &Fault) -> bool {
+    matches!(fault, Fault::Refused(why) if why.starts_with("NOSCRIPT"))
 }
 
 fn command(name: &'static str, script: &str, keys: &[&str], args: &[Bytes]) -> Command {

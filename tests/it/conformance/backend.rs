@@ -261,6 +261,7 @@ pub(crate) async fn put(store: &dyn Store, seen: &Stored, next: &Scene, durable:
         next,
         durable,
         grant: Grant::Keep,
+        notice: None,
     };
     store.replace(seen, write).await
 }

@@ -1,0 +1,206 @@
+//! How a site's own server is told of a login: one signed POST, by the Standard Webhooks specification 1.0.
+//!
+//! When it is sent, and sent again, is the business of [`crate::login`].
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::{StatusCode, Url};
+use ring::hmac;
+use zeroize::Zeroizing;
+
+/// What a secret begins with.
+const PREFIX: &str = "whsec_";
+
+/// How many bytes a secret has at least and at most.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// How long connecting to a receiver may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a site wants to be told, and what it will know us by.
+#[derive(Clone)]
+pub struct Webhook {
+    url: Url,
+    /// All of them sign: while a site changes its secret there are two.
+    keys: Arc<[hmac::Key]>,
+}
+
+/// Neither address nor key: the one may hold a secret of the site's, the other is one.
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook")
+            .field("host", &self.url.host_str())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Not a secret as the specification wants it. Does not repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be {PREFIX} and the base64 of {} to {} random bytes", SECRET_BYTES.start(), SECRET_BYTES.end())]
+pub struct NotASecret;
+
+impl Webhook {
+    /// A site's. `secrets` is one, or several with space between while the site changes it.
+    ///
+    /// # Errors
+    /// [`NotASecret`]
+    pub fn new(url: Url, secrets: &str) -> Result<Self, NotASecret> {
+        let keys = secrets.split_whitespace().map(key).collect::<Result<Arc<[_]>, _>>()?;
+        if keys.is_empty() {
+            return Err(NotASecret);
+        }
+        Ok(Self { url, keys })
+    }
+
+    /// The `webhook-signature` of a message that is sent at `timestamp`, in seconds since the Unix epoch.
+    fn signature(&self, id: &str, timestamp: i64, body: &str) -> String {
+        let signed = format!("{id}.{timestamp}.{body}");
+        let signature = |key| format!("v1,{}", STANDARD.encode(hmac::sign(key, signed.as_bytes())));
+        self.keys.iter().map(signature).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn key(secret: &str) -> Result<hmac::Key, NotASecret> {
+    let base64 = secret.strip_prefix(PREFIX).ok_or(NotASecret)?;
+    let bytes = Zeroizing::new(STANDARD.decode(base64).map_err(|_| NotASecret)?);
+    SECRET_BYTES
+        .contains(&bytes.len())
+        .then(|| hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+        .ok_or(NotASecret)
+}
+
+/// Why a message counts as not received.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The receiver wants no such messages any more: HTTP status 410.
+    #[error("the receiver answered 410: it is gone for good")]
+    Gone,
+    /// It answered anything else than 2xx; a redirect is not followed.
+    #[error("HTTP status {0}")]
+    Status(u16),
+    /// It did not answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// It can't be reached.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// Sends messages.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    http: reqwest::Client,
+    timeout: Duration,
+}
+
+impl Sender {
+    /// One that waits so long for an answer.
+    ///
+    /// # Errors
+    /// When TLS can't be set up.
+    pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
+        // An error says that one is installed already, which is what is wanted.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            // The operator named this address and no other.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .user_agent(concat!("scanlogin/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .timeout(timeout)
+            .build()?;
+        Ok(Self { http, timeout })
+    }
+
+    /// Sends a message once; `now` is in seconds since the Unix epoch. What the receiver writes beyond its status is not read.
+    ///
+    /// # Errors
+    /// [`SendError`]; it may have been received all the same.
+    pub async fn send(&self, webhook: &Webhook, id: &str, body: &str, now: i64) -> Result<(), SendError> {
+        let request = self
+            .http
+            .post(webhook.url.clone())
+            .header("content-type", "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", now)
+            .header("webhook-signature", webhook.signature(id, now, body))
+            .body(body.to_owned());
+        match request.send().await.map(|response| response.status()) {
+            Ok(status) if status.is_success() => Ok(()),
+            Ok(StatusCode::GONE) => Err(SendError::Gone),
+            Ok(status) => Err(SendError::Status(status.as_u16())),
+            Err(error) if error.is_timeout() => Err(SendError::Timeout(self.timeout)),
+            Err(error) => Err(SendError::Unreachable(causes(error))),
+        }
+    }
+}
+
+/// The whole chain of causes, without the address, which may hold a secret of the site's.
+fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook(secrets: &str) -> Result<Webhook, NotASecret> {
+        Webhook::new("https://blog.example/hook?key=hidden".parse().unwrap(), secrets)
+    }
+
+    fn secret(length: usize) -> String {
+        format!("{PREFIX}{}", STANDARD.encode(vec![7; length]))
+    }
+
+    /// The example of the specification's own libraries.
+    #[test]
+    fn a_message_is_signed_as_the_specification_says() {
+        let webhook = webhook("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signature = webhook.signature("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, "{\"test\": 2432232314}");
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn a_secret_has_its_prefix_and_24_to_64_bytes() {
+        for length in [24, 32, 64] {
+            webhook(&secret(length)).unwrap();
+        }
+        for wrong in ["", " ", "whsec_", "whsec_!", &secret(23), &secret(65), &secret(32)[6..]] {
+            assert_eq!(webhook(wrong).unwrap_err(), NotASecret, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn while_a_secret_is_changed_both_sign() {
+        let (old, new) = (secret(24), secret(32));
+        let signed = |secrets: &str| webhook(secrets).unwrap().signature("msg_1", 1, "{}");
+        assert_eq!(
+            signed(&format!("{old} {new}")),
+            format!("{} {}", signed(&old), signed(&new))
+        );
+    }
+
+    #[test]
+    fn neither_secret_nor_address_is_printed() {
+        let printed = format!("{:?}", webhook(&secret(24)).unwrap());
+        assert!(
+            printed.contains("blog.example") && !printed.contains("hidden"),
+            "{printed}"
+        );
+        assert!(!printed.contains(&secret(24)[6..]), "{printed}");
+    }
+}

@@ -6,6 +6,7 @@
 pub(crate) mod backend;
 mod client;
 mod durability;
+mod notices;
 mod outages;
 mod shared;
 mod start;
@@ -35,6 +36,12 @@ use crate::support::eventually;
 use crate::support::shape::{Security, Topology};
 use crate::support::stopwatch::Stopwatch;
 use backend::{Backend, Login, TTL, changed, put, rewritten};
+use notices::{
+    a_notice_is_taken_by_one_replica_when_its_claim_ends,
+    a_notice_that_is_put_off_comes_again_and_one_that_is_dropped_does_not,
+    of_a_site_so_many_notices_wait_and_its_logins_go_on,
+    what_is_not_written_leaves_no_notice_and_what_is_repeated_no_second_one,
+};
 
 macro_rules! promises {
     ($($promise:ident),* $(,)?) => {
@@ -90,6 +97,10 @@ promises![
     generations_rise_over_dropped_tokens,
     a_full_store_refuses_new_scenes_and_goes_on_with_old_ones,
     what_is_limited_is_counted_by_all_together,
+    a_notice_is_taken_by_one_replica_when_its_claim_ends,
+    a_notice_that_is_put_off_comes_again_and_one_that_is_dropped_does_not,
+    of_a_site_so_many_notices_wait_and_its_logins_go_on,
+    what_is_not_written_leaves_no_notice_and_what_is_repeated_no_second_one,
     a_store_that_answers_is_ready,
 ];
 

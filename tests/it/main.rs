@@ -56,5 +56,6 @@ mod token_thrift;
 mod troubles;
 mod waiting;
 mod watched;
+mod webhooks;
 mod wechat_client;
 mod wechat_faults;

@@ -13,7 +13,7 @@ use scanlogin::scene::{
 use scanlogin::store::memory::MemoryStore;
 use scanlogin::store::redis::{RedisSettings, RedisStore, Wait};
 use scanlogin::store::{
-    Applied, ApplyError, Durability, Grant, News, Replaced, Store, StoreError, Stored, Write, apply, find_one,
+    Applied, ApplyError, Durability, Grant, News, Notice, Replaced, Store, StoreError, Stored, Write, apply, find_one,
 };
 use scanlogin::telemetry::Metrics;
 use tokio::sync::{Mutex, mpsc};
@@ -264,6 +264,39 @@ pub(crate) async fn put(store: &dyn Store, seen: &Stored, next: &Scene, durable:
         notice: None,
     };
     store.replace(seen, write).await
+}
+
+/// One more visible change, of which its site is to be told.
+pub(crate) async fn tell(store: &dyn Store, seen: &Stored) -> Result<Replaced, StoreError> {
+    tell_with(store, seen, Duration::ZERO, 1_000).await
+}
+
+/// The same, claimed for so long, by a site that may have so many waiting.
+pub(crate) async fn tell_with(
+    store: &dyn Store,
+    seen: &Stored,
+    lease: Duration,
+    most: usize,
+) -> Result<Replaced, StoreError> {
+    let next = changed(&seen.scene);
+    let notice = Notice {
+        client_id: seen.scene.client_id.clone(),
+        text: notice_text(&next.id),
+        lease,
+        most,
+    };
+    let write = Write {
+        next: &next,
+        durable: true,
+        grant: Grant::Keep,
+        notice: Some(&notice),
+    };
+    store.replace(seen, write).await
+}
+
+/// What the site is told of a scene.
+pub(crate) fn notice_text(id: &SceneId) -> Vec<u8> {
+    format!("of {id}\nand a second line\0\u{ff}").into_bytes()
 }
 
 /// The scene as it would be after one more visible change.

@@ -9,13 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use scanlogin::scene::{AvatarId, Life};
 use scanlogin::store::redis::{RedisSettings, RedisStore};
-use scanlogin::store::{BlobStore, Generation, News, SceneStore, StoreError, Stored, TokenStore, find_one};
+use scanlogin::store::{
+    BlobStore, Generation, News, NoticeStore, SceneStore, StoreError, Stored, TokenStore, find_one,
+};
 use scanlogin::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::backend::{Login, TTL, put, rewritten};
+use super::backend::{Login, TTL, put, rewritten, tell};
 use super::{CLAIM, LEASE, owner};
 use crate::support::stopwatch::Stopwatch;
 
@@ -94,5 +96,9 @@ pub(super) fn every_request<'a>(store: &'a RedisStore, seen: &'a Stored) -> Vec<
         Box::pin(async move { store.release_lease("wx2", owner()).await }),
         Box::pin(async move { store.put_token("wx1", owner(), None, b"sealed", TTL).await.map(drop) }),
         Box::pin(async move { store.drop_token("wx1", Generation(1)).await }),
+        Box::pin(async move { tell(store, seen).await.map(drop) }),
+        Box::pin(async move { store.claim_notices(owner(), LEASE, 1).await.map(drop) }),
+        Box::pin(async move { store.put_off_notice(id, owner(), b"later", LEASE).await.map(drop) }),
+        Box::pin(async move { store.drop_notice(id, owner()).await }),
     ]
 }

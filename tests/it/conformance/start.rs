@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use scanlogin::scene::{AvatarId, Life, SceneId};
 use scanlogin::store::redis::{FatalError, RedisSettings, RedisStore};
-use scanlogin::store::{BlobStore, SceneStore, StoreError, TokenStore, find_one};
+use scanlogin::store::{BlobStore, Replaced, SceneStore, StoreError, TokenStore, find_one};
 use tokio::time::timeout;
 
-use super::backend::{Login, TTL, settings};
+use super::backend::{Login, TTL, settings, tell};
 use super::client::{Client, every_request, in_time};
 use super::{LEASE, owner};
 use crate::support::cli::{cli, cli_ok};
@@ -169,6 +169,8 @@ async fn everything_kept_has_its_name_and_an_end() {
         "SCENE avatar",
         "access_token",
         "lease",
+        "notices",
+        "notices:due",
     ];
     assert_eq!(names, expected.map(str::to_owned).into());
 }
@@ -220,6 +222,8 @@ async fn every_request_succeeds(store: &RedisStore, login: &Login) {
     for request in every_request(store, &seen) {
         request.await.unwrap();
     }
+    let seen = login.stored(store).await;
+    assert_eq!(tell(store, &seen).await.unwrap(), Replaced::Written);
 }
 
 async fn refused_for_ever(url: &str, why: &str) {

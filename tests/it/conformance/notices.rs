@@ -1,0 +1,145 @@
+//! What every store promises of what sites are still to be told.
+
+use std::time::Duration;
+
+use scanlogin::scene::{Life, SceneId, WriteId};
+use scanlogin::store::{Created, Due, Notice, PutOff, Replaced, Store, Write};
+
+use super::backend::{Backend, Login, TTL, changed, notice_text, tell, tell_with};
+use super::owner;
+use crate::support::eventually;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+async fn claim(store: &dyn Store, claim: WriteId) -> Due {
+    store.claim_notices(claim, LEASE, 10_000).await.unwrap()
+}
+
+/// The claim under which the only notice is taken, once it is due.
+async fn claimed(store: &dyn Store, id: &SceneId, text: &[u8]) -> WriteId {
+    let mine = owner();
+    let due = eventually("it is due", || async {
+        let due = claim(store, mine).await;
+        assert_eq!(due.waiting, 1);
+        (!due.claimed.is_empty()).then_some(due)
+    })
+    .await;
+    assert_eq!(due.claimed, [(*id, text.to_vec())]);
+    mine
+}
+
+pub(super) async fn a_notice_is_taken_by_one_replica_when_its_claim_ends(backend: &Backend) {
+    let login = Login::scanned(&*backend.here, Life::of_new(TTL)).await;
+    let seen = login.stored(&*backend.here).await;
+    let lease = Duration::from_millis(1_500);
+    assert_eq!(
+        tell_with(&*backend.here, &seen, lease, 10).await.unwrap(),
+        Replaced::Written
+    );
+    let early = claim(&*backend.there, owner()).await;
+    assert_eq!((early.claimed.len(), early.waiting), (0, 1), "it is whose who wrote it");
+    claimed(&*backend.there, login.id(), &notice_text(login.id())).await;
+    let again = claim(&*backend.here, owner()).await;
+    assert_eq!((again.claimed.len(), again.waiting), (0, 1), "it is taken");
+}
+
+pub(super) async fn a_notice_that_is_put_off_comes_again_and_one_that_is_dropped_does_not(backend: &Backend) {
+    let login = Login::scanned(&*backend.here, Life::of_new(TTL)).await;
+    let (id, seen) = (login.id(), login.stored(&*backend.here).await);
+    tell(&*backend.here, &seen).await.unwrap();
+    let first = claimed(&*backend.there, id, &notice_text(id)).await;
+    let put_off = async |claim, wait| {
+        backend
+            .there
+            .put_off_notice(id, claim, b"once more", wait)
+            .await
+            .unwrap()
+    };
+    assert_eq!(put_off(owner(), Duration::ZERO).await, PutOff::Taken);
+    assert_eq!(put_off(first, LEASE).await, PutOff::Kept);
+    assert!(claim(&*backend.here, owner()).await.claimed.is_empty(), "it waits");
+    // As a call is repeated whose reply was lost.
+    assert_eq!(put_off(first, Duration::ZERO).await, PutOff::Kept);
+    let second = claimed(&*backend.here, id, b"once more").await;
+    backend.there.drop_notice(id, first).await.unwrap();
+    assert_eq!(
+        claim(&*backend.there, owner()).await.waiting,
+        1,
+        "it is somebody else's by now"
+    );
+    for _ in 0..2 {
+        backend.here.drop_notice(id, second).await.unwrap();
+    }
+    assert_eq!(claim(&*backend.there, owner()).await.waiting, 0);
+    assert_eq!(put_off(second, Duration::ZERO).await, PutOff::Absent);
+}
+
+/// Scenes that share a hash tag share what the site may have waiting.
+pub(super) async fn of_a_site_so_many_notices_wait_and_its_logins_go_on(backend: &Backend) {
+    let store = &*backend.here;
+    let mut logins = Vec::new();
+    while logins.len() < 4 {
+        let login = Login::new();
+        if login.id().hash_tag() == "3f" {
+            assert_eq!(
+                store.create(&login.scene, Life::of_new(TTL)).await.unwrap(),
+                Created::New
+            );
+            logins.push(login);
+        }
+    }
+    let told = async |login: &Login| {
+        let seen = login.stored(store).await;
+        assert_eq!(
+            tell_with(store, &seen, Duration::ZERO, 2).await.unwrap(),
+            Replaced::Written
+        );
+    };
+    for login in &logins[..3] {
+        told(login).await;
+    }
+    // Another of the same scene takes the place of the first.
+    told(&logins[0]).await;
+    let mine = owner();
+    let due = eventually("they are due", || async {
+        let due = claim(store, mine).await;
+        (!due.claimed.is_empty()).then_some(due)
+    })
+    .await;
+    let mut ids: Vec<_> = due.claimed.iter().map(|(id, _)| *id).collect();
+    ids.sort();
+    let mut expected = [*logins[0].id(), *logins[1].id()];
+    expected.sort();
+    assert_eq!((&ids[..], due.waiting), (&expected[..], 2));
+    assert_eq!(
+        store.put_off_notice(logins[2].id(), mine, b"", LEASE).await.unwrap(),
+        PutOff::Absent
+    );
+    store.drop_notice(logins[0].id(), mine).await.unwrap();
+    told(&logins[3]).await;
+    assert_eq!(claim(store, owner()).await.waiting, 2, "there is room again");
+}
+
+pub(super) async fn what_is_not_written_leaves_no_notice_and_what_is_repeated_no_second_one(backend: &Backend) {
+    let login = Login::scanned(&*backend.here, Life::of_new(TTL)).await;
+    let seen = login.stored(&*backend.here).await;
+    let next = changed(&seen.scene);
+    let notice = Notice {
+        client_id: "blog".to_owned(),
+        text: b"told".to_vec(),
+        lease: Duration::ZERO,
+        most: 10,
+    };
+    let write = Write {
+        next: &next,
+        durable: true,
+        grant: scanlogin::store::Grant::Keep,
+        notice: Some(&notice),
+    };
+    assert_eq!(backend.here.replace(&seen, write).await.unwrap(), Replaced::Written);
+    assert_eq!(tell(&*backend.there, &seen).await.unwrap(), Replaced::Stale);
+    let mine = claimed(&*backend.there, login.id(), b"told").await;
+    backend.there.drop_notice(login.id(), mine).await.unwrap();
+    assert_eq!(backend.here.replace(&seen, write).await.unwrap(), Replaced::Written);
+    assert_eq!(claim(&*backend.there, owner()).await.waiting, 0);
+}

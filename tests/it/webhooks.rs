@@ -1,0 +1,506 @@
+//! A site's own server is told how its logins ended: signed, at least once whatever fails, and without holding up anybody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use reqwest::Method;
+use rustix::process::Signal;
+use scanlogin::scene::s256;
+use serde_json::{Value, json};
+use standardwebhooks::Webhook;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::stores::{Store, on_each_store};
+use crate::support::canaries;
+use crate::support::eventually;
+use crate::support::redis::RedisServer;
+use crate::support::roles::{Browser, Phone, VERIFIER};
+use crate::support::service::{Service, ServiceBuilder};
+use crate::support::shape::{Security, Shape, Topology};
+use crate::support::stopwatch::Stopwatch;
+
+on_each_store! {
+    a_site_is_told_how_each_login_ended_and_of_who_said_no_nothing,
+    a_message_that_is_not_taken_comes_again_as_the_same_one,
+    a_message_is_sent_once_the_receiver_is_there_and_no_login_waits_for_it,
+    where_too_much_waits_a_message_is_sent_once_and_its_login_goes_on,
+    after_the_last_try_or_when_the_receiver_says_so_a_message_is_given_up,
+}
+
+const SECRET: &str = "whsec_c2Nhbi1sb2dpbi13ZWJob29rLXNlY3JldC1vZi10ZXN0cw==";
+
+/// What a receiver does with what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Answers(u16),
+    /// The first answers, and then 200.
+    FirstAnswers(u16, usize),
+    /// Reads and never answers.
+    Hangs,
+    /// 302, to itself.
+    Redirects,
+}
+
+/// One message as it came.
+#[derive(Debug, Clone)]
+struct Received {
+    path: String,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Received {
+    fn id(&self) -> &str {
+        self.headers["webhook-id"].to_str().expect("an id")
+    }
+
+    /// What it says, once its signature was checked by a library that is not ours.
+    fn verified(&self) -> Value {
+        let webhook = Webhook::new(SECRET).expect("a secret");
+        webhook
+            .verify(self.body.as_bytes(), &self.headers)
+            .expect("a signature that fits");
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+}
+
+/// A site's own server.
+struct Receiver {
+    addr: std::net::SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    manner: Arc<Mutex<Manner>>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.serving.abort();
+        // Lest it holds up the test that it panics in.
+        if let Ok(received) = self.received.try_lock() {
+            for message in received.iter() {
+                canaries::assert_none_in("a message to a webhook", format!("{message:?}").as_bytes());
+            }
+        }
+    }
+}
+
+impl Receiver {
+    async fn start(manner: Manner) -> Self {
+        Self::at("127.0.0.1:0".parse().expect("an address"), manner).await
+    }
+
+    async fn at(addr: std::net::SocketAddr, manner: Manner) -> Self {
+        let listener = TcpListener::bind(addr).await.expect("a port");
+        let addr = listener.local_addr().expect("its address");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let manner = Arc::new(Mutex::new(manner));
+        let (all, how) = (Arc::clone(&received), Arc::clone(&manner));
+        let serving = tokio::task::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (all, how) = (Arc::clone(&all), Arc::clone(&how));
+                tokio::task::spawn(async move { answer(stream, &all, &how).await });
+            }
+        });
+        Self {
+            addr,
+            received,
+            manner,
+            serving,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/webhook", self.addr)
+    }
+
+    async fn set(&self, manner: Manner) {
+        *self.manner.lock().await = manner;
+    }
+
+    async fn all(&self) -> Vec<Received> {
+        self.received.lock().await.clone()
+    }
+
+    async fn messages(&self, count: usize) -> Vec<Received> {
+        eventually(&format!("{count} messages"), || async {
+            Some(self.all().await).filter(|all| all.len() >= count)
+        })
+        .await
+    }
+}
+
+/// One message to a connection, as the service asks for none after it.
+async fn answer(mut stream: TcpStream, all: &Mutex<Vec<Received>>, manner: &Mutex<Manner>) -> Option<()> {
+    let mut bytes = Vec::new();
+    let received = loop {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        if let Some(received) = parse(&bytes) {
+            break received;
+        }
+    };
+    let manner = *manner.lock().await;
+    let count = {
+        let mut all = all.lock().await;
+        all.push(received);
+        all.len()
+    };
+    let status = match manner {
+        Manner::Answers(status) => status,
+        Manner::FirstAnswers(status, first) if count <= first => status,
+        Manner::FirstAnswers(..) => 200,
+        Manner::Redirects => 302,
+        Manner::Hangs => {
+            let _ = stream.read_buf(&mut bytes).await;
+            return None;
+        }
+    };
+    let answer =
+        format!("HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(answer.as_bytes()).await.ok()
+}
+
+fn parse(bytes: &[u8]) -> Option<Received> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let mut lines = head.lines();
+    let path = lines.next()?.split(' ').nth(1)?.to_owned();
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        headers.insert(
+            axum::http::HeaderName::from_bytes(name.as_bytes()).ok()?,
+            value.parse().ok()?,
+        );
+    }
+    let length: usize = headers.get("content-length")?.to_str().ok()?.parse().ok()?;
+    (body.len() == length).then(|| Received {
+        path,
+        headers,
+        body: body.to_owned(),
+    })
+}
+
+/// A service whose clients `blog` and `shop` are told there; retried each second, three times, and given a second to answer.
+fn telling(service: ServiceBuilder, url: &str) -> ServiceBuilder {
+    service
+        .with("WEBHOOK_RETRIES", "1,1,1")
+        .with("WEBHOOK_TIMEOUT", 1)
+        .with("PAIRWISE_SECRET", "p".repeat(32))
+        .config_toml(&format!(
+            r#"
+            [[client]]
+            client_id = "blog"
+            webhook_url = "{url}"
+            webhook_secret = "{SECRET}"
+
+            [[client]]
+            client_id = "shop"
+            number_matching = "on"
+            subject_type = "pairwise"
+            sector = "shop.example"
+            webhook_url = "{url}"
+            webhook_secret = "{SECRET}"
+
+            [[client]]
+            client_id = "untold"
+            "#
+        ))
+}
+
+async fn start(service: &Service, client: &str) -> Browser {
+    let wanted = json!({ "client_id": client, "code_challenge": s256(VERIFIER) });
+    Browser::start_with(service, wanted).await
+}
+
+/// A login of this person at the blog: its scene.
+async fn login(service: &Service, openid: &str) -> String {
+    let browser = start(service, "blog").await;
+    let phone = Phone::that_scanned(openid, service, &browser.scene).await;
+    phone.confirm(service, &browser.scene).await.ok();
+    browser.scene
+}
+
+async fn waiting(service: &Service) -> f64 {
+    service.metric("scanlogin_webhooks_waiting", "").await
+}
+
+async fn count(service: &Service, result: &str) -> f64 {
+    let result = format!("result=\"{result}\"");
+    service.metric("scanlogin_webhooks_total", &result).await
+}
+
+async fn until_counted(service: &Service, result: &str, least: f64) {
+    eventually(&format!("{least} {result}"), || async {
+        (count(service, result).await >= least).then_some(())
+    })
+    .await;
+}
+
+async fn a_site_is_told_how_each_login_ended_and_of_who_said_no_nothing(store: Store) {
+    let receiver = Receiver::start(Manner::Answers(204)).await;
+    let service = telling(store.service(), &receiver.url()).start().await;
+    let scene = login(&service, "alice-of-webhooks").await;
+    let confirmed = receiver.messages(1).await[0].verified();
+    let data =
+        json!({ "scene": scene, "client_id": "blog", "sub": "alice-of-webhooks", "amr": ["wechat", "simulated"] });
+    assert_eq!(
+        (&confirmed["type"], &confirmed["data"]),
+        (&json!("login.confirmed"), &data)
+    );
+    let at: jiff::Timestamp = confirmed["timestamp"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("RFC 3339");
+    let age = jiff::Timestamp::now().duration_since(at);
+    assert!(age.as_secs() < 60 && age.as_secs() > -2, "{at}");
+
+    for (body, kind, reason) in [
+        (json!({}), "login.declined", json!("no")),
+        (json!({ "reason": "not_me" }), "login.not_me", Value::Null),
+    ] {
+        let before = receiver.all().await.len();
+        let browser = start(&service, "blog").await;
+        let phone = Phone::that_scanned("bob-of-webhooks", &service, &browser.scene).await;
+        phone.decline_with(&service, &browser.scene, body).await.ok();
+        let message = receiver.messages(before + 1).await.remove(before);
+        let told = message.verified();
+        assert_eq!((&told["type"], &told["data"]["reason"]), (&json!(kind), &reason));
+        assert_eq!(told["data"]["scene"], browser.scene);
+        assert!(!message.body.contains("bob-of-webhooks"), "{}", message.body);
+    }
+
+    // Two wrong numbers, and a person that the shop knows by a name of its own.
+    let browser = start(&service, "shop").await;
+    let phone = Phone::that_scanned("carol-of-webhooks", &service, &browser.scene).await;
+    let right = browser.status().await["match_number"]
+        .as_str()
+        .expect("a number")
+        .to_owned();
+    for wrong in ["11", "22", "33"].iter().filter(|number| **number != right).take(2) {
+        phone
+            .confirm_with(&service, &browser.scene, json!({ "match_number": wrong }))
+            .await;
+    }
+    let declined = receiver.messages(4).await[3].verified();
+    assert_eq!(
+        (&declined["type"], &declined["data"]["reason"]),
+        (&json!("login.declined"), &json!("wrong_number"))
+    );
+    let browser = start(&service, "shop").await;
+    let phone = Phone::that_scanned("carol-of-webhooks", &service, &browser.scene).await;
+    let number = browser.status().await["match_number"].clone();
+    phone
+        .confirm_with(&service, &browser.scene, json!({ "match_number": number }))
+        .await
+        .ok();
+    let message = receiver.messages(5).await.remove(4);
+    let told = message.verified();
+    assert_eq!(told["data"]["sub"].as_str().map(str::len), Some(43));
+    assert!(!message.body.contains("carol"), "{}", message.body);
+
+    // Neither a login that its browser gave up nor one of a site that asked for nothing.
+    let given_up = start(&service, "blog").await;
+    assert_eq!(given_up.cancel().await.status, 204);
+    let untold = start(&service, "untold").await;
+    let phone = Phone::that_scanned("dave", &service, &untold.scene).await;
+    phone.confirm(&service, &untold.scene).await.ok();
+    login(&service, "alice-of-webhooks").await;
+    let all = receiver.messages(6).await;
+    assert_eq!(all.len(), 6);
+    let mut ids: Vec<_> = all.iter().map(Received::id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 6, "{ids:?}");
+    until_counted(&service, "delivered", 6.0).await;
+    eventually("nothing waits", || async {
+        (waiting(&service).await == 0.0).then_some(())
+    })
+    .await;
+}
+
+async fn a_message_that_is_not_taken_comes_again_as_the_same_one(store: Store) {
+    let receiver = Receiver::start(Manner::FirstAnswers(500, 2)).await;
+    let service = telling(store.service(), &receiver.url()).start().await;
+    login(&service, "alice").await;
+    let all = receiver.messages(3).await;
+    let told: Vec<_> = all.iter().map(|message| (message.id(), message.verified())).collect();
+    assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
+    until_counted(&service, "delivered", 1.0).await;
+    assert_eq!(count(&service, "failed").await, 2.0);
+    service
+        .log()
+        .line_with(&["the webhook does not work", "blog", "HTTP status 500"])
+        .await;
+    service.log().line_with(&["the webhook works again", "blog"]).await;
+    // It would have come within a second.
+    sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(receiver.all().await.len(), 3);
+}
+
+async fn a_message_is_sent_once_the_receiver_is_there_and_no_login_waits_for_it(store: Store) {
+    let receiver = Receiver::start(Manner::Hangs).await;
+    let addr = receiver.addr;
+    let service = telling(store.service(), &receiver.url())
+        .with("WEBHOOK_TIMEOUT", 30)
+        .start()
+        .await;
+    // More than are under way at once, of a receiver that never answers.
+    for n in 0..20 {
+        let browser = start(&service, "blog").await;
+        let phone = Phone::that_scanned(&format!("person-{n}"), &service, &browser.scene).await;
+        let asked = Stopwatch::start();
+        phone.confirm(&service, &browser.scene).await.ok();
+        asked.took_less_than(Duration::from_secs(3));
+        assert_eq!(browser.status().await["state"], "confirmed");
+    }
+    assert!(receiver.all().await.len() <= 8, "of one receiver so many are under way");
+    drop(receiver);
+    let receiver = Receiver::at(addr, Manner::Answers(200)).await;
+    let all = receiver.messages(20).await;
+    let mut scenes: Vec<_> = all
+        .iter()
+        .map(|message| message.verified()["data"]["scene"].to_string())
+        .collect();
+    scenes.sort_unstable();
+    scenes.dedup();
+    assert_eq!(scenes.len(), 20);
+}
+
+async fn where_too_much_waits_a_message_is_sent_once_and_its_login_goes_on(store: Store) {
+    let receiver = Receiver::start(Manner::Answers(503)).await;
+    let service = telling(store.service(), &receiver.url())
+        .with("WEBHOOK_RETRIES", "1,86400")
+        .with("LIMIT_WEBHOOKS", 1)
+        .start()
+        .await;
+    // With Redis one for each 256th part of all scenes: of so many two share one.
+    let count_of = match store {
+        Store::Embedded => 3,
+        Store::Redis(_) => 60,
+    };
+    for n in 0..count_of {
+        login(&service, &format!("person-{n}")).await;
+    }
+    until_counted(&service, "dropped", 1.0).await;
+    service
+        .log()
+        .line_with(&["too much waits for the webhook", "blog"])
+        .await;
+    receiver.set(Manner::Answers(200)).await;
+    until_counted(&service, "delivered", 1.0).await;
+}
+
+async fn after_the_last_try_or_when_the_receiver_says_so_a_message_is_given_up(store: Store) {
+    let receiver = Receiver::start(Manner::Redirects).await;
+    let service = telling(store.service(), &receiver.url()).start().await;
+    login(&service, "alice").await;
+    // The first try and three more; none followed the redirect.
+    until_counted(&service, "given_up", 1.0).await;
+    let all = receiver.all().await;
+    assert_eq!((all.len(), count(&service, "failed").await), (4, 3.0));
+    assert!(all.iter().all(|message| message.path == "/webhook"), "{all:?}");
+    service
+        .log()
+        .line_with(&["the webhook is not sent again", "HTTP status 302"])
+        .await;
+
+    receiver.set(Manner::Answers(410)).await;
+    login(&service, "alice").await;
+    until_counted(&service, "given_up", 2.0).await;
+    assert_eq!(receiver.all().await.len(), 5);
+    eventually("nothing waits", || async {
+        (waiting(&service).await == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_replica_that_was_killed_had_not_sent_another_sends() {
+    let redis = RedisServer::start();
+    let receiver = Receiver::start(Manner::Hangs).await;
+    let mut doomed = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_TIMEOUT", 1)
+        .start()
+        .await;
+    let scene = login(&doomed, "alice").await;
+    receiver.messages(1).await;
+    doomed.process.signal(Signal::KILL);
+    doomed.process.ended().await;
+    receiver.set(Manner::Answers(200)).await;
+    let survivor = telling(doomed.replica(), &receiver.url()).start().await;
+    let all = receiver.messages(2).await;
+    assert_eq!(all[0].id(), all[1].id());
+    assert_eq!(all[1].verified()["data"]["scene"], scene);
+    until_counted(&survivor, "delivered", 1.0).await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_at_the_end_of_a_replica_another_sends_at_once() {
+    let redis = RedisServer::start();
+    let receiver = Receiver::start(Manner::Hangs).await;
+    let ending = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_TIMEOUT", 60)
+        .start()
+        .await;
+    let other = telling(ending.replica(), &receiver.url()).start().await;
+    login(&ending, "alice").await;
+    receiver.messages(1).await;
+    receiver.set(Manner::Answers(200)).await;
+    let mut ending = ending;
+    ending.terminate();
+    assert!(ending.process.ended().await.success());
+    // Not only when its claim ends, which takes more than a minute.
+    until_counted(&other, "delivered", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_webhook_works_on_a_cluster_with_the_least_rights() {
+    let shape = Shape::start(Topology::Cluster, Security::AclTls).await;
+    shape.be_patient();
+    let receiver = Receiver::start(Manner::FirstAnswers(500, 8)).await;
+    let a = telling(shape.tell(Service::builder()), &receiver.url()).start().await;
+    let b = telling(shape.tell(a.replica()), &receiver.url()).start().await;
+    let mut scenes = Vec::new();
+    for n in 0..8 {
+        scenes.push(login(if n % 2 == 0 { &a } else { &b }, &format!("person-{n}")).await);
+    }
+    // None was taken at first, so that each is found in the store.
+    let all = receiver.messages(16).await;
+    let mut told: Vec<_> = all[8..]
+        .iter()
+        .map(|message| message.verified()["data"]["scene"].clone())
+        .collect();
+    told.sort_by_key(ToString::to_string);
+    scenes.sort_unstable();
+    assert_eq!(told, scenes);
+    for node in shape.nodes() {
+        assert_eq!(node.cli(&["ACL", "LOG"]), "");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_added_while_the_service_runs_is_used() {
+    let receiver = Receiver::start(Manner::Answers(200)).await;
+    let service = Service::builder()
+        .config_toml("[[client]]\nclient_id = \"blog\"")
+        .start()
+        .await;
+    login(&service, "alice").await;
+    service.rewrite_config(&format!(
+        "[[client]]\nclient_id = \"blog\"\nwebhook_url = \"{}\"\nwebhook_secret = \"{SECRET}\"",
+        receiver.url()
+    ));
+    service.process.signal(Signal::HUP);
+    service.log().line_with(&["settings were read again"]).await;
+    let scene = login(&service, "alice").await;
+    assert_eq!(receiver.messages(1).await[0].verified()["data"]["scene"], scene);
+    let known = service.call(Method::GET, "/").send().await;
+    assert!(known.is_ok());
+}

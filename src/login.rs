@@ -221,6 +221,7 @@ pub struct Started {
 
 impl Login {
     /// The use cases over this store, for these sites. What outlives its request runs in `tasks`.
+    #[expect(clippy::too_many_arguments, reason = "its parts, each once, wired in one place")]
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,

@@ -244,16 +244,26 @@ impl Login {
             }
         }
         let lane = self.webhooks.lane(&message.client_id);
-        let Some(_turns) = self.turns(&lane).await else { return };
         let site = self.site(&message.client_id).ok();
         let webhook = site.and_then(|site| site.client.webhook.clone());
         let stop = &self.webhooks.stop;
+        let Some(turns) = stop.run_until_cancelled(self.turns(&lane)).await else {
+            return self.hand_over(&claimed).await;
+        };
+        // Without a turn it is due again when its claim ends.
+        let Some(_turns) = turns else { return };
         tokio::select! {
             sent = self.post(webhook.as_ref(), message) => self.settle(claimed, &lane, sent).await,
-            () = async { stop.cancelled().await; sleep(LAST).await } => {
-                // Another replica may have it at once, and not only when the claim ends.
-                let _ = self.store.put_off_notice(scene, *claim, &message.text(), Duration::ZERO).await;
-            }
+            () = async { stop.cancelled().await; sleep(LAST).await } => self.hand_over(&claimed).await,
+        }
+    }
+
+    /// Another replica may have it at once, and not only when the claim ends.
+    async fn hand_over(&self, Claimed { scene, claim, message }: &Claimed) {
+        let text = message.text();
+        let handed = self.store.put_off_notice(scene, *claim, &text, Duration::ZERO);
+        if let Err(error) = handed.await {
+            tracing::debug!(?scene, %error, "a message to a site is late");
         }
     }
 

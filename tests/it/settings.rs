@@ -75,6 +75,42 @@ const VALUES: &[Case] = &[
         "",
         &["SCANLOGIN_LIMIT_SCENES_PER_ADDRESS", "from 1 to 1000000"],
     ),
+    Case(
+        &["--webhook-retries", "5,0"],
+        &[],
+        "",
+        &["SCANLOGIN_WEBHOOK_RETRIES", "from 1 to 86400, such as 5"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_WEBHOOK_URL", "https://blog.example/canary-2f7c9a")],
+        "",
+        &["SCANLOGIN_CLIENT_WEBHOOK_SECRET is missing", "openssl rand -base64 32"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_WEBHOOK_SECRET", "canary-2f7c9a")],
+        "",
+        &["SCANLOGIN_CLIENT_WEBHOOK_URL", "such as https://blog.example/webhook"],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nwebhook_url = \"http://blog.example/canary-2f7c9a\"\nwebhook_secret = \"x\"",
+        &[
+            "client blog: webhook_url must be https, or http on this machine",
+            "such as https",
+        ],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nwebhook_url = \"https://blog.example/\"\nwebhook_secret = \"whsec_canary-2f7c9a\"",
+        &[
+            "client blog: webhook_secret must be whsec_ and the base64 of 24 to 64 random bytes",
+            "openssl rand -base64 32",
+        ],
+    ),
     Case(&["--limits", "maybe"], &[], "", &["SCANLOGIN_LIMITS", "on, off"]),
     Case(
         &["--listen", "nonsense"],

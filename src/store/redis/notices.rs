@@ -10,6 +10,7 @@ use fred::types::Value;
 
 use super::fault::Fault;
 use super::keys::tags;
+use super::script::is_unknown;
 use super::{RedisStore, millis};
 use crate::scene::{Scene, SceneId, WriteId};
 use crate::store::{Due, Notice, NoticeStore, PutOff, StoreError};
@@ -49,16 +50,15 @@ impl NoticeStore for RedisStore {
         self.commands
             .run("claim_notices", |route| async move {
                 let of_tag = |[due, notices]: &[String; 2]| script.hashed(&[due, notices], args);
-                let answers = route.each(keys.iter().map(of_tag).collect()).await;
+                let mut answers = route.each(keys.iter().map(of_tag).collect()).await;
+                let whole = |[due, notices]: &[String; 2]| script.whole(&[due, notices], args);
+                let unknown = |answer: &Result<Value, Fault>| answer.as_ref().is_err_and(is_unknown);
+                let again = keys.iter().zip(&answers).filter(|(_, answer)| unknown(answer));
+                let again = route.each(again.map(|(keys, _)| whole(keys)).collect()).await;
+                answers.retain(|answer| !unknown(answer));
                 let mut all = Due::default();
                 let mut trouble = None;
-                for ([due, notices], answer) in keys.iter().zip(answers) {
-                    let answer = match answer {
-                        Err(fault) if super::script::is_unknown(&fault) => {
-                            script.run::<Value>(&route, &[due, notices], args).await
-                        }
-                        answer => answer,
-                    };
+                for answer in answers.into_iter().chain(again) {
                     match answer {
                         Ok(answer) => add(&mut all, answer)?,
                         Err(fault) => trouble = Some(fault),

@@ -91,6 +91,14 @@ impl Backend {
         next.expect("no news within five seconds").expect("the store lives")
     }
 
+    /// Into how many parts, by hash tag, it divides what one site may have waiting.
+    pub(crate) fn shares_of_what_waits(&self) -> usize {
+        match &self.truth {
+            Truth::Memory => 1,
+            Truth::Redis(_) => 256,
+        }
+    }
+
     /// Lets the store run out of room, once nobody else uses it.
     pub(crate) async fn fill(&self) {
         match &self.truth {

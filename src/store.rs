@@ -400,6 +400,19 @@ pub struct Applied {
     pub notice: Option<Notice>,
 }
 
+impl Applied {
+    /// To a scene that stays as it is.
+    fn nothing(seen: Stored) -> Self {
+        Self {
+            scene: seen.scene.clone(),
+            before: seen,
+            changed: false,
+            granted: Vec::new(),
+            notice: None,
+        }
+    }
+}
+
 /// How [`apply`] writes.
 #[derive(Clone, Copy)]
 pub enum Durability<'a> {
@@ -464,16 +477,7 @@ pub async fn apply_and_tell<'a>(
             Ok(Outcome::Mistaken(next, refused)) => (next, Some(refused), true),
             // Its reply may have been lost before it counted.
             Ok(Outcome::Repeated) if durable && seen.scene.is_unsettled() => (seen.scene.clone(), None, false),
-            Ok(Outcome::Repeated) => {
-                let scene = seen.scene.clone();
-                return Ok(Applied {
-                    before: seen,
-                    scene,
-                    changed: false,
-                    granted: Vec::new(),
-                    notice: None,
-                });
-            }
+            Ok(Outcome::Repeated) => return Ok(Applied::nothing(seen)),
         };
         let (granted, grant_life) = match durability {
             Durability::Ordinary | Durability::Durable => (Vec::new(), None),

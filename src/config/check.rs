@@ -60,6 +60,7 @@ impl Settings {
         let limits = self.counts();
         let connections_per_address = self.connections_per_address();
         let files = self.read_again(tables);
+        let webhooks = self.webhooks();
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -87,11 +88,7 @@ impl Settings {
                 per_scene: count(self.limit_streams_per_scene),
             },
             connections_per_address,
-            webhooks: WebhookSettings {
-                retries: self.webhook_retries.into_iter().map(Duration::from_secs).collect(),
-                timeout: Duration::from_secs(self.webhook_timeout),
-                waiting_max: count(self.limit_webhooks),
-            },
+            webhooks,
             log_json: self.log == "json",
             warnings,
             files,
@@ -111,6 +108,14 @@ impl Settings {
         let own = own.into_iter().flatten().cloned();
         own.chain(tables.secret_files().map(|(_, path)| path.to_owned()))
             .collect()
+    }
+
+    fn webhooks(&self) -> WebhookSettings {
+        WebhookSettings {
+            retries: self.webhook_retries.iter().copied().map(Duration::from_secs).collect(),
+            timeout: Duration::from_secs(self.webhook_timeout),
+            waiting_max: count(self.limit_webhooks),
+        }
     }
 
     fn counts(&self) -> Counts {

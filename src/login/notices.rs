@@ -83,6 +83,19 @@ struct Message {
     body: String,
 }
 
+/// What a message says beyond its kind and time.
+#[derive(Debug, Serialize)]
+struct Data<'a> {
+    scene: SceneId,
+    client_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amr: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
 /// A notice that this replica has claimed.
 struct Claimed {
     scene: SceneId,
@@ -135,21 +148,26 @@ impl Login {
     pub(super) fn notice_of(&self, scene: &Scene, reason: &str) -> Option<Notice> {
         let site = self.site(&scene.client_id).ok()?;
         site.client.webhook.as_ref()?;
-        let mut data = json!({ "scene": scene.id, "client_id": scene.client_id });
+        let mut data = Data {
+            scene: scene.id,
+            client_id: &scene.client_id,
+            sub: None,
+            amr: None,
+            reason: None,
+        };
         let kind = match &scene.state {
             State::Confirmed(confirmation) => {
                 let openid = &confirmation.scan.person.openid;
-                let sub = match &site.client.subject {
+                data.sub = Some(match &site.client.subject {
                     Subject::Public => openid.clone(),
                     Subject::Pairwise(pairwise) => pairwise.name(openid),
-                };
-                data["sub"] = sub.into();
-                data["amr"] = self.amr().into();
+                });
+                data.amr = Some(self.amr());
                 "login.confirmed"
             }
             State::Declined(_) if reason == "not_me" => "login.not_me",
             State::Declined(_) => {
-                data["reason"] = reason.into();
+                data.reason = Some(reason);
                 "login.declined"
             }
             State::Waiting | State::Scanned(_) | State::Cancelled(_) => return None,
@@ -209,12 +227,11 @@ impl Login {
         let waiting = i64::try_from(due.waiting).unwrap_or(i64::MAX);
         self.metrics.webhooks_waiting.set(waiting);
         for (scene, text) in due.claimed {
-            match Message::read(&text) {
-                Some(message) => self.spawn_sending(Claimed { scene, claim, message }, true),
-                None => {
-                    tracing::warn!(?scene, "what a site is to be told can't be read, and is dropped");
-                    self.drop_notice(&scene, claim).await;
-                }
+            if let Some(message) = Message::read(&text) {
+                self.spawn_sending(Claimed { scene, claim, message }, true);
+            } else {
+                tracing::warn!(?scene, "what a site is to be told can't be read, and is dropped");
+                self.drop_notice(&scene, claim).await;
             }
         }
     }

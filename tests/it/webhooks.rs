@@ -20,8 +20,10 @@ use tokio::time::sleep;
 
 use crate::stores::{Store, on_each_store};
 use crate::support::canaries;
+use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
 use crate::support::process::Process;
+use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::roles::{Browser, Phone, VERIFIER};
 use crate::support::service::{Service, ServiceBuilder, http_client};
@@ -488,6 +490,50 @@ async fn what_a_replica_that_was_killed_had_not_sent_another_sends() {
     assert_eq!(all[0].id(), all[1].id());
     assert_eq!(all[1].verified()["data"]["scene"], scene);
     until_counted(&survivor, "delivered", 1.0).await;
+}
+
+/// The replica has written the confirm, and dies before it knows; and nobody asks again. What a fail-over undoes then is told to nobody.
+#[tokio::test]
+async fn a_confirm_that_nobody_heard_of_is_told_if_it_stands_and_only_then() {
+    let redis = RedisServer::start();
+    let _copy = redis.replica().await;
+    let receiver = Receiver::start(Manner::Answers(200)).await;
+    let survivor = telling(Service::builder().redis(&redis), &receiver.url()).start().await;
+    let mut stands = BTreeSet::new();
+    for is_undone in [true, false] {
+        let link = Proxy::start(redis.addr(), Duration::ZERO).await;
+        let doomed = survivor.replica().redis_url(&link.url()).with("CODE_POOL", 0);
+        let mut doomed = telling(doomed, &receiver.url()).start().await;
+        let browser = start(&survivor, "blog").await;
+        let phone = Phone::that_scanned("alice", &survivor, &browser.scene).await;
+        let key = format!("scanlogin:{{{}}}:{}", &browser.scene[..2], browser.scene);
+        let scanned = cli(redis.addr(), &["GET", &key]);
+        link.stall_reply_to("\r\nEVAL\r\n");
+        let confirm = doomed.post(&format!("/scenes/{}/confirm", browser.scene), &json!({}));
+        let killed = async {
+            link.stalled().await;
+            doomed.process.signal(Signal::KILL);
+            doomed.process.ended().await;
+        };
+        let (answer, ()) = tokio::join!(confirm.bearer_auth(&phone.token).send(), killed);
+        assert!(answer.is_err(), "{answer:?}");
+        if is_undone {
+            cli_ok(redis.addr(), &["SET", &key, scanned.trim_end(), "KEEPTTL"]);
+        } else {
+            stands.insert(browser.scene.clone());
+        }
+    }
+    let told = receiver.messages(1).await;
+    let told: BTreeSet<_> = told
+        .iter()
+        .map(|message| message.verified()["data"]["scene"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(told, stands);
+    eventually("nothing waits", || async {
+        (waiting(&survivor).await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.all().await.len(), 1);
 }
 
 #[tokio::test]

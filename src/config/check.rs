@@ -33,12 +33,7 @@ impl Settings {
     /// [`ConfigError`]
     pub fn check(self, tables: &Tables) -> Result<Config, ConfigError> {
         let redis = self.redis()?;
-        if redis.is_some() && self.wechat_token_mode == TokenMode::Classic && !self.wechat_allow_token_with_redis {
-            return Err(wrong(
-                "SCANLOGIN_WECHAT_TOKEN_MODE=token with Redis: replicas that fetch at the same time end each other's access_token. \
-                 Use stable_token, or accept that with SCANLOGIN_WECHAT_ALLOW_TOKEN_WITH_REDIS=true",
-            ));
-        }
+        self.check_token_mode(redis.is_some())?;
         let mut mini_programs = self.mini_programs(tables)?;
         let wechat = self.wechat(mini_programs.is_empty(), redis.is_some())?;
         let simulated = !matches!(&wechat, WeChat::Server { simulator: false, .. });
@@ -94,6 +89,16 @@ impl Settings {
             files,
             fixed: BTreeMap::new(),
         })
+    }
+
+    fn check_token_mode(&self, with_redis: bool) -> Result<(), ConfigError> {
+        if with_redis && self.wechat_token_mode == TokenMode::Classic && !self.wechat_allow_token_with_redis {
+            return Err(wrong(
+                "SCANLOGIN_WECHAT_TOKEN_MODE=token with Redis: replicas that fetch at the same time end each other's access_token. \
+                 Use stable_token, or accept that with SCANLOGIN_WECHAT_ALLOW_TOKEN_WITH_REDIS=true",
+            ));
+        }
+        Ok(())
     }
 
     /// The files of what is read again.

@@ -353,7 +353,7 @@ fn types(login: &mut Login, openid: &str, tag: ShortCodeTag, life: Life) -> Stri
 
 #[test]
 fn a_short_code_counts_while_its_scene_waits_and_then_for_whom_it_let_in() {
-    let ends = FRESH.after(Duration::from_secs(60));
+    let ends = FRESH.after(Duration::from_mins(1));
     let tag = ShortCodeTag::random(&mut StdRng::seed_from_u64(5));
     let showing = || {
         let mut login = Login::waiting();

@@ -9,7 +9,7 @@ use super::backend::{Backend, Login, TTL, changed, notice_text, tell, tell_with}
 use super::owner;
 use crate::support::eventually;
 
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 
 async fn claim(store: &dyn Store, claim: WriteId) -> Due {
     store.claim_notices(claim, LEASE, 10_000).await.unwrap()

@@ -262,7 +262,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await isAsked(phone)
     await shows(phone, '[data-testid=browser]', /^Linux 上的 Chrome/)
     await phone.getByTestId('lang').click()
-    await shows(phone, '[data-testid=confirm]', 'Confirm')
+    await shows(phone, '[data-testid=confirm]', 'Log in')
     await shows(phone, '[data-testid=browser]', /^Chrome/)
   })
 

@@ -212,22 +212,24 @@ export async function shows(page, selector, text) {
     })
 }
 
-/** All of the element is on the screen as it is, and nothing lies over it. */
+/** All of the element comes to be on the screen as it is, with nothing over it. */
 export async function isInSight(locator, what) {
-  const fault = await locator.evaluate((element) => {
-    const { left, right, top, bottom } = element.getBoundingClientRect()
-    if (left < 0 || top < 0 || right > innerWidth || bottom > innerHeight) return `from ${top} to ${bottom} of ${innerHeight}`
-    const [x, y] = [(left + right) / 2, (top + bottom) / 2]
-    // Not the corners, which may be round.
-    const points = [[x, y], [x, top + 1], [x, bottom - 1], [left + 1, y], [right - 1, y]]
-    const over = points.map((point) => element.getRootNode().elementFromPoint(...point)).find((found) => !element.contains(found))
-    return over ? `under ${over.outerHTML.slice(0, 80)}` : null
-  })
-  assert.equal(fault, null, `${what} is in sight`)
+  await locator.waitFor()
+  let fault
+  const isClear = async () => {
+    fault = await locator.evaluate((element) => {
+      const { left, right, top, bottom } = element.getBoundingClientRect()
+      if (left < 0 || top < 0 || right > innerWidth || bottom > innerHeight) return `from ${top} to ${bottom} of ${innerHeight}`
+      const [x, y] = [(left + right) / 2, (top + bottom) / 2]
+      // Not the corners, which may be round.
+      const points = [[x, y], [x, top + 1], [x, bottom - 1], [left + 1, y], [right - 1, y]]
+      const over = points.map((point) => element.getRootNode().elementFromPoint(...point)).find((found) => !element.contains(found))
+      return over ? `under ${over.outerHTML.slice(0, 80)}` : null
+    })
+    return fault === null
+  }
+  await until(`${what} is in sight`, isClear, 5_000).catch((error) => assert.fail(`${error.message}: it is ${fault}`))
 }
-
-/** What the web component calls so. */
-export const part = (page, name) => page.locator(`scan-login [part~="${name}"]`)
 
 export const sceneOf = (page) => page.locator('#app').getAttribute('data-scene')
 

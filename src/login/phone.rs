@@ -1,5 +1,6 @@
 //! What the phone does: scan, upload an avatar, say yes or no.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub struct Scanned {
 }
 
 /// What a phone sends with its scan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct ScanOf<'a> {
     /// What `wx.login` gave.
     pub wx_code: &'a str,
@@ -63,6 +64,15 @@ pub struct ScanOf<'a> {
     pub address: IpAddr,
     /// The wall clock, in seconds since the Unix epoch.
     pub now: i64,
+}
+
+impl fmt::Debug for ScanOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScanOf")
+            .field("entry_scene", &self.entry_scene)
+            .field("scanned_at", &self.scanned_at)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ScanOf<'_> {

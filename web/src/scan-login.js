@@ -8,13 +8,13 @@ import { WORDS } from './words.js';
 const CIRCLE = 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18z';
 const NO = `${CIRCLE}m-3 6 6 6m0-6-6 6`;
 const SEALS = {
-  scanned: 'M9 2.5h6A2.5 2.5 0 0 1 17.5 5v14a2.5 2.5 0 0 1-2.5 2.5H9A2.5 2.5 0 0 1 6.5 19V5A2.5 2.5 0 0 1 9 2.5zm1.5 16h3m-3.9-7.7 1.8 1.8 3.2-3.4',
+  scanned: 'M7 3h10v18H7zm3.5 15.5h3m-3.9-7.7 1.8 1.8 3.2-3.4',
   confirmed: 'm5 12.5 4.5 4.5L19 7.5',
   declined: NO,
   cancelled: NO,
   expired: `${CIRCLE}m0 4v5.2l3.3 2`,
   error: 'M12 4 2.8 19.5h18.4zM12 10v4.5m0 2.4v.1',
-  phone: 'M6 4h12a2 2 0 0 1 2 2v8a2 2 0 0 1-2 2H6a2 2 0 0 1-2-2V6a2 2 0 0 1 2-2zm2.5 16h7M12 16v4',
+  phone: 'M4 4h16v12H4zm4.5 16h7M12 16v4',
 };
 
 const COUNTING = new Set(['loading', 'waiting', 'scanned']);
@@ -28,8 +28,9 @@ let sheet;
 
 /** `h('p', {id: 'x'}, …)`: no markup is ever parsed, so it needs no leave of a Trusted Types policy. */
 function h(name, attributes, ...children) {
-  const ns = /^(svg|path|rect)$/.test(name) ? 'http://www.w3.org/2000/svg' : 'http://www.w3.org/1999/xhtml';
-  const element = document.createElementNS(ns, name);
+  const element = /^(svg|path|rect)$/.test(name)
+    ? document.createElementNS('http://www.w3.org/2000/svg', name)
+    : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   // What can be named can be dressed.
   if (attributes.id) element.setAttribute('part', `${attributes.id.replace('status-', '')} ${attributes.class ?? ''}`.trim());
@@ -112,7 +113,7 @@ export class ScanLogin extends Base {
         ),
       ),
       h(
-        'div', { id: 'words', role: 'status', 'aria-live': 'polite', 'aria-atomic': 'true' },
+        'div', { id: 'words', role: 'status', 'aria-live': 'polite' },
         h('p', { id: 'status-title', tabindex: -1 }),
         h('p', { id: 'status-text' }),
         h('p', { id: 'short-code' }),
@@ -120,7 +121,7 @@ export class ScanLogin extends Base {
       ),
       h(
         'p', { id: 'meta' },
-        h('span', { id: 'countdown', role: 'timer', 'aria-live': 'off' }), h('span', { id: 'connection', role: 'status' }),
+        h('span', { id: 'countdown', role: 'timer' }), h('span', { id: 'connection', role: 'status' }),
       ),
       h(
         'div', { id: 'actions' },

@@ -39,7 +39,6 @@ img#code.ready{opacity:.07}
 .waiting img#code.ready{opacity:1}
 .loading #plate{background:${tint('ink-soft')};animation:breathe 1.6s ease-in-out infinite alternate}
 #veil{display:grid;place-items:center;pointer-events:none}
-#veil>*{animation:pop .35s ease-out}
 #seal{display:grid;place-items:center;width:92px;height:92px;border-radius:50%;background:${tint('accent')};color:var(--accent)}
 #seal svg{width:44px;stroke-width:1.6}
 .declined #seal,.cancelled #seal,.expired #seal{background:${tint('ink-soft')};color:var(--ink-soft)}
@@ -59,7 +58,6 @@ button.primary{background:var(--accent);color:var(--on-accent)}
 button.primary:hover{filter:brightness(.92)}
 button[aria-disabled=true],button[aria-disabled=true]:hover{border-color:var(--line);background:${tint('ink-soft')};color:var(--ink-soft);filter:none;cursor:default}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
-@keyframes pop{from{opacity:0;transform:scale(.86)}}
 @keyframes breathe{to{opacity:.35}}
 @media (prefers-reduced-motion:reduce){*{animation:none!important;transition:none!important}}
 `;

@@ -231,6 +231,9 @@ export async function isInSight(locator, what) {
   await until(`${what} is in sight`, isClear, 5_000).catch((error) => assert.fail(`${error.message}: it is ${fault}`))
 }
 
+/** What the web component calls so. */
+export const part = (page, name) => page.locator(`scan-login [part~="${name}"]`)
+
 export const sceneOf = (page) => page.locator('#app').getAttribute('data-scene')
 
 /** Presses Tab until the focus is on a test id, or an id of the web component's, and sees that it can be seen there. */

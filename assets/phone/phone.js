@@ -17,6 +17,7 @@ const query = new URLSearchParams(location.search);
 const model = {
   screen: 'enter',
   scene: query.get('scene'),
+  typed: null,
   person: rememberedPerson(),
   people: [...PEOPLE],
   asked: null,
@@ -74,24 +75,24 @@ byId('random').addEventListener('click', () => {
 
 byId('enter').addEventListener('submit', (event) => {
   event.preventDefault();
-  const found = byId('link').value.match(/(?:^|[^0-9a-f])([0-9a-f]{32})(?![0-9a-f])/);
-  byId('link-problem').textContent = found ? '' : i18n.t('linkWrong');
-  byId('link').setAttribute('aria-invalid', String(!found));
-  if (!found) {
-    byId('link').focus();
-    return;
-  }
-  goTo(found[1]);
+  const entered = byId('link').value.trim();
+  const found = entered.match(/(?:^|[^0-9a-f])([0-9a-f]{32})(?![0-9a-f])/);
+  const typed = /^[0-9a-z]{4}[\s-]*[0-9a-z]{4}$/i.test(entered);
+  byId('link-problem').textContent = found || typed ? '' : i18n.t('linkWrong');
+  byId('link').setAttribute('aria-invalid', String(!found && !typed));
+  if (found) goTo(found[1]);
+  else if (typed) goTo(null, entered);
+  else byId('link').focus();
 });
 
 /** The address names the scene, as if it had been scanned; a reload stays with it. */
-function goTo(scene) {
+function goTo(scene, typed = null) {
   const url = new URL(location.href);
   if (scene) url.searchParams.set('scene', scene);
   else url.searchParams.delete('scene');
   url.searchParams.delete('auto');
   history.replaceState(null, '', url);
-  show(scene ? 'choose' : 'enter', { scene, asked: null });
+  show(scene || typed ? 'choose' : 'enter', { scene, typed, asked: null });
 }
 
 // --- scan, and answer --------------------------------------------------------
@@ -102,6 +103,7 @@ async function startScan() {
   try {
     const asked = await scan({
       scene: model.scene,
+      typed: model.typed,
       openid: model.person.openid,
       entryScene: Number(byId('entry-scene').value),
       language: i18n.tag,
@@ -109,7 +111,7 @@ async function startScan() {
     nickname.value = model.person.name;
     forgetAvatar();
     show('ask', {
-      asked, askedAt: performance.now(), number: null, wrong: new Set(), problem: null,
+      scene: asked.scene ?? model.scene, asked, askedAt: performance.now(), number: null, wrong: new Set(), problem: null,
     });
   } catch (problem) {
     fail(problem, startScan);

@@ -15,8 +15,10 @@ async function twice(call) {
   }
 }
 
-async function scanOnce({ scene, openid, entryScene, language }) {
+/** What is typed leads to its scene, in place of a scan. */
+async function scanOnce({ scene, typed, openid, entryScene, language }) {
   const { code } = await request('POST', '/simulator/login', { json: { openid } });
+  if (typed) return request('POST', '/simulator/service/short-codes/scan', { json: { short_code: typed, code }, language });
   return request('POST', at(scene, 'scan'), { json: { code, entry_scene: entryScene }, language });
 }
 

@@ -19,18 +19,20 @@ export const strings = {
     aboutText: 'It stands in for WeChat and its Mini Program. No real WeChat account is used.',
 
     enterTitle: 'Scan a code',
-    enterText: 'Open a login page on a computer and scan its code with your camera, or paste the link here.',
-    linkLabel: 'Link or scene id',
+    enterText: 'Open a login page on a computer and scan its code with your camera, or enter here its link or the code to type that it shows.',
+    linkLabel: 'Link, scene id or code to type',
     linkPlaceholder: 'https://…?scene=…',
-    linkWrong: 'There is no scene id in this: it is 32 digits and letters from a to f.',
+    linkWrong: 'There is no scene id in this, which is 32 digits and letters from a to f, and it is no code of eight.',
     enter: 'Continue',
 
     chooseTitle: 'Who holds this phone?',
     chooseText: 'The code is in front of the camera.',
+    chooseTextTyped: 'The code {typed} is typed.',
     peopleLegend: 'People',
     random: 'Somebody new',
     randomName: 'Guest {tail}',
     scan: 'Scan as {name}',
+    goOn: 'Go on as {name}',
 
     scanningTitle: 'Scanning…',
     scanningText: 'Asking WeChat who you are.',
@@ -74,6 +76,7 @@ export const strings = {
     close: 'Close',
 
     problem_expired: ['The code has expired', 'Refresh the code on the computer and scan it again.'],
+    problem_unknown_short_code: ['No such code', 'Compare it with the computer: a code works for two minutes at most. Show a new one there, then type that.'],
     problem_unknown_scene: ['Login request not found', 'The code may be long out of date. Refresh the code on the computer and scan it again.'],
     problem_scanned_by_another: ['Already scanned by someone else', 'A code belongs to the first person who scans it. Refresh the code on the computer and scan it again.'],
     problem_already_finished: ['This login has already ended', 'To log in, refresh the code on the computer and scan it again.'],
@@ -115,18 +118,20 @@ export const strings = {
     aboutText: '它代替微信和小程序，不使用任何真实的微信账号。',
 
     enterTitle: '扫一扫',
-    enterText: '请在电脑上打开登录页，用相机扫描其中的码，或把链接粘贴到这里。',
-    linkLabel: '链接或 scene 编号',
+    enterText: '请在电脑上打开登录页，用相机扫描其中的码，或在这里输入链接或它显示的登录码。',
+    linkLabel: '链接、scene 编号或登录码',
     linkPlaceholder: 'https://…?scene=…',
-    linkWrong: '没有找到 scene 编号：它由 32 位数字和字母 a–f 组成。',
+    linkWrong: '没有找到 scene 编号（32 位数字和字母 a–f），也不是八位登录码。',
     enter: '继续',
 
     chooseTitle: '这部手机是谁的？',
     chooseText: '登录码已在镜头前。',
+    chooseTextTyped: '已输入登录码 {typed}。',
     peopleLegend: '人物',
     random: '换一个新人',
     randomName: '访客 {tail}',
     scan: '以“{name}”的身份扫码',
+    goOn: '以“{name}”的身份继续',
 
     scanningTitle: '正在扫描…',
     scanningText: '正在向微信确认你的身份。',
@@ -170,6 +175,7 @@ export const strings = {
     close: '关闭',
 
     problem_expired: ['登录码已过期', '请刷新电脑上的码，再扫描一次。'],
+    problem_unknown_short_code: ['没有这个码', '请对照电脑屏幕，看看有没有输错。码最多有效两分钟，也可以在电脑上换一个新的码再输入。'],
     problem_unknown_scene: ['找不到这个登录请求', '这个码可能早已失效。请刷新电脑上的码，再扫描一次。'],
     problem_scanned_by_another: ['已被另一个微信号扫描', '一个码只能由第一个扫描的人使用。请刷新电脑上的码，再扫描一次。'],
     problem_already_finished: ['这次登录已经结束', '如果还要登录，请刷新电脑上的码，再扫描一次。'],

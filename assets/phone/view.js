@@ -17,7 +17,7 @@ const REMEDIES = {
 };
 /** No further try of this scene can cure these: nothing is offered but to close. */
 const HOPELESS = new Set([
-  'expired', 'unknown_scene', 'already_finished', 'scanned_by_another', 'entry_scene_refused', 'wechat_blocked_user',
+  'expired', 'unknown_scene', 'unknown_short_code', 'already_finished', 'scanned_by_another', 'entry_scene_refused', 'wechat_blocked_user',
 ]);
 const DECLINED = { no: 'declinedText', not_me: 'notMeText', wrong_numbers: 'wrongNumbersText' };
 
@@ -44,8 +44,9 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     return t(i18n.has(`problem_${code}`) ? `problem_${code}` : 'problem_other');
   }
 
-  function words({ screen, asked, problem, because }) {
+  function words({ screen, typed, asked, problem, because }) {
     if (screen === 'error') return wordsOfProblem(problem);
+    if (screen === 'choose' && typed) return [t('chooseTitle'), t('chooseTextTyped', { typed })];
     if (screen === 'declined') return [t('declinedTitle'), t(DECLINED[because])];
     if (screen !== 'ask') return [t(`${screen}Title`), t(`${screen}Text`)];
     const { name, domain } = asked.client;
@@ -85,10 +86,10 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     }));
   }
 
-  function drawPerson({ person, scene }) {
+  function drawPerson({ person, scene, typed }) {
     drawAvatar(byId('bar-avatar'), person);
     byId('bar-name').textContent = person.name;
-    byId('scan').textContent = t('scan', { name: person.name });
+    byId('scan').textContent = t(typed ? 'goOn' : 'scan', { name: person.name });
     byId('scene-id').textContent = scene ?? t('none');
     byId('openid').textContent = person.openid;
   }

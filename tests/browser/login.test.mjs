@@ -279,6 +279,32 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await reaches(visitor, 'profile')
   })
 
+  it('is begun without a camera by typing the code that the computer shows', async (stage, service) => {
+    stage.tolerate(/status of 404/)
+    const computer = await stage.computer(service.url)
+    await reaches(computer, 'waiting')
+    await part(computer, 'type').click()
+    await shows(computer, '#short-code', /^[2-9A-Z]{4}-[2-9A-Z]{4}$/)
+    const code = await part(computer, 'short-code').innerText()
+    const context = await stage.person()
+    const phone = await context.newPage()
+    await phone.goto(new URL('/simulator/phone', service.url).href)
+    const type = async (typed) => {
+      await phone.getByTestId('link').fill(typed)
+      await phone.getByTestId('enter').click()
+      await shows(phone, '#text', typed)
+      await phone.getByTestId('scan').click()
+    }
+    await type(code === 'AAAA-AAAA' ? 'CCCC-CCCC' : 'AAAA-AAAA')
+    await shows(phone, 'h1', 'No such code')
+    await phone.getByTestId('close').click()
+    await type(code.toLowerCase().replace('-', ' '))
+    await shows(phone, '[data-testid=warning]', 'You typed a code')
+    await reaches(computer, 'scanned')
+    await phone.getByTestId('confirm').click()
+    await reaches(computer, 'profile')
+  })
+
   it('says on the first screen of a phone too that WeChat is simulated (T17)', async (stage, service) => {
     for (const language of [ENGLISH, CHINESE]) {
       const visitor = await stage.computer(service.url, MOBILE_PHONE, language)

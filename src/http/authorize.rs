@@ -7,18 +7,52 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::assets;
 use super::extract::{NO_FORM, Whole, is_form};
 use super::language::Language;
 use super::layers::Cause;
+use super::openapi::problems;
 use super::problem::{Code, Problem};
 use crate::login::{Client, Site};
 use crate::oidc::request::Stranger;
 use crate::oidc::{AuthorizationRequest, Refusal};
 use crate::scene::Authorization;
 use crate::web::embedded::filled;
+
+/// What a site asks for in a form (OpenID Connect Core §3.1.2.1): for the document, as it is read as a query is.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the document alone reads it")]
+struct AuthorizeRequest {
+    client_id: String,
+    /// One of the site's, letter for letter.
+    redirect_uri: String,
+    #[schema(pattern = "^code$")]
+    response_type: String,
+    /// `openid`, and `profile` if names are wanted.
+    #[schema(nullable = false)]
+    scope: Option<String>,
+    #[schema(nullable = false)]
+    state: Option<String>,
+    #[schema(nullable = false)]
+    nonce: Option<String>,
+    /// PKCE (RFC 7636), as `code_challenge_method` says: `S256`.
+    #[schema(nullable = false)]
+    code_challenge: Option<String>,
+    #[schema(nullable = false)]
+    code_challenge_method: Option<String>,
+    #[schema(nullable = false)]
+    prompt: Option<String>,
+    /// In seconds.
+    #[schema(nullable = false)]
+    max_age: Option<String>,
+    #[schema(nullable = false)]
+    ui_locales: Option<String>,
+    #[schema(nullable = false)]
+    login_hint: Option<String>,
+}
 
 /// Shows the code, and sends the browser back to the site with what comes of it.
 #[utoipa::path(get, path = "/authorize", tag = "browser", params(
@@ -35,11 +69,15 @@ pub(super) async fn page(State(state): State<AppState>, RawQuery(query): RawQuer
     answer(&state, &query.unwrap_or_default(), &headers)
 }
 
+problems!(PostedProblems: BodyTooLarge UnsupportedMediaType RequestTimeout);
+
 /// The same, of a form (OpenID Connect Core §3.1.2.1).
-#[utoipa::path(post, path = "/authorize", tag = "browser", responses(
+#[utoipa::path(post, path = "/authorize", tag = "browser",
+    request_body(content = AuthorizeRequest, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 200, description = "The page with the code.", content_type = "text/html"),
     (status = 303, description = "Back to the site, with `error`, `error_description`, `state` and `iss`.", headers(("Location" = String))),
     (status = 400, description = "A page: this is no request of a site that is known here.", content_type = "text/html"),
+    PostedProblems,
 ))]
 pub(super) async fn posted(
     State(state): State<AppState>,

@@ -48,6 +48,8 @@ def before_load_schema(context, raw_schema):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
+    # Where a site is sent back to is nobody here.
+    kwargs["allow_redirects"] = False
     with WORLD.lock:
         scene = scene_of(case)
         prove(case, scene)
@@ -175,6 +177,24 @@ def token(case, scene):
         case.body = {name: value for name, value in case.body.items() if value is not None}
 
 
+def page(case, scene):
+    authorize(case.query, not is_made_wrong(case, ParameterLocation.QUERY))
+
+
+def posted(case, scene):
+    authorize(case.body, has_fields(case))
+
+
+def authorize(asked, has_fields):
+    """Mostly what a site that is known asks for."""
+    if has_fields and WORLD.chance(0.8):
+        asked.update(client_id="site", redirect_uri="https://www.site.example/callback")
+        if WORLD.chance(0.7):
+            asked.update(response_type="code", scope="openid profile", code_challenge=CHALLENGE, code_challenge_method="S256")
+            asked.pop("prompt", None)
+            asked.pop("max_age", None)
+
+
 def userinfo(case, scene):
     if WORLD.access_tokens and WORLD.chance(0.8):
         case.headers["Authorization"] = f"Bearer {WORLD.random.choice(WORLD.access_tokens)}"
@@ -186,7 +206,7 @@ def has_fields(case):
 
 FILL = {
     call.__name__: call
-    for call in (start, status, stream, code_image, scan, scan_typed, confirm, upload_avatar, avatar, token, userinfo)
+    for call in (start, status, stream, code_image, scan, scan_typed, confirm, upload_avatar, avatar, token, page, posted, userinfo)
 } | {"userinfo_posted": userinfo}
 
 
@@ -224,6 +244,8 @@ def every_answer_is_as_the_contract_says(context, response, case):
         assert header(response, "www-authenticate"), "401 without WWW-Authenticate"
     if status >= 400 and case.path in ("/token", "/userinfo") and status != 405:
         assert kind == "application/json" and json.loads(text)["error"], text
+    elif status == 400 and case.path == "/authorize":
+        assert kind == "text/html", f"whoever was sent here is shown no page but {kind}: {text}"
     elif status >= 400:
         assert kind == "application/problem+json", f"{status} is not a problem document but {kind}: {text}"
         problem = json.loads(text)

@@ -37,7 +37,7 @@ img#code.ready{opacity:.07}
 #meta{display:flex;flex-wrap:wrap;justify-content:center;min-height:26px;font-variant-numeric:tabular-nums}
 .short #countdown{color:var(--caution);font-weight:600}
 #actions{display:flex;width:100%;min-height:46px;margin-top:10px}
-button{flex:auto;min-height:46px;padding:.55em 1.3em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}
+button{flex:auto;min-height:46px;padding:.55em .9em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}
 button:hover{background:${_("ink-soft")};color:var(--ink)}
 button.primary{background:var(--accent);color:var(--on-accent)}
 button.primary:hover{filter:brightness(.92)}

@@ -467,7 +467,8 @@ fn no_setting(name: &str, settings: &[&str]) -> String {
 }
 
 /// Settings of what is read again while the service runs.
-const READ_AGAIN: [&str; 13] = [
+const READ_AGAIN: [&str; 23] = [
+    "client_id",
     "client_secret",
     "client_secret_file",
     "client_name",
@@ -479,8 +480,17 @@ const READ_AGAIN: [&str; 13] = [
     "client_webhook_url",
     "client_webhook_secret",
     "client_webhook_secret_file",
+    "code_check_path",
+    "code_env_version",
+    "code_is_hyaline",
+    "code_line_color",
+    "code_page",
+    "code_width",
     "pairwise_secret",
     "signing_keys_file",
+    "wechat_appid",
+    "wechat_secret",
+    "wechat_secret_file",
 ];
 
 /// A trace of the value of each setting that takes a restart.

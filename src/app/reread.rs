@@ -2,7 +2,7 @@
 //!
 //! All of it is taken or nothing is: a file that can't be used leaves everything as it was, and the log says why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::Metadata;
 use std::future::Future;
 use std::os::unix::fs::MetadataExt;
@@ -87,8 +87,8 @@ impl Rereading {
             let read = spawn_blocking(move || reading()).await;
             match read.context("reading broke off").and_then(|read| self.take(read?)) {
                 Ok(read) => {
+                    seen = seen.and_new(&files, &read.files).await;
                     files = read.files;
-                    seen = Traces::of(&files).await;
                 }
                 Err(error) => {
                     self.count("refused");
@@ -106,6 +106,13 @@ impl Rereading {
         let before = state.login.sites();
         let keys = keys(&config, &state.keys.load())?;
         let sites = self.workshop.sites(&config, Some(&before))?;
+        if let (Some(now), Some(then)) = (sites.pairwise(), before.pairwise())
+            && !now.shares_secret(then)
+        {
+            bail!(
+                "SCANLOGIN_PAIRWISE_SECRET is another, which would make strangers of all people of pairwise sites: it never changes"
+            );
+        }
         let ids = |sites: &crate::login::Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
         let (now, then) = (ids(&sites), ids(&before));
         // A key is published before anything is signed with it.
@@ -164,6 +171,20 @@ impl Traces {
         let mut traces = Vec::with_capacity(files.len());
         for file in files {
             traces.push(tokio::fs::metadata(file).await.ok().map(trace));
+        }
+        Self(traces)
+    }
+
+    /// These of `known`, for `now`: what is new among them is traced as it is.
+    async fn and_new(self, known: &[PathBuf], now: &[PathBuf]) -> Self {
+        let mut known: HashMap<_, _> = known.iter().zip(self.0).collect();
+        let mut traces = Vec::with_capacity(now.len());
+        for file in now {
+            let seen = match known.remove(file) {
+                Some(seen) => seen,
+                None => Self::of(std::slice::from_ref(file)).await.0.pop().flatten(),
+            };
+            traces.push(seen);
         }
         Self(traces)
     }

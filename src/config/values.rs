@@ -56,6 +56,9 @@ pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
     if !is_written_out || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(NONE);
     }
+    if !text.is_ascii() {
+        return Err("must be ASCII: other letters percent-encoded, as browsers send them");
+    }
     if url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err("must have no user and no fragment (#)");
     }
@@ -67,8 +70,9 @@ const LINK_PREFIX_LEN: usize = 200;
 
 /// What stands before the scene in an ordinary QR code: WeChat's rule must end so as well, or it would open other addresses too.
 pub(super) fn link_prefix(text: &str) -> Result<(), &'static str> {
-    if !(text.starts_with("https://") && text.ends_with('/')) || text.contains('?') {
-        return Err("must be https and end with /; such as https://login.example/s/");
+    // The Mini Program and the page behind it know a link by its /s/.
+    if !(text.starts_with("https://") && text.ends_with("/s/")) || text.contains('?') {
+        return Err("must be https and end with /s/; such as https://login.example/s/");
     }
     if text.len() > LINK_PREFIX_LEN {
         return Err("is longer than 200 characters, which makes a code that is hard to scan");

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use utoipa::ToSchema;
 
@@ -92,6 +92,17 @@ pub(super) async fn posted(
 }
 
 fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
+    let mut response = answer_of(state, query, headers);
+    // A site may have opened this in a window of its own, and wait there for what comes of it.
+    let policy = (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("unsafe-none"),
+    );
+    response.headers_mut().insert(policy.0, policy.1);
+    response
+}
+
+fn answer_of(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
     let request = AuthorizationRequest::read(query);
     match check(state, &request) {
         Ok((site, _)) => code_page(state, query, &request, &site.client, headers),

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::entry::{EntryScenes, NumberMatching};
-use super::{Program, Subject};
+use super::{Pairwise, Program, Subject};
 use crate::oidc::Algorithm;
 use crate::webhook::Webhook;
 use crate::wechat::EnvVersion;
@@ -169,6 +169,15 @@ impl Sites {
     #[must_use]
     pub fn demo(&self) -> Option<Arc<Site>> {
         self.only().filter(|_| self.is_demo)
+    }
+
+    /// What makes the names of people for some site that has names of its own. All are made with one secret.
+    #[must_use]
+    pub fn pairwise(&self) -> Option<&Pairwise> {
+        self.by_id.values().find_map(|site| match &site.client.subject {
+            Subject::Pairwise(pairwise) => Some(pairwise),
+            Subject::Public => None,
+        })
     }
 
     /// Their names.

@@ -28,6 +28,8 @@ const SENDING_TO_ONE_MAX: usize = 8;
 
 /// How many wait in this replica for their turn; what is beyond waits in the store.
 const QUEUE_MAX: usize = 2_048;
+/// And of one site, so that one whose receiver hangs leaves room for the others.
+const QUEUE_TO_ONE_MAX: usize = 64;
 
 /// How long a message waits here for its turn, before it is left to whoever comes to it when its claim ends.
 const TURN: Duration = Duration::from_secs(5);
@@ -66,6 +68,8 @@ pub struct Webhooks {
 /// The way to one site.
 #[derive(Debug)]
 struct Lane {
+    /// For those that are sent, or wait for their turn.
+    queue: Arc<Semaphore>,
     sending: Arc<Semaphore>,
     fails: AtomicBool,
 }
@@ -133,6 +137,7 @@ impl Webhooks {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = lanes.entry(client_id.to_owned()).or_insert_with(|| {
             Arc::new(Lane {
+                queue: Arc::new(Semaphore::new(QUEUE_TO_ONE_MAX)),
                 sending: Arc::new(Semaphore::new(SENDING_TO_ONE_MAX)),
                 fails: AtomicBool::new(false),
             })
@@ -238,12 +243,16 @@ impl Login {
 
     /// What finds no room here is due again when its claim ends.
     fn spawn_sending(&self, claimed: Claimed, is_doubted: bool) {
+        let lane = self.webhooks.lane(&claimed.message.client_id);
+        let Ok(own_place) = Arc::clone(&lane.queue).try_acquire_owned() else {
+            return;
+        };
         let Ok(place) = Arc::clone(&self.webhooks.queue).try_acquire_owned() else {
             return;
         };
         let login = self.clone();
         let sending = async move {
-            let _place = place;
+            let _places = [own_place, place];
             login.send(claimed, is_doubted).await;
         };
         self.tasks.spawn(sending.in_current_span());

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
 
 /// By what a site knows a person.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,14 @@ impl Pairwise {
             key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes()),
             sector: sector.to_owned(),
         }
+    }
+
+    /// Whether both are made with one secret.
+    #[must_use]
+    pub fn shares_secret(&self, other: &Self) -> bool {
+        let name = |of: &Self| hmac::sign(&of.key, b"");
+        // Of equal length, and known to nobody.
+        name(self).as_ref().ct_eq(name(other).as_ref()).into()
     }
 
     /// What the sector knows the person by.
@@ -72,5 +81,7 @@ mod tests {
             assert_ne!(name, other);
         }
         assert!(!format!("{blog:?}").contains("sss"));
+        assert!(blog.shares_secret(&Pairwise::new(&secret, "shop.example")));
+        assert!(!blog.shares_secret(&Pairwise::new(&"t".repeat(32).into(), "blog.example")));
     }
 }

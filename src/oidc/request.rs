@@ -134,7 +134,11 @@ impl AuthorizationRequest {
         let invalid = |words: &str| Err(("invalid_request", words.to_owned()));
         if let Some(name) = self.twice.first() {
             // A name may be anything.
-            let name: String = name.chars().filter(char::is_ascii_graphic).take(40).collect();
+            let name: String = name
+                .chars()
+                .filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\'))
+                .take(40)
+                .collect();
             return invalid(&format!("{name} is there twice."));
         }
         self.has_nothing_unsupported()?;

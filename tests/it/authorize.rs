@@ -582,3 +582,20 @@ async fn userinfo_takes_the_token_from_a_form_and_not_from_two_places() {
         .await
         .oauth_error(401, "invalid_token");
 }
+
+#[tokio::test]
+async fn a_site_may_open_the_page_in_a_window_of_its_own_and_hear_from_it() {
+    let service = sites().await;
+    let all = [
+        (asked(&[]), 200),
+        (asked(&[("prompt", Some("none"))]), 303),
+        (asked(&[("client_id", Some("nobody"))]), 400),
+    ];
+    for (query, status) in all {
+        let reply = authorize(&service, &query).await;
+        assert_eq!(reply.status, status, "{query}");
+        assert_eq!(reply.header("cross-origin-opener-policy"), "unsafe-none", "{query}");
+    }
+    let elsewhere = Reply::to(service.get("/")).await;
+    assert_eq!(elsewhere.header("cross-origin-opener-policy"), "same-origin");
+}

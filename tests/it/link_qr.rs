@@ -170,14 +170,15 @@ async fn wechats_console_finds_its_file_beside_the_links() {
 fn what_is_no_prefix_of_links_stops_the_start() {
     let files = crate::support::temporary_directory();
     let path = files.path().join("scanlogin.toml");
-    let long = format!("https://login.example/{}/", "s".repeat(200));
+    let long = format!("https://login.example/{}/s/", "s".repeat(200));
     for (prefix, why) in [
-        ("http://login.example/s/", "must be https and end with /"),
-        ("https://login.example/s", "must be https and end with /"),
-        ("https://login.example/?s=/", "must be https and end with /"),
+        ("http://login.example/s/", "must be https and end with /s/"),
+        ("https://login.example/s", "must be https and end with /s/"),
+        ("https://login.example/?s=/", "must be https and end with /s/"),
         ("https://me@login.example/s/", "must have no user"),
-        ("login.example/s/", "must be https and end with /"),
-        ("https:///", "is no address"),
+        ("login.example/s/", "must be https and end with /s/"),
+        ("https:///s/?", "must be https and end with /s/"),
+        ("https://login.example/q/", "must be https and end with /s/"),
         (&long, "longer than 200"),
     ] {
         let text = settings("").replace(PREFIX, prefix);

@@ -116,9 +116,13 @@ async fn a_file_that_can_not_be_used_is_told_with_its_line_and_changes_nothing()
 #[tokio::test]
 async fn what_takes_a_restart_is_named_and_stays() {
     let service = Service::builder().config_toml(BLOG).start().await;
-    service.rewrite_config(&format!("heartbeat = 1\n{BLOG}{SHOP}"));
+    service.rewrite_config(&format!("heartbeat = 1\ncode_width = 300\n{BLOG}{SHOP}"));
     service.process.signal(Signal::HUP);
-    service.log().line_with(&["take a restart", "heartbeat"]).await;
+    let line = service.log().line_with(&["take a restart", "heartbeat"]).await;
+    assert!(
+        !line.contains("code_width"),
+        "what is taken in takes no restart: {line}"
+    );
     until_it_starts(&service, "shop").await;
 
     let program = "[[mini_program]]\nappid = \"wx0123456789abcdef\"\nsecret = \"a-secret-of-wechat\"\n";
@@ -130,6 +134,25 @@ async fn what_takes_a_restart_is_named_and_stays() {
         .line_with(&["nothing was changed", "WeChat", "restart"])
         .await;
     assert_eq!(starts(&service, "shop").await.status, 201);
+}
+
+#[tokio::test]
+async fn the_secret_of_pairwise_names_never_changes() {
+    let named = |secret: &str, client: &str| {
+        format!("pairwise_secret = \"{secret}\"\n{client}subject_type = \"pairwise\"\nsector = \"x.example\"\n")
+    };
+    let (one, other) = ("0123456789abcdef0123456789abcdef", "another-9abcdef0123456789abcdef!");
+    canaries::learn("a secret of the settings", other);
+    let service = Service::builder().config_toml(&named(one, BLOG)).start().await;
+    service.rewrite_config(&named(other, &format!("{SHOP}{BLOG}")));
+    service.process.signal(Signal::HUP);
+    service
+        .log()
+        .line_with(&["nothing was changed", "SCANLOGIN_PAIRWISE_SECRET"])
+        .await;
+    starts(&service, "shop").await.problem(403, "unknown_client");
+    service.rewrite_config(&named(one, &format!("{SHOP}{BLOG}")));
+    until_it_starts(&service, "shop").await;
 }
 
 #[tokio::test]

@@ -298,8 +298,8 @@ export class Login {
     if (this.#over) {
       clearInterval(this.#clock);
       this.#connected(null);
-      // A code that nobody can scan any more is not to be looked for after a reload; one that was confirmed is.
-      if (data.state === 'expired') this.#store(null);
+      // One that was confirmed is looked for after a reload; what else it came to is told once.
+      if (data.state !== 'confirmed') this.#store(null);
       this.#attempt?.end();
     }
     if (data.state === 'waiting' && this.picture === 'none') this.#loadPicture();

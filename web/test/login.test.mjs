@@ -404,6 +404,19 @@ test('a reload finds it again where the cookie is the proof, and only there', as
   await settle()
   assert.equal(world.scenes, 3, 'one whose code is redeemed is over')
   late.stop()
+
+  world.status = async () => Response.json({ id: '3.2', state: 'declined', expires_in: 9, redirect_to: 'https://site.example/?error=access_denied' })
+  const declined = world.make()
+  declined.start()
+  await settle()
+  assert.equal(declined.state, 'declined')
+  assert.equal(world.scenes, 3, 'whoever was away is told of the no')
+  declined.stop()
+  const again = world.make()
+  again.start()
+  await settle()
+  assert.equal(world.scenes, 4, 'and once: the same link begins anew')
+  again.stop()
 })
 
 test('giving up is told by the service, where it can be', async (t) => {

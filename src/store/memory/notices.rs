@@ -45,8 +45,9 @@ impl NoticeStore for MemoryStore {
         let notices = &mut state.notices.0;
         let now = Instant::now();
         let waiting = notices.len();
-        let due = notices.iter_mut().filter(|(_, kept)| kept.due <= now);
-        let claimed = due.take(most).map(|(id, kept)| {
+        let mut due: Vec<_> = notices.iter_mut().filter(|(_, kept)| kept.due <= now).collect();
+        due.sort_unstable_by_key(|(_, kept)| kept.due);
+        let claimed = due.into_iter().take(most).map(|(id, kept)| {
             kept.claim = claim;
             kept.due = now + lease;
             (*id, kept.text.clone())

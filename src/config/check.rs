@@ -109,9 +109,11 @@ impl Settings {
             &self.client_webhook_secret_file,
             &self.signing_keys_file,
             &self.pairwise_secret_file,
+            &self.wechat_secret_file,
         ];
         let own = own.into_iter().flatten().cloned();
         own.chain(tables.secret_files().map(|(_, path)| path.to_owned()))
+            .chain(tables.plain_files().map(Path::to_owned))
             .collect()
     }
 

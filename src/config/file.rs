@@ -201,6 +201,11 @@ impl Tables {
             .chain(webhooks)
     }
 
+    /// The files that it names and that hold no secret.
+    pub(super) fn plain_files(&self) -> impl Iterator<Item = &Path> {
+        self.mini_program.iter().filter_map(|table| table.link_file.as_deref())
+    }
+
     pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
         let mini_program = |table: &MiniProgramTable| {
             let name = format!("mini_program {}: secret", table.appid);

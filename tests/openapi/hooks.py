@@ -255,6 +255,10 @@ def every_answer_is_as_the_contract_says(context, response, case):
         assert problem["type"].endswith(f"/problems#{problem['code']}"), text
     if status < 300:
         assert is_proven(case, response), "who brought no secret of this scene was let in"
+    if name_of(case) == "status" and status == 200:
+        stays_over(case, json.loads(text)["state"])
+    if case.method == "DELETE" and status == 204:
+        stays_over(case, "cancelled")
     if kind == "text/event-stream":
         for event in text.split("\n\n"):
             fields = dict(line.split(": ", 1) for line in event.splitlines() if line and not line.startswith(":"))
@@ -262,6 +266,17 @@ def every_answer_is_as_the_contract_says(context, response, case):
                 told = json.loads(fields["data"])
                 SCHEMAS["Problem" if fields["event"] == "unavailable" else "SceneState"].validate(told)
                 assert fields["event"] in ("unavailable", told.get("state")), event
+                stays_over(case, fields["event"])
+
+
+def stays_over(case, state):
+    """What ended in one way is never told to be in another state."""
+    with WORLD.lock:
+        scene = WORLD.scenes.get(case.path_parameters.get("scene"))
+        if scene and scene.ended:
+            assert state in (scene.ended, "unavailable"), f"{scene.id} was {scene.ended}, and is {state}"
+        if scene and state in ("redeemed", "declined", "cancelled", "expired"):
+            scene.ended = state
 
 
 def is_proven(case, response):

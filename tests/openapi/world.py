@@ -46,6 +46,8 @@ class Scene:
         self.event_id = started["id"]
         self.client = client
         self.state = "waiting"
+        # How it ended, once the service told so.
+        self.ended = None
         self.born = time.monotonic()
         self.confirm_token = self.number = self.code = self.avatar = self.short_code = None
 

@@ -2,6 +2,8 @@
 
 mod logs;
 
+use std::fmt::Write as _;
+
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -9,6 +11,17 @@ use prometheus::{
 };
 
 pub use logs::Logs;
+
+/// An error and all that lies behind it, for the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}
 
 /// Everything this process counts. Labels are closed sets; there is no global registry.
 #[derive(Debug, Clone)]

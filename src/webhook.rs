@@ -2,7 +2,6 @@
 //!
 //! When it is sent, and sent again, is the business of [`crate::login`].
 
-use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::{StatusCode, Url};
 use ring::hmac;
 use zeroize::Zeroizing;
+
+use crate::telemetry::chain;
 
 /// What a secret begins with.
 const PREFIX: &str = "whsec_";
@@ -137,21 +138,10 @@ impl Sender {
             Ok(StatusCode::GONE) => Err(SendError::Gone),
             Ok(status) => Err(SendError::Status(status.as_u16())),
             Err(error) if error.is_timeout() => Err(SendError::Timeout(self.timeout)),
-            Err(error) => Err(SendError::Unreachable(causes(error))),
+            // The address may hold a secret of the site's.
+            Err(error) => Err(SendError::Unreachable(chain(&error.without_url()))),
         }
     }
-}
-
-/// The whole chain of causes, without the address, which may hold a secret of the site's.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use utoipa::ToSchema;
 
@@ -176,9 +176,6 @@ fn stranger_page(stranger: Stranger, headers: &HeaderMap) -> Response {
     };
     let mut response = (StatusCode::BAD_REQUEST, Html(page)).into_response();
     assets::protect(&mut response, None, &[]);
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.extensions_mut().insert(Cause {
         code: "invalid_request",
         why: Some(words),

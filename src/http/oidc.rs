@@ -18,13 +18,14 @@ use super::extract::{Form, Whole, authorization, is_form};
 use super::layers::Cause;
 use super::load::{Undone, Work};
 use super::peer::Peer;
-use super::problem::{Problem, Quota, chain};
+use super::problem::{Problem, Quota};
 use super::scenes::avatar_urls;
 use crate::limits::{Limited, Rule, octets};
 use crate::login::{
     ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Login, Presented, RedeemError, Redeemed, Site, UserinfoError,
 };
 use crate::oidc::IdToken;
+use crate::telemetry::chain;
 
 /// What a redemption sends (RFC 6749 §4.1.3): for the document, as the form is read by hand.
 #[derive(ToSchema)]

@@ -15,11 +15,11 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::layers::{method_not_allowed, word};
-use super::problem::{Code, Problem, chain};
+use super::problem::{Code, Problem};
 use super::{Lifecycle, PublicUrl};
 use crate::login::Login;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, chain};
 use crate::web;
 
 /// How long the store may take to answer a probe. Whoever probes waits a second, and often no longer.

@@ -19,6 +19,7 @@ use crate::limits::{Limited, Rule};
 use crate::login::Error;
 use crate::scene::StateName;
 use crate::store::StoreError;
+use crate::telemetry::chain;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::PictureError;
 use crate::wechat::errcode::{Class, Errcode};
@@ -572,17 +573,6 @@ impl Quota {
             }
         }
     }
-}
-
-/// An error and all that lies behind it, for the log.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// `GET /problems`: what each code means, where the `type` of a problem leads.

@@ -13,8 +13,7 @@ use utoipa_swagger_ui::Config;
 use super::problem::{Code, Problem};
 use super::{AppState, contract};
 
-/// Swagger UI sets styles by script, which no policy forbids, and brings some in a `style` element. Nothing that a visitor sends gets
-/// into the page.
+/// Swagger UI sets styles by script, which no policy forbids, and brings small pictures in its style sheet.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -40,7 +39,7 @@ fn file(name: &str) -> Result<Response, Problem> {
     let found = utoipa_swagger_ui::serve(name, Arc::new(config));
     let found = found.map_err(|error| Problem::broken(&format!("the page of the contract is broken: {error}")))?;
     let found = found.ok_or_else(|| Problem::new(Code::NotFound, "There is no such file."))?;
-    let mut response = found.bytes.into_owned().into_response();
+    let mut response = found.bytes.into_response();
     let headers = response.headers_mut();
     let media_type =
         HeaderValue::try_from(found.content_type).map_err(|_| Problem::broken("a file has no media type"))?;

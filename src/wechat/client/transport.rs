@@ -1,6 +1,5 @@
 //! How a call travels: which host, how often, how many at once, how long, how much.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -13,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::hosts::Hosts;
 use super::reply::scrubbed;
 use super::{Call, Error};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, chain};
 use crate::wechat::errcode::Class;
 
 /// How many calls are under way at once: pictures, which can take 15 s each, and apart from them the others, which must
@@ -270,14 +269,7 @@ async fn answer(mut response: Response, length_max: usize) -> Result<Bytes, Fail
     }
 }
 
-/// The whole chain of causes, without the address: that holds secrets.
+/// Without the address: that holds secrets.
 fn unavailable(error: reqwest::Error) -> Error {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    Error::Unavailable(text)
+    Error::Unavailable(chain(&error.without_url()))
 }

@@ -49,7 +49,20 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("oidc", &["crate::http", "crate::store", "axum", "fred"]),
     ("http", &["crate::config", "fred", "std::env"]),
     ("web", &["crate::", "fred"]),
-    ("webhook", &["crate::", "axum", "fred"]),
+    (
+        "webhook",
+        &[
+            "crate::scene",
+            "crate::store",
+            "crate::hub",
+            "crate::login",
+            "crate::http",
+            "crate::config",
+            "crate::wechat",
+            "axum",
+            "fred",
+        ],
+    ),
     ("telemetry", &["crate::", "axum", "fred"]),
 ];
 

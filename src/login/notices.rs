@@ -222,7 +222,8 @@ impl Login {
             return;
         }
         let claim = WriteId::random(&mut os_rng());
-        let due = match self.store.claim_notices(claim, self.webhooks.lease(), room).await {
+        let lease = self.webhooks.lease();
+        let due = match self.store.claim_notices(claim, lease, room, QUEUE_TO_ONE_MAX).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::debug!(%error, "what sites are to be told can't be looked for");

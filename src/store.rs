@@ -244,6 +244,12 @@ impl Stored {
         }
     }
 
+    /// When it was read.
+    #[must_use]
+    pub fn read_at(&self) -> Instant {
+        self.read_at
+    }
+
     /// What is left of its life now, by the monotonic clock since it was read.
     ///
     /// Only the store says that a deadline is past: until it has, a moment is left, however long ago the record was read. Somebody

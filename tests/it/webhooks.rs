@@ -664,7 +664,7 @@ async fn what_another_replica_has_told_meanwhile_does_not_count_as_dropped() {
     late.log()
         .line_with(&["another replica has come to an end", "blog"])
         .await;
-    assert_eq!(count(&late, "dropped").await.to_string(), "0");
+    assert!(count(&late, "dropped").await < 1.0);
 }
 
 #[tokio::test]

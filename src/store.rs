@@ -144,8 +144,15 @@ pub trait LimitStore: Send + Sync + 'static {
 /// from here by whoever sends it, on any replica.
 #[async_trait]
 pub trait NoticeStore: Send + Sync + 'static {
-    /// Takes notices that are due, about `most` of them: until `lease` is over nobody else takes those.
-    async fn claim_notices(&self, claim: WriteId, lease: Duration, most: usize) -> Result<Due, StoreError>;
+    /// Takes notices that are due, about `most` of them, and of one site about `most_of_one`, so that one of which much is due leaves room
+    /// for the others: until `lease` is over nobody else takes those.
+    async fn claim_notices(
+        &self,
+        claim: WriteId,
+        lease: Duration,
+        most: usize,
+        most_of_one: usize,
+    ) -> Result<Due, StoreError>;
 
     /// Keeps `text` in a claimed notice's place, due again after `wait`.
     async fn put_off_notice(
@@ -235,6 +242,12 @@ impl Stored {
             life,
             read_at: Instant::now(),
         }
+    }
+
+    /// When it was read.
+    #[must_use]
+    pub fn read_at(&self) -> Instant {
+        self.read_at
     }
 
     /// What is left of its life now, by the monotonic clock since it was read.

@@ -190,7 +190,7 @@ impl Metrics {
             )?,
             webhooks_total: counters(
                 "webhooks_total",
-                "Tries to tell a site how a login ended: delivered, failed, given_up or dropped.",
+                "Tries to tell a site how a login ended: delivered, failed, given_up, dropped or elsewhere.",
                 &["client", "result"],
             )?,
             webhooks_waiting: gauge("webhooks_waiting", "What sites are still to be told, of all replicas.")?,

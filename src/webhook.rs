@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::fmt::rfc2822;
+use reqwest::header::RETRY_AFTER;
 use reqwest::{StatusCode, Url};
 use ring::hmac;
 use zeroize::Zeroizing;
@@ -82,14 +84,30 @@ pub enum SendError {
     #[error("the receiver answered 410: it is gone for good")]
     Gone,
     /// It answered anything else than 2xx; a redirect is not followed.
-    #[error("HTTP status {0}")]
-    Status(u16),
+    #[error("HTTP status {code}")]
+    Status {
+        /// The status.
+        code: u16,
+        /// For how long it wants to be left alone, if it says so: RFC 9110, section 10.2.3.
+        retry_after: Option<Duration>,
+    },
     /// It did not answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
     /// It can't be reached.
     #[error("{0}")]
     Unreachable(String),
+}
+
+impl SendError {
+    /// For how long the receiver wants to be left alone, if it says so: as long as it pleases.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Gone | Self::Timeout(_) | Self::Unreachable(_) => None,
+        }
+    }
 }
 
 /// Sends messages.
@@ -120,7 +138,8 @@ impl Sender {
         Ok(Self { http, timeout })
     }
 
-    /// Sends a message once; `now` is in seconds since the Unix epoch. What the receiver writes beyond its status is not read.
+    /// Sends a message once; `now` is in seconds since the Unix epoch. What the receiver writes is not read
+    /// beyond its status and its `Retry-After`.
     ///
     /// # Errors
     /// [`SendError`]; it may have been received all the same.
@@ -133,15 +152,32 @@ impl Sender {
             .header("webhook-timestamp", now)
             .header("webhook-signature", webhook.signature(id, now, body))
             .body(body.to_owned());
-        match request.send().await.map(|response| response.status()) {
-            Ok(status) if status.is_success() => Ok(()),
-            Ok(StatusCode::GONE) => Err(SendError::Gone),
-            Ok(status) => Err(SendError::Status(status.as_u16())),
+        match request.send().await {
+            Ok(response) if response.status().is_success() => Ok(()),
+            Ok(response) if response.status() == StatusCode::GONE => Err(SendError::Gone),
+            Ok(response) => Err(SendError::Status {
+                code: response.status().as_u16(),
+                retry_after: response
+                    .headers()
+                    .get(RETRY_AFTER)
+                    .and_then(|value| retry_after(value.to_str().ok()?, now)),
+            }),
             Err(error) if error.is_timeout() => Err(SendError::Timeout(self.timeout)),
             // The address may hold a secret of the site's.
             Err(error) => Err(SendError::Unreachable(chain(&error.without_url()))),
         }
     }
+}
+
+/// The duration that a `Retry-After` says at `now`: seconds, or an HTTP date in the form that RFC 9110 wants to be sent.
+fn retry_after(text: &str, now: i64) -> Option<Duration> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let at = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    u64::try_from(at.as_second().saturating_sub(now))
+        .ok()
+        .map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -182,6 +218,28 @@ mod tests {
             signed(&format!("{old} {new}")),
             format!("{} {}", signed(&old), signed(&new))
         );
+    }
+
+    #[test]
+    fn a_receiver_says_in_seconds_or_by_a_date_when_it_wants_to_be_asked_again() {
+        let says = |text| retry_after(text, 784_111_777).map(|wait| wait.as_secs());
+        assert_eq!(says("0"), Some(0));
+        assert_eq!(says("120"), Some(120));
+        assert_eq!(says("99999999999999999999999"), Some(u64::MAX));
+        assert_eq!(says("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
+        assert_eq!(says("Sun, 06 Nov 1994 08:51:37 GMT"), Some(120));
+        for nothing in [
+            "Sun, 06 Nov 1994 08:49:36 GMT",
+            "",
+            "-1",
+            "+1",
+            "1.5",
+            "1 s",
+            "soon",
+            "\u{0661}",
+        ] {
+            assert_eq!(says(nothing), None, "{nothing}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! behind the request's back. Where it fails, or dies, the notice is due again when its claim ends, and any replica takes it.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -23,13 +24,16 @@ use crate::store::{Applied, Notice, PutOff, StoreError, find_one, settled};
 use crate::webhook::{SendError, Sender, Webhook};
 
 /// How many messages are under way from this replica, to all sites and to one.
-const SENDING_MAX: usize = 64;
+const SENDING_MAX: usize = 256;
 const SENDING_TO_ONE_MAX: usize = 8;
 
 /// How many wait in this replica for their turn; what is beyond waits in the store.
 const QUEUE_MAX: usize = 2_048;
 /// And of one site, so that one whose receiver hangs leaves room for the others.
 const QUEUE_TO_ONE_MAX: usize = 64;
+
+/// For how long a receiver may ask to be left alone at most, and a fifth more, as not all come back together.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// How long a message waits here for its turn, before it is left to whoever comes to it when its claim ends.
 const TURN: Duration = Duration::from_secs(5);
@@ -71,7 +75,11 @@ struct Lane {
     /// For those that are sent, or wait for their turn.
     queue: Arc<Semaphore>,
     sending: Arc<Semaphore>,
+    /// Of a site that does not take what it is sent one is tried at a time, which leaves the turns to others.
+    trying: Arc<Semaphore>,
     fails: AtomicBool,
+    /// Until when its receiver asked to be left alone.
+    rests_until: Mutex<Option<Instant>>,
 }
 
 /// A notice's text.
@@ -83,6 +91,9 @@ struct Message {
     /// How often it was sent.
     #[serde(default)]
     sent: usize,
+    /// When it is given up, however often it was sent, in seconds since the Unix epoch.
+    #[serde(default)]
+    until: Option<i64>,
     /// Byte by byte what is signed.
     body: String,
 }
@@ -105,6 +116,16 @@ struct Claimed {
     scene: SceneId,
     claim: WriteId,
     message: Message,
+    source: Source,
+}
+
+/// Where it is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// This replica wrote it with what it tells of, which counts. Before then nobody else takes it.
+    Written { until: Instant },
+    /// It was due in the store. Nobody may have seen yet that what it tells of counts.
+    Found,
 }
 
 impl Webhooks {
@@ -133,16 +154,48 @@ impl Webhooks {
         first.min(LOOK)
     }
 
+    /// How long a message is tried for: what all pauses and tries take at most while no more waits than can be sent.
+    fn life(&self) -> Duration {
+        let WebhookSettings { retries, timeout, .. } = &*self.settings;
+        let tries = u32::try_from(retries.len() + 1).unwrap_or(u32::MAX);
+        retries.iter().sum::<Duration>() * 6 / 5 + (*timeout + self.look()) * tries
+    }
+
     fn lane(&self, client_id: &str) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = lanes.entry(client_id.to_owned()).or_insert_with(|| {
             Arc::new(Lane {
                 queue: Arc::new(Semaphore::new(QUEUE_TO_ONE_MAX)),
                 sending: Arc::new(Semaphore::new(SENDING_TO_ONE_MAX)),
+                trying: Arc::new(Semaphore::new(1)),
                 fails: AtomicBool::new(false),
+                rests_until: Mutex::new(None),
             })
         });
         Arc::clone(lane)
+    }
+}
+
+impl Lane {
+    fn fails(&self) -> bool {
+        self.fails.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is sent for so long.
+    fn rest(&self, length: Duration) {
+        let mut rests_until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *rests_until = (*rests_until).max(Some(Instant::now() + length));
+    }
+
+    /// For how long nothing is sent yet.
+    fn rests(&self) -> Option<Duration> {
+        let rests_until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = rests_until?.saturating_duration_since(Instant::now());
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    fn works(&self) {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -182,6 +235,7 @@ impl Login {
             client_id: scene.client_id.clone(),
             event_id: scene.event_id,
             sent: 0,
+            until: Some(at.as_second().saturating_add(seconds(self.webhooks.life()))),
             body: json!({ "type": kind, "timestamp": at.to_string(), "data": data }).to_string(),
         };
         Some(Notice {
@@ -196,8 +250,15 @@ impl Login {
     pub(super) fn send_notice_of(&self, applied: &Applied) {
         let Some(notice) = &applied.notice else { return };
         if let Some(message) = Message::read(&notice.text) {
-            let (scene, claim) = (applied.scene.id, applied.scene.write_id);
-            self.spawn_sending(Claimed { scene, claim, message }, false);
+            // Its claim began when it was written, which was later.
+            let until = applied.before.read_at() + notice.lease;
+            let claimed = Claimed {
+                scene: applied.scene.id,
+                claim: applied.scene.write_id,
+                message,
+                source: Source::Written { until },
+            };
+            self.spawn_sending(claimed);
         }
     }
 
@@ -222,7 +283,8 @@ impl Login {
             return;
         }
         let claim = WriteId::random(&mut os_rng());
-        let due = match self.store.claim_notices(claim, self.webhooks.lease(), room).await {
+        let lease = self.webhooks.lease();
+        let due = match self.store.claim_notices(claim, lease, room, QUEUE_TO_ONE_MAX).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::debug!(%error, "what sites are to be told can't be looked for");
@@ -233,7 +295,16 @@ impl Login {
         self.metrics.webhooks_waiting.set(waiting);
         for (scene, text) in due.claimed {
             if let Some(message) = Message::read(&text) {
-                self.spawn_sending(Claimed { scene, claim, message }, true);
+                let source = Source::Found;
+                let claimed = Claimed {
+                    scene,
+                    claim,
+                    message,
+                    source,
+                };
+                if let Some((claimed, lane)) = self.spawn_sending(claimed) {
+                    self.give_up_in_time(&claimed, &lane).await;
+                }
             } else {
                 tracing::warn!(?scene, "what a site is to be told can't be read, and is dropped");
                 self.drop_notice(&scene, claim).await;
@@ -241,27 +312,31 @@ impl Login {
         }
     }
 
-    /// What finds no room here is due again when its claim ends.
-    fn spawn_sending(&self, claimed: Claimed, is_doubted: bool) {
+    /// Gives back what finds no room here. It is due again when its claim ends.
+    fn spawn_sending(&self, claimed: Claimed) -> Option<(Claimed, Arc<Lane>)> {
         let lane = self.webhooks.lane(&claimed.message.client_id);
-        let Ok(own_place) = Arc::clone(&lane.queue).try_acquire_owned() else {
-            return;
-        };
-        let Ok(place) = Arc::clone(&self.webhooks.queue).try_acquire_owned() else {
-            return;
+        let own_place = Arc::clone(&lane.queue).try_acquire_owned();
+        let place = Arc::clone(&self.webhooks.queue).try_acquire_owned();
+        let (Ok(own_place), Ok(place)) = (own_place, place) else {
+            return Some((claimed, lane));
         };
         let login = self.clone();
         let sending = async move {
             let _places = [own_place, place];
-            login.send(claimed, is_doubted).await;
+            login.send(claimed, &lane).await;
         };
         self.tasks.spawn(sending.in_current_span());
+        None
     }
 
-    /// `is_doubted` where nobody has seen yet that what it tells of counts.
-    async fn send(&self, claimed: Claimed, is_doubted: bool) {
-        let Claimed { scene, claim, message } = &claimed;
-        if is_doubted && message.sent == 0 {
+    async fn send(&self, claimed: Claimed, lane: &Lane) {
+        let Claimed {
+            scene,
+            claim,
+            message,
+            source,
+        } = &claimed;
+        if *source == Source::Found && message.sent == 0 {
             match self.still_stands(scene, message.event_id).await {
                 Ok(true) => {}
                 Ok(false) => return self.drop_notice(scene, *claim).await,
@@ -269,36 +344,90 @@ impl Login {
                 Err(_) => return,
             }
         }
-        let lane = self.webhooks.lane(&message.client_id);
         let site = self.site(&message.client_id).ok();
         let webhook = site.and_then(|site| site.client.webhook.clone());
         let stop = &self.webhooks.stop;
-        let Some(turns) = stop.run_until_cancelled(self.turns(&lane)).await else {
+        let Some(turns) = stop.run_until_cancelled(self.turns(lane)).await else {
             return self.hand_over(&claimed).await;
         };
-        // Without a turn it is due again when its claim ends.
-        let Some(_turns) = turns else { return };
+        let Some(_turns) = turns else {
+            // It is due again when its claim ends.
+            self.give_up_in_time(&claimed, lane).await;
+            return;
+        };
+        if let Some(rest) = lane.rests()
+            && (self.give_up_in_time(&claimed, lane).await || self.put_off(&claimed, rest).await)
+        {
+            return;
+        }
         tokio::select! {
-            sent = self.post(webhook.as_ref(), message) => self.settle(claimed, &lane, sent).await,
+            sent = self.post(webhook.as_ref(), message) => self.settle(claimed, lane, sent).await,
             () = async { stop.cancelled().await; sleep(LAST).await } => self.hand_over(&claimed).await,
         }
     }
 
     /// Another replica may have it at once, and not only when the claim ends.
-    async fn hand_over(&self, Claimed { scene, claim, message }: &Claimed) {
-        let text = message.text();
-        let handed = self.store.put_off_notice(scene, *claim, &text, Duration::ZERO);
-        if let Err(error) = handed.await {
-            tracing::debug!(?scene, %error, "a message to a site is late");
+    async fn hand_over(&self, claimed: &Claimed) {
+        let Claimed {
+            scene, claim, message, ..
+        } = claimed;
+        match self
+            .store
+            .put_off_notice(scene, *claim, &message.text(), Duration::ZERO)
+            .await
+        {
+            Ok(PutOff::Kept | PutOff::Taken) => {}
+            Ok(PutOff::Absent) => self.count_absent(claimed),
+            Err(error) => tracing::debug!(?scene, %error, "a message to a site is late"),
         }
     }
 
+    /// Its receiver asked to be left alone meanwhile. False where the store does not have it: then it is sent now or never.
+    async fn put_off(
+        &self,
+        Claimed {
+            scene, claim, message, ..
+        }: &Claimed,
+        rest: Duration,
+    ) -> bool {
+        let wait = between(rest, rest * 6 / 5).min(message.left());
+        let put_off = self.store.put_off_notice(scene, *claim, &message.text(), wait).await;
+        !matches!(put_off, Ok(PutOff::Absent))
+    }
+
+    /// What does not come to a try in all its life, as too much waits before a receiver that does not work, is given up as the others are.
+    async fn give_up_in_time(&self, claimed: &Claimed, lane: &Lane) -> bool {
+        let is_over = lane.fails() && claimed.message.left().is_zero();
+        if is_over {
+            self.give_up(claimed, &"its time is over").await;
+        }
+        is_over
+    }
+
+    async fn give_up(
+        &self,
+        Claimed {
+            scene, claim, message, ..
+        }: &Claimed,
+        why: &(dyn Display + Sync),
+    ) {
+        let client = &message.client_id;
+        self.count_webhook(client, "given_up");
+        tracing::warn!(client, ?scene, tries = message.sent, error = %why, "the webhook is not sent again");
+        self.drop_notice(scene, *claim).await;
+    }
+
     /// One may be slow: it holds up nobody but itself.
-    async fn turns(&self, lane: &Lane) -> Option<[OwnedSemaphorePermit; 2]> {
+    async fn turns(&self, lane: &Lane) -> Option<Turns> {
         let turns = async {
             let own = Arc::clone(&lane.sending).acquire_owned().await.ok()?;
+            let only = if lane.fails() {
+                Some(Arc::clone(&lane.trying).acquire_owned().await.ok()?)
+            } else {
+                None
+            };
             let all = Arc::clone(&self.webhooks.sending).acquire_owned().await.ok()?;
-            Some([own, all])
+            Some((own, only, all))
         };
         timeout(TURN, turns).await.ok().flatten()
     }
@@ -320,43 +449,65 @@ impl Login {
         Ok(found.is_none_or(|found| found.scene.event_id == event_id))
     }
 
-    async fn settle(&self, claimed: Claimed, lane: &Lane, sent: Result<(), SendError>) {
+    async fn settle(&self, mut claimed: Claimed, lane: &Lane, sent: Result<(), SendError>) {
+        claimed.message.sent += 1;
         let Claimed {
-            scene,
-            claim,
-            mut message,
-        } = claimed;
-        message.sent += 1;
-        let (client, retries) = (message.client_id.clone(), &self.webhooks.settings.retries);
+            scene, claim, message, ..
+        } = &claimed;
+        let client = &message.client_id;
         let error = match sent {
             Ok(()) => {
-                self.count_webhook(&client, "delivered");
+                self.count_webhook(client, "delivered");
+                lane.works();
                 if lane.fails.swap(false, Ordering::Relaxed) {
                     tracing::info!(client, "the webhook works again");
                 }
-                return self.drop_notice(&scene, claim).await;
+                return self.drop_notice(scene, *claim).await;
             }
+            Err(SendError::Gone) => return self.give_up(&claimed, &SendError::Gone).await,
             Err(error) => error,
         };
         if !lane.fails.swap(true, Ordering::Relaxed) {
             tracing::warn!(client, %error, "the webhook does not work; what it tells is kept, and sent again");
         }
-        match retries.get(message.sent - 1) {
-            Some(pause) if error != SendError::Gone => {
-                let wait = between(*pause * 4 / 5, *pause * 6 / 5);
-                match self.store.put_off_notice(&scene, claim, &message.text(), wait).await {
-                    Ok(PutOff::Absent) => {
-                        self.count_webhook(&client, "dropped");
-                        tracing::warn!(client, ?scene, "too much waits for the webhook: this is not sent again");
-                    }
-                    // Where it could not be put off its claim ends.
-                    Ok(PutOff::Kept | PutOff::Taken) | Err(_) => self.count_webhook(&client, "failed"),
-                }
+        let asked = error.retry_after().map(|asked| asked.min(RETRY_AFTER_MAX));
+        if let Some(asked) = asked {
+            lane.rest(asked);
+        }
+        let (pause, left) = (self.webhooks.settings.retries.get(message.sent - 1), message.left());
+        let Some(pause) = pause.filter(|_| !left.is_zero()) else {
+            return self.give_up(&claimed, &error).await;
+        };
+        let own = between(*pause * 4 / 5, *pause * 6 / 5);
+        let asked = asked.map(|asked| between(asked, asked * 6 / 5));
+        let wait = asked.unwrap_or_default().max(own).min(left);
+        match self.store.put_off_notice(scene, *claim, &message.text(), wait).await {
+            Ok(PutOff::Absent) => self.count_absent(&claimed),
+            // Where it could not be put off its claim ends.
+            Ok(PutOff::Kept | PutOff::Taken) | Err(_) => self.count_webhook(client, "failed"),
+        }
+    }
+
+    /// The store does not have it: there was no room for it, or somebody else came to its end when the claim was over.
+    fn count_absent(
+        &self,
+        Claimed {
+            scene, message, source, ..
+        }: &Claimed,
+    ) {
+        let client = &message.client_id;
+        match source {
+            Source::Written { until } if Instant::now() < *until => {
+                self.count_webhook(client, "dropped");
+                tracing::warn!(client, ?scene, "too much waits for the webhook: this is not sent again");
             }
-            Some(_) | None => {
-                self.count_webhook(&client, "given_up");
-                tracing::warn!(client, ?scene, tries = message.sent, %error, "the webhook is not sent again");
-                self.drop_notice(&scene, claim).await;
+            Source::Written { .. } | Source::Found => {
+                self.count_webhook(client, "elsewhere");
+                tracing::info!(
+                    client,
+                    ?scene,
+                    "another replica has come to an end with this for the webhook"
+                );
             }
         }
     }
@@ -373,7 +524,22 @@ impl Login {
     }
 }
 
+/// Of one site, of one that does not work the only one, and of all.
+type Turns = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
 impl Message {
+    /// What is left of its life. An earlier version gave none.
+    fn left(&self) -> Duration {
+        self.until.map_or(Duration::MAX, |until| {
+            let left = until.saturating_sub(Timestamp::now().as_second());
+            Duration::from_secs(u64::try_from(left).unwrap_or(0))
+        })
+    }
+
     fn text(&self) -> Vec<u8> {
         // Of text and numbers alone, which JSON can always hold.
         serde_json::to_vec(self).unwrap_or_default()

@@ -39,6 +39,7 @@ use backend::{Backend, Login, TTL, changed, put, rewritten};
 use notices::{
     a_notice_is_taken_by_one_replica_when_its_claim_ends,
     a_notice_that_is_put_off_comes_again_and_one_that_is_dropped_does_not,
+    however_much_is_due_of_one_site_anothers_is_taken_and_in_the_end_all,
     of_a_site_so_many_notices_wait_and_its_logins_go_on,
     what_is_not_written_leaves_no_notice_and_what_is_repeated_no_second_one,
 };
@@ -99,6 +100,7 @@ promises![
     what_is_limited_is_counted_by_all_together,
     a_notice_is_taken_by_one_replica_when_its_claim_ends,
     a_notice_that_is_put_off_comes_again_and_one_that_is_dropped_does_not,
+    however_much_is_due_of_one_site_anothers_is_taken_and_in_the_end_all,
     of_a_site_so_many_notices_wait_and_its_logins_go_on,
     what_is_not_written_leaves_no_notice_and_what_is_repeated_no_second_one,
     a_store_that_answers_is_ready,

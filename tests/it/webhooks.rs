@@ -39,6 +39,9 @@ on_each_store! {
     a_receiver_that_never_answers_holds_up_no_login_and_not_another_site,
     where_too_much_waits_a_message_is_sent_once_and_its_login_goes_on,
     after_the_last_try_or_when_the_receiver_says_so_a_message_is_given_up,
+    what_is_not_taken_is_given_up_in_time_however_much_waits,
+    a_receiver_that_asks_to_be_left_alone_is_left_alone,
+    a_dozen_receivers_that_never_answer_hold_up_no_other_site,
 }
 
 const SECRET: &str = "whsec_c2Nhbi1sb2dpbi13ZWJob29rLXNlY3JldC1vZi10ZXN0cw==";
@@ -49,6 +52,8 @@ enum Manner {
     Answers(u16),
     /// The first answers, and then 200.
     FirstAnswers(u16, usize),
+    /// The first answers 429, and asks to be left alone for so many seconds; and then 200.
+    FirstAsksFor(u64),
     /// Reads and never answers.
     Hangs,
     /// 302, to itself.
@@ -66,6 +71,12 @@ struct Received {
 impl Received {
     fn id(&self) -> &str {
         self.headers["webhook-id"].to_str().expect("an id")
+    }
+
+    /// When it was sent, in seconds.
+    fn sent_at(&self) -> i64 {
+        let at = self.headers["webhook-timestamp"].to_str().expect("a time");
+        at.parse().expect("seconds")
     }
 
     /// What it says, once its signature was checked by a library that is not ours.
@@ -175,7 +186,8 @@ async fn answer(mut stream: TcpStream, all: &Mutex<Vec<Received>>, mut how: watc
     let status = match manner {
         Manner::Answers(status) => status,
         Manner::FirstAnswers(status, first) if count <= first => status,
-        Manner::FirstAnswers(..) => 200,
+        Manner::FirstAsksFor(_) if count == 1 => 429,
+        Manner::FirstAnswers(..) | Manner::FirstAsksFor(_) => 200,
         Manner::Redirects => 302,
         Manner::Hangs => {
             tokio::select! {
@@ -185,8 +197,12 @@ async fn answer(mut stream: TcpStream, all: &Mutex<Vec<Received>>, mut how: watc
             return None;
         }
     };
+    let asked = match manner {
+        Manner::FirstAsksFor(seconds) => format!("retry-after: {seconds}\r\n"),
+        Manner::Answers(_) | Manner::FirstAnswers(..) | Manner::Hangs | Manner::Redirects => String::new(),
+    };
     let answer =
-        format!("HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        format!("HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\n{asked}content-length: 0\r\nconnection: close\r\n\r\n");
     stream.write_all(answer.as_bytes()).await.ok()
 }
 
@@ -478,6 +494,177 @@ async fn after_the_last_try_or_when_the_receiver_says_so_a_message_is_given_up(s
         (waiting(&service).await == 0.0).then_some(())
     })
     .await;
+}
+
+async fn what_is_not_taken_is_given_up_in_time_however_much_waits(store: Store) {
+    let receiver = Receiver::start(Manner::Hangs).await;
+    let service = telling(store.service(), &receiver.url())
+        .with("WEBHOOK_RETRIES", 1)
+        .with("WEBHOOK_TIMEOUT", 4)
+        .start()
+        .await;
+    for n in 0..40 {
+        login(&service, &format!("person-{n}")).await;
+    }
+    // To try each twice would take longer, and does not come to an end while more comes.
+    until_counted(&service, "given_up", 40.0).await;
+    service
+        .log()
+        .line_with(&["the webhook is not sent again", "its time is over"])
+        .await;
+    eventually("nothing waits", || async {
+        (waiting(&service).await == 0.0).then_some(())
+    })
+    .await;
+    let tries = receiver.all().await.len();
+    assert!(
+        tries < 24,
+        "one at a time once it is known not to answer: {tries} for 40 messages"
+    );
+}
+
+async fn a_receiver_that_asks_to_be_left_alone_is_left_alone(store: Store) {
+    let receiver = Receiver::start(Manner::FirstAsksFor(4)).await;
+    let service = telling(store.service(), &receiver.url()).start().await;
+    login(&service, "alice").await;
+    until_counted(&service, "failed", 1.0).await;
+    login(&service, "bob").await;
+    let all = receiver.messages(3).await;
+    let first = all[0].sent_at();
+    assert!(all[1..].iter().all(|message| message.sent_at() >= first + 4), "{all:?}");
+    until_counted(&service, "delivered", 2.0).await;
+    assert_eq!(
+        count(&service, "failed").await.to_string(),
+        "1",
+        "the others were no tries"
+    );
+}
+
+async fn a_dozen_receivers_that_never_answer_hold_up_no_other_site(store: Store) {
+    let (hanging, others) = (
+        Receiver::start(Manner::Hangs).await,
+        Receiver::start(Manner::Answers(200)).await,
+    );
+    let client = |id: &str, url: &str| {
+        format!("[[client]]\nclient_id = \"{id}\"\nwebhook_url = \"{url}\"\nwebhook_secret = \"{SECRET}\"\n")
+    };
+    let ids: Vec<_> = (0..12).map(|n| format!("hanging-{n}")).collect();
+    let clients: String = ids.iter().map(|id| client(id, &hanging.url())).collect();
+    let service = store
+        .service()
+        .with("WEBHOOK_TIMEOUT", 60)
+        .config_toml(&(clients + &client("blog", &others.url())))
+        .start()
+        .await;
+    for id in &ids {
+        for n in 0..7 {
+            let browser = start(&service, id).await;
+            let phone = Phone::that_scanned(&format!("person-{n}"), &service, &browser.scene).await;
+            phone.confirm(&service, &browser.scene).await.ok();
+        }
+    }
+    hanging.messages(84).await;
+    let scene = login(&service, "alice").await;
+    assert_eq!(others.messages(1).await[0].verified()["data"]["scene"], scene);
+}
+
+/// When each message is due, in milliseconds from now.
+fn due_in(redis: &RedisServer, scene: &str) -> i64 {
+    let key = format!("scanlogin:{{{}}}:notices:due", &scene[..2]);
+    let score: f64 = cli(redis.addr(), &["ZSCORE", &key, scene])
+        .trim()
+        .parse()
+        .expect("a score");
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
+    let due = score as i64;
+    due - jiff::Timestamp::now().as_millisecond()
+}
+
+#[tokio::test]
+async fn a_receivers_wish_to_be_left_alone_has_a_bound_and_brings_nothing_forward() {
+    let redis = RedisServer::start();
+    let (hour, minute) = (3_600_000, 60_000);
+    for (asked, least, most) in [(999_999_999, hour, hour * 6 / 5), (1, minute * 4 / 5, minute * 6 / 5)] {
+        let receiver = Receiver::start(Manner::FirstAsksFor(asked)).await;
+        let service = telling(Service::builder().redis(&redis), &receiver.url())
+            .with("WEBHOOK_RETRIES", "60,86400")
+            .start()
+            .await;
+        let scene = login(&service, "alice").await;
+        until_counted(&service, "failed", 1.0).await;
+        let due = due_in(&redis, &scene);
+        assert!((least - minute / 3..=most).contains(&due), "{due} ms for {asked} s");
+    }
+}
+
+/// As after hours of a receiver that hangs: more than a replica may have waiting, all of it due.
+#[tokio::test]
+async fn a_site_that_has_very_much_due_holds_up_no_other() {
+    const COUNT: usize = 60_000;
+    let redis = RedisServer::start();
+    let (hanging, others) = (
+        Receiver::start(Manner::Hangs).await,
+        Receiver::start(Manner::FirstAnswers(500, 1)).await,
+    );
+    let service = telling_both(Service::builder().redis(&redis), &hanging.url(), &others.url())
+        .with("WEBHOOK_RETRIES", "1,3600")
+        .with("WEBHOOK_TIMEOUT", 60)
+        .start()
+        .await;
+    let scene = login(&service, "alice").await;
+    hanging.messages(1).await;
+    let copy = "
+        local text = redis.call('HGET', KEYS[1], ARGV[1])
+        for i = 1, tonumber(ARGV[2]) do
+            local tag = string.format('%02x', i % 256)
+            local id = tag .. string.format('%030x', i)
+            redis.call('ZADD', 'scanlogin:{' .. tag .. '}:notices:due', 1, id)
+            redis.call('HSET', 'scanlogin:{' .. tag .. '}:notices', id, text)
+        end";
+    let key = format!("scanlogin:{{{}}}:notices", &scene[..2]);
+    cli(redis.addr(), &["EVAL", copy, "1", &key, &scene, &COUNT.to_string()]);
+    let asked = Stopwatch::start();
+    let browser = start(&service, "shop").await;
+    let phone = Phone::that_scanned("bob", &service, &browser.scene).await;
+    phone.decline(&service, &browser.scene).await.ok();
+    // At once, and once more when it is due and must be found among the others.
+    let told = others.messages(2).await;
+    assert_eq!(told[1].verified()["data"]["scene"], browser.scene);
+    asked.took_less_than(Duration::from_secs(15));
+    assert!(hanging.most_at_once.load(SeqCst) <= 8);
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let least = COUNT as f64;
+    eventually("what hangs is kept", || async {
+        (waiting(&service).await > least).then_some(())
+    })
+    .await;
+}
+
+/// A replica that stood still sends too late for its claim. Another one has told the site by then, so that nothing was lost.
+#[tokio::test]
+async fn what_another_replica_has_told_meanwhile_does_not_count_as_dropped() {
+    let redis = RedisServer::start();
+    let receiver = Receiver::start(Manner::Hangs).await;
+    let late = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_RETRIES", "1,3600")
+        .start()
+        .await;
+    let other = telling(late.replica(), &receiver.url()).start().await;
+    login(&late, "alice").await;
+    receiver.messages(1).await;
+    late.process.signal(Signal::STOP);
+    receiver.set(Manner::Answers(200));
+    until_counted(&other, "delivered", 1.0).await;
+    eventually("it is dropped from the store", || async {
+        (waiting(&other).await == 0.0).then_some(())
+    })
+    .await;
+    late.process.signal(Signal::CONT);
+    until_counted(&late, "elsewhere", 1.0).await;
+    late.log()
+        .line_with(&["another replica has come to an end", "blog"])
+        .await;
+    assert!(count(&late, "dropped").await < 1.0);
 }
 
 #[tokio::test]

@@ -10,9 +10,13 @@ use super::MemoryStore;
 use crate::scene::{Scene, SceneId, WriteId};
 use crate::store::{Due, Notice, NoticeStore, PutOff, StoreError};
 
-/// All of it, by scene.
+/// All of it.
 #[derive(Debug, Default)]
-pub(super) struct Notices(HashMap<SceneId, Kept>);
+pub(super) struct Notices {
+    by_scene: HashMap<SceneId, Kept>,
+    /// Counted, as every login of a site asks for it.
+    count_of_client: HashMap<String, usize>,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -25,34 +29,68 @@ struct Kept {
 impl Notices {
     /// Keeps what is written with this scene, if there is room.
     pub(super) fn keep(&mut self, scene: &Scene, notice: &Notice, now: Instant) {
-        let of_client = self.0.values().filter(|kept| kept.client_id == notice.client_id);
-        if self.0.contains_key(&scene.id) || of_client.count() < notice.most {
-            let kept = Kept {
-                client_id: notice.client_id.clone(),
-                text: notice.text.clone(),
-                claim: scene.write_id,
-                due: now + notice.lease,
-            };
-            self.0.insert(scene.id, kept);
+        let kept = Kept {
+            client_id: notice.client_id.clone(),
+            text: notice.text.clone(),
+            claim: scene.write_id,
+            due: now + notice.lease,
+        };
+        // A scene's client is always the same.
+        if let Some(before) = self.by_scene.get_mut(&scene.id) {
+            *before = kept;
+            return;
         }
+        let count = self.count_of_client.entry(notice.client_id.clone()).or_default();
+        if *count < notice.most {
+            *count += 1;
+            self.by_scene.insert(scene.id, kept);
+        }
+    }
+
+    fn remove(&mut self, id: &SceneId) {
+        let Some(kept) = self.by_scene.remove(id) else { return };
+        if let Some(count) = self.count_of_client.get_mut(&kept.client_id) {
+            *count -= 1;
+            if *count == 0 {
+                self.count_of_client.remove(&kept.client_id);
+            }
+        }
+    }
+
+    /// What is due, the longest due first: so many, and of one client so many.
+    fn due(&self, now: Instant, most: usize, most_of_one: usize) -> Vec<SceneId> {
+        let mut due: Vec<_> = self.by_scene.iter().filter(|(_, kept)| kept.due <= now).collect();
+        due.sort_unstable_by_key(|(_, kept)| kept.due);
+        let mut count_of_client: HashMap<&str, usize> = HashMap::new();
+        due.retain(|(_, kept)| {
+            let count = count_of_client.entry(&kept.client_id).or_default();
+            *count += 1;
+            *count <= most_of_one
+        });
+        due.into_iter().take(most).map(|(id, _)| *id).collect()
     }
 }
 
 #[async_trait]
 impl NoticeStore for MemoryStore {
-    async fn claim_notices(&self, claim: WriteId, lease: Duration, most: usize) -> Result<Due, StoreError> {
+    async fn claim_notices(
+        &self,
+        claim: WriteId,
+        lease: Duration,
+        most: usize,
+        most_of_one: usize,
+    ) -> Result<Due, StoreError> {
         let mut state = self.state();
-        let notices = &mut state.notices.0;
-        let now = Instant::now();
-        let waiting = notices.len();
-        let mut due: Vec<_> = notices.iter_mut().filter(|(_, kept)| kept.due <= now).collect();
-        due.sort_unstable_by_key(|(_, kept)| kept.due);
-        let claimed = due.into_iter().take(most).map(|(id, kept)| {
-            kept.claim = claim;
-            kept.due = now + lease;
-            (*id, kept.text.clone())
-        });
-        let claimed = claimed.collect();
+        let (notices, now) = (&mut state.notices, Instant::now());
+        let waiting = notices.by_scene.len();
+        let mut claimed = Vec::new();
+        for id in notices.due(now, most, most_of_one) {
+            if let Some(kept) = notices.by_scene.get_mut(&id) {
+                kept.claim = claim;
+                kept.due = now + lease;
+                claimed.push((id, kept.text.clone()));
+            }
+        }
         Ok(Due { claimed, waiting })
     }
 
@@ -64,8 +102,7 @@ impl NoticeStore for MemoryStore {
         wait: Duration,
     ) -> Result<PutOff, StoreError> {
         let mut state = self.state();
-        let notices = &mut state.notices.0;
-        Ok(match notices.get_mut(id) {
+        Ok(match state.notices.by_scene.get_mut(id) {
             None => PutOff::Absent,
             Some(kept) if kept.claim != claim => PutOff::Taken,
             Some(kept) => {
@@ -78,8 +115,8 @@ impl NoticeStore for MemoryStore {
 
     async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<(), StoreError> {
         let mut state = self.state();
-        let notices = &mut state.notices.0;
-        if notices.get(id).is_some_and(|kept| kept.claim == claim) {
+        let notices = &mut state.notices;
+        if notices.by_scene.get(id).is_some_and(|kept| kept.claim == claim) {
             notices.remove(id);
         }
         Ok(())

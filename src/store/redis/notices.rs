@@ -21,6 +21,9 @@ const UNTOUCHED: Duration = Duration::from_hours(72);
 /// How many hash tags share what one client may have waiting.
 const TAGS: usize = 256;
 
+/// How many of a hash tag's notices that are due one look goes through, so that no script takes long.
+const LOOKED_AT: usize = 256;
+
 /// What `lua/replace.lua` takes of a notice, behind all else.
 pub(super) fn args_of(scene: &Scene, notice: &Notice) -> [Bytes; 5] {
     // Its line ends where the next one begins.
@@ -37,7 +40,13 @@ pub(super) fn args_of(scene: &Scene, notice: &Notice) -> [Bytes; 5] {
 
 #[async_trait]
 impl NoticeStore for RedisStore {
-    async fn claim_notices(&self, claim: WriteId, lease: Duration, most: usize) -> Result<Due, StoreError> {
+    async fn claim_notices(
+        &self,
+        claim: WriteId,
+        lease: Duration,
+        most: usize,
+        most_of_one: usize,
+    ) -> Result<Due, StoreError> {
         let keys: Vec<[String; 2]> = tags()
             .map(|(tag, _)| [self.keys.notices_due(&tag), self.keys.notices(&tag)])
             .collect();
@@ -46,6 +55,8 @@ impl NoticeStore for RedisStore {
             claim.to_string().into(),
             millis(lease).to_string().into(),
             most.div_ceil(TAGS).to_string().into(),
+            most_of_one.div_ceil(TAGS).to_string().into(),
+            LOOKED_AT.to_string().into(),
         ];
         self.commands
             .run("claim_notices", |route| async move {

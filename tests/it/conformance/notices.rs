@@ -1,7 +1,9 @@
 //! What every store promises of what sites are still to be told.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use scanlogin::scene::{Life, SceneId, WriteId};
 use scanlogin::store::{Created, Due, Notice, PutOff, Replaced, Store, Write};
 
@@ -12,7 +14,7 @@ use crate::support::eventually;
 const LEASE: Duration = Duration::from_mins(1);
 
 async fn claim(store: &dyn Store, claim: WriteId) -> Due {
-    store.claim_notices(claim, LEASE, 10_000).await.unwrap()
+    store.claim_notices(claim, LEASE, 10_000, 10_000).await.unwrap()
 }
 
 /// The claim under which the only notice is taken, once it is due.
@@ -74,19 +76,22 @@ pub(super) async fn a_notice_that_is_put_off_comes_again_and_one_that_is_dropped
     assert_eq!(put_off(second, Duration::ZERO).await, PutOff::Absent);
 }
 
+/// One at this site; all of them share a hash tag.
+async fn login_at(store: &dyn Store, client_id: &str) -> Login {
+    let mut login = Login::new();
+    login.scene.id = format!("3f{}", &login.id().to_string()[2..]).parse().unwrap();
+    client_id.clone_into(&mut login.scene.client_id);
+    let created = store.create(&login.scene, Life::of_new(TTL)).await.unwrap();
+    assert_eq!(created, Created::New);
+    login
+}
+
 /// Scenes that share a hash tag share what the site may have waiting.
 pub(super) async fn of_a_site_so_many_notices_wait_and_its_logins_go_on(backend: &Backend) {
     let store = &*backend.here;
     let mut logins = Vec::new();
-    while logins.len() < 4 {
-        let login = Login::new();
-        if login.id().hash_tag() == "3f" {
-            assert_eq!(
-                store.create(&login.scene, Life::of_new(TTL)).await.unwrap(),
-                Created::New
-            );
-            logins.push(login);
-        }
+    for _ in 0..4 {
+        logins.push(login_at(store, "blog").await);
     }
     let most = 2 * backend.shares_of_what_waits();
     let told = async |login: &Login| {
@@ -143,4 +148,44 @@ pub(super) async fn what_is_not_written_leaves_no_notice_and_what_is_repeated_no
     backend.there.drop_notice(login.id(), mine).await.unwrap();
     assert_eq!(backend.here.replace(&seen, write).await.unwrap(), Replaced::Written);
     assert_eq!(claim(&*backend.there, owner()).await.waiting, 0);
+}
+
+/// More than one look goes through, so that the other site's would never be seen behind them.
+pub(super) async fn however_much_is_due_of_one_site_anothers_is_taken_and_in_the_end_all(backend: &Backend) {
+    let store = &*backend.here;
+    let told = async |client_id: &str| {
+        let login = login_at(store, client_id).await;
+        let seen = login.stored(store).await;
+        let written = tell_with(store, &seen, Duration::ZERO, 1_000_000).await.unwrap();
+        assert_eq!(written, Replaced::Written);
+        *login.id()
+    };
+    let mut of_one = HashSet::new();
+    for _ in 0..6 {
+        of_one.extend(join_all((0..50).map(|_| told("blog"))).await);
+    }
+    let of_other = told("shop").await;
+    let shares = backend.shares_of_what_waits();
+    let look = async || {
+        let lease = Duration::from_millis(500);
+        let due = store
+            .claim_notices(owner(), lease, 8 * shares, 2 * shares)
+            .await
+            .unwrap();
+        let taken = due.claimed.iter().map(|(id, _)| *id);
+        (taken.collect::<HashSet<_>>(), due.waiting)
+    };
+    let (first, waiting) = look().await;
+    assert_eq!((first.intersection(&of_one).count(), waiting), (2, 301));
+    let (second, _) = look().await;
+    assert!(first.contains(&of_other) || second.contains(&of_other));
+    eventually("each is taken once its claim has ended", || async {
+        let (mine, most) = (owner(), 100 * shares);
+        let due = store.claim_notices(mine, LEASE, most, most).await.unwrap();
+        for (id, _) in &due.claimed {
+            store.drop_notice(id, mine).await.unwrap();
+        }
+        (due.waiting == 0).then_some(())
+    })
+    .await;
 }

@@ -6,7 +6,7 @@ import {
   CHINESE, Chromium, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
 } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
-import { Site } from './support/site.mjs'
+import { Site, claimsOf, howto } from './support/site.mjs'
 import { until } from './support/until.mjs'
 
 let chromium
@@ -60,7 +60,7 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     const { code, ...rest } = await answer(computer, site)
     assert.deepEqual(rest, { state: 'a state', iss: site.service.url })
     const redeemed = await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
-    const claims = JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url'))
+    const claims = claimsOf(redeemed.id_token)
     assert.deepEqual([claims.sub, claims.nonce, claims.nickname], ['o-simulated-xiaoming', 'n-1', 'Alice'])
     // The page is not in the way of who goes back.
     await computer.goBack()
@@ -93,8 +93,25 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     const { code, state } = await answer(computer, site)
     assert.equal(state, 'a state')
     const redeemed = await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
-    assert.equal(JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url')).nonce, 'n-1')
+    assert.equal(claimsOf(redeemed.id_token).nonce, 'n-1')
   }, { SCENE_TTL: 6 })
+
+  for (const [policy, knows] of Object.entries({ none: true, 'same-origin-allow-popups': true, 'same-origin': false })) {
+    it(`in a window of its own, of a page whose opener policy is ${policy}`, async (stage, site) => {
+      const [script, back] = howto('In a window of its own')
+      site.lines = `<button id="login">Log in</button><script>${script}</script>`
+      site.back = back
+      if (policy !== 'none') site.headers['cross-origin-opener-policy'] = policy
+      const page = await stage.computer(site.origin)
+      const [login] = await Promise.all([page.context().waitForEvent('page'), page.locator('#login').click()])
+      await reaches(login, 'waiting')
+      assert.equal(await login.evaluate(() => Boolean(window.opener)), knows)
+      await confirms(await stage.phone(login), 'Alice')
+      await shows(knows ? page : login, '#who', 'Alice (o-simulated-xiaoming)')
+      if (knows) await until('the window is gone', () => login.isClosed())
+      else assert.equal(await page.locator('#who').count(), 0, 'the page was told nothing')
+    })
+  }
 
   it('goes on after a reload with the code that was scanned', async (stage, site) => {
     const computer = await sent(stage, site)

@@ -190,7 +190,8 @@ export class ScanLogin extends Base {
   }
 
   #settings() {
-    const of = (name) => this.getAttribute(name) || undefined;
+    // Where the page has a policy, the attribute `nonce` is emptied, and its value is only in the property (HTML, nonce hiding).
+    const of = (name) => this.getAttribute(name) || this[name] || undefined;
     const url = (text) => new URL(text, document.baseURI);
     const refreshes = Number(of('auto-refresh') ?? 2);
     return {

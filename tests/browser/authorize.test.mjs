@@ -1,32 +1,16 @@
 // The page of /authorize: where a site sends its people that uses OpenID Connect, and how they come back.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe } from 'node:test'
 import {
-  CHINESE, Chromium, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
+  CHINESE, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
 } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
-import { Site, claimsOf, howto } from './support/site.mjs'
+import { claimsOf, howto } from './support/site.mjs'
+import { withSites } from './support/stage.mjs'
 import { until } from './support/until.mjs'
 
-let chromium
-
-before(async () => {
-  chromium = await Chromium.launch()
-})
-
-after(() => chromium?.close())
-
-const it = (name, play, settings) => test(name, () => chromium.stage(name, async (stage) => {
-  const site = await Site.start(settings)
-  try {
-    await play(stage, site)
-    // Before the service goes away, which a page would complain of.
-    await stage.clear()
-  } finally {
-    await site.stop()
-  }
-}))
+const it = withSites()
 
 /** What the site is told when the browser is back. */
 async function answer(page, site) {

@@ -5,7 +5,7 @@ import fs from 'node:fs'
 import http from 'node:http'
 import { Service } from './service.mjs'
 
-const README = fs.readFileSync(new URL('../../../web/README.md', import.meta.url), 'utf8')
+export const README = fs.readFileSync(new URL('../../../web/README.md', import.meta.url), 'utf8')
 const SECRET = 'the shop\'s secret'
 const sha256 = (text, how) => createHash('sha256').update(text).digest(how)
 

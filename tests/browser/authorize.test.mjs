@@ -141,6 +141,26 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(computer, '#logo', '<')
   }, { CLIENT_NAME: '<img src=x onerror="document.title=1"> {name} {person} "x" & \'y\'' })
 
+  for (const [shape, [width, height]] of Object.entries({ wide: [240, 60], tall: [60, 240], square: [100, 100] })) {
+    it(`shows the whole of the site's picture: ${shape}`, async (stage, site) => {
+      const context = await stage.person()
+      const body = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><rect width="100%" height="100%" fill="#f00"/></svg>`
+      await context.route('**/logo.svg', (route) => route.fulfill({ contentType: 'image/svg+xml', body }))
+      await context.route('**/authorize?*', async (route) => {
+        const response = await route.fetch()
+        await route.fulfill({ response, body: (await response.text()).replace('data-logo=""', 'data-logo="/logo.svg"') })
+      })
+      const page = await context.newPage()
+      await page.goto(site.authorizeUrl())
+      await reaches(page, 'waiting')
+      await page.locator('#logo img').waitFor()
+      await photograph(page, `authorize-logo-${shape}`)
+      const seen = await stage.camera.extent(await page.locator('#logo').screenshot(), [255, 0, 0])
+      assert.ok(Math.abs(seen.width / seen.height / (width / height) - 1) < 0.15, `it is ${seen.width} by ${seen.height}`)
+      assert.ok(Math.max(seen.width, seen.height) >= 44, `it is ${seen.width} by ${seen.height}`)
+    })
+  }
+
   it('tells a visitor on a phone to open the site on a computer', async (stage, site) => {
     const visitor = await sent(stage, site, {}, MOBILE_PHONE)
     await reaches(visitor, 'phone')

@@ -206,13 +206,13 @@ pub(super) fn warning(language: Language, doubt: Option<Doubt>) -> &'static str 
              you: decline."
         }
         (Language::Chinese, Some(Doubt::Typed)) => {
-            "您输入的是登录码。只有它显示在您面前的屏幕上时才可以确认；如果这个码是别人告诉您的，确认后对方将以您的身份登录，请拒绝。"
+            "你输入的是登录码。只有它显示在你面前的屏幕上时才可以确认；如果这个码是别人告诉你的，确认后对方将以你的身份登录，请拒绝。"
         }
         (Language::English, Some(Doubt::Late)) => {
             "This code was scanned earlier, perhaps from a picture that somebody sent. If so, it logs them in as you: decline."
         }
         (Language::Chinese, Some(Doubt::Late)) => {
-            "这个码是早些时候扫描的，可能来自别人发来的图片。如果是这样，确认后对方将以您的身份登录，请拒绝。"
+            "这个码是早些时候扫描的，可能来自别人发来的图片。如果是这样，确认后对方将以你的身份登录，请拒绝。"
         }
         (Language::English, None) => {
             "WeChat does not say that you scanned a screen with the camera. That alone proves nothing, but if somebody sent you this \

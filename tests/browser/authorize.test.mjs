@@ -1,32 +1,16 @@
 // The page of /authorize: where a site sends its people that uses OpenID Connect, and how they come back.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe } from 'node:test'
 import {
-  CHINESE, Chromium, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
+  CHINESE, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
 } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
-import { Site } from './support/site.mjs'
+import { claimsOf, howto } from './support/site.mjs'
+import { withSites } from './support/stage.mjs'
 import { until } from './support/until.mjs'
 
-let chromium
-
-before(async () => {
-  chromium = await Chromium.launch()
-})
-
-after(() => chromium?.close())
-
-const it = (name, play, settings) => test(name, () => chromium.stage(name, async (stage) => {
-  const site = await Site.start(settings)
-  try {
-    await play(stage, site)
-    // Before the service goes away, which a page would complain of.
-    await stage.clear()
-  } finally {
-    await site.stop()
-  }
-}))
+const it = withSites()
 
 /** What the site is told when the browser is back. */
 async function answer(page, site) {
@@ -60,7 +44,7 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     const { code, ...rest } = await answer(computer, site)
     assert.deepEqual(rest, { state: 'a state', iss: site.service.url })
     const redeemed = await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
-    const claims = JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url'))
+    const claims = claimsOf(redeemed.id_token)
     assert.deepEqual([claims.sub, claims.nonce, claims.nickname], ['o-simulated-xiaoming', 'n-1', 'Alice'])
     // The page is not in the way of who goes back.
     await computer.goBack()
@@ -93,8 +77,25 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     const { code, state } = await answer(computer, site)
     assert.equal(state, 'a state')
     const redeemed = await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
-    assert.equal(JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url')).nonce, 'n-1')
+    assert.equal(claimsOf(redeemed.id_token).nonce, 'n-1')
   }, { SCENE_TTL: 6 })
+
+  for (const [policy, knows] of Object.entries({ none: true, 'same-origin-allow-popups': true, 'same-origin': false })) {
+    it(`in a window of its own, of a page whose opener policy is ${policy}`, async (stage, site) => {
+      const [script, back] = howto('In a window of its own')
+      site.lines = `<button id="login">Log in</button><script>${script}</script>`
+      site.back = back
+      if (policy !== 'none') site.headers['cross-origin-opener-policy'] = policy
+      const page = await stage.computer(site.origin)
+      const [login] = await Promise.all([page.context().waitForEvent('page'), page.locator('#login').click()])
+      await reaches(login, 'waiting')
+      assert.equal(await login.evaluate(() => Boolean(window.opener)), knows)
+      await confirms(await stage.phone(login), 'Alice')
+      await shows(knows ? page : login, '#who', 'Alice (o-simulated-xiaoming)')
+      if (knows) await until('the window is gone', () => login.isClosed())
+      else assert.equal(await page.locator('#who').count(), 0, 'the page was told nothing')
+    })
+  }
 
   it('goes on after a reload with the code that was scanned', async (stage, site) => {
     const computer = await sent(stage, site)
@@ -139,6 +140,26 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     assert.equal(await computer.locator('img[src="x"]').count(), 0)
     await shows(computer, '#logo', '<')
   }, { CLIENT_NAME: '<img src=x onerror="document.title=1"> {name} {person} "x" & \'y\'' })
+
+  for (const [shape, [width, height]] of Object.entries({ wide: [240, 60], tall: [60, 240], square: [100, 100] })) {
+    it(`shows the whole of the site's picture: ${shape}`, async (stage, site) => {
+      const context = await stage.person()
+      const body = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><rect width="100%" height="100%" fill="#f00"/></svg>`
+      await context.route('**/logo.svg', (route) => route.fulfill({ contentType: 'image/svg+xml', body }))
+      await context.route('**/authorize?*', async (route) => {
+        const response = await route.fetch()
+        await route.fulfill({ response, body: (await response.text()).replace('data-logo=""', 'data-logo="/logo.svg"') })
+      })
+      const page = await context.newPage()
+      await page.goto(site.authorizeUrl())
+      await reaches(page, 'waiting')
+      await page.locator('#logo img').waitFor()
+      await photograph(page, `authorize-logo-${shape}`)
+      const seen = await stage.camera.extent(await page.locator('#logo').screenshot(), [255, 0, 0])
+      assert.ok(Math.abs(seen.width / seen.height / (width / height) - 1) < 0.15, `it is ${seen.width} by ${seen.height}`)
+      assert.ok(Math.max(seen.width, seen.height) >= 44, `it is ${seen.width} by ${seen.height}`)
+    })
+  }
 
   it('tells a visitor on a phone to open the site on a computer', async (stage, site) => {
     const visitor = await sent(stage, site, {}, MOBILE_PHONE)

@@ -1,44 +1,28 @@
 // <scan-login> on a page of another site, with the lines of its README and the strictest policy that it says it can do with.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe } from 'node:test'
 import {
-  Chromium, DARK, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, shows,
+  DARK, LIGHT, MOBILE_PHONE, MOVING, isAccessible, part, photograph, shows,
 } from './support/chromium.mjs'
 import { Elsewhere } from './support/elsewhere.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Installation } from './support/service.mjs'
-import { LINES, Site } from './support/site.mjs'
+import { LINES, README, Site } from './support/site.mjs'
+import { withChromium, withSites } from './support/stage.mjs'
 import { until } from './support/until.mjs'
-
-let chromium
-
-before(async () => {
-  chromium = await Chromium.launch()
-})
-
-after(() => chromium?.close())
 
 const is = (page, state) => page.locator(`scan-login[state="${state}"]`).waitFor()
   .catch((error) => { throw new Error(`it is not ${state}`, { cause: error }) })
 
-/** Each has a site and a service of its own. */
-const it = (name, play, settings) => test(name, () => chromium.stage(name, async (stage) => {
-  const site = await Site.start(settings)
-  try {
-    await play(stage, site)
-    // Before the service goes away, which a page would complain of.
-    await stage.clear()
-  } finally {
-    await site.stop()
-  }
-}))
+const it = withSites()
+const play = withChromium()
 
 /** The address of each request that a page makes of the service, from now on. */
 function requests(page, site) {
   const made = []
   page.on('request', (request) => {
-    if (request.url().startsWith(site.serviceUrl)) made.push({ method: request.method(), path: new URL(request.url()).pathname, headers: request.headers() })
+    if (request.url().startsWith(site.serviceUrl)) made.push({ method: request.method(), path: new URL(request.url()).pathname, headers: request.headers(), body: request.postData() })
   })
   return made
 }
@@ -316,8 +300,174 @@ describe('the web component', { concurrency: 2, timeout: 600_000 }, () => {
   }
 })
 
+/** A page that has the component and no element of it yet. */
+const LOADED = LINES.split('\n')[0]
+
+/** Puts an element with these attributes into a shadow tree, and gives it as `window.login`. Whatever it tells is heard at the document. */
+function placed(attributes) {
+  const host = document.createElement('div')
+  document.querySelector('main').append(host)
+  window.login = document.createElement('scan-login')
+  for (const [name, value] of Object.entries(attributes)) window.login.setAttribute(name, value)
+  window.told = []
+  for (const name of ['ready', 'waiting', 'scanned', 'confirmed', 'declined', 'cancelled', 'expired', 'error']) {
+    document.addEventListener(`scan-login:${name}`, ({ detail, target }) => window.told.push([name, detail, target === host]))
+  }
+  host.attachShadow({ mode: 'open' }).append(window.login)
+}
+
+describe('what the README of the web component promises', { concurrency: 2, timeout: 600_000 }, () => {
+  const rows = (heading) => README.split(`\n## ${heading}\n`)[1].split('\n## ')[0]
+
+  it('each event comes once, out of a shadow tree too, with what it says of itself', async (stage, site) => {
+    stage.tolerate(/Failed to load resource/)
+    site.lines = LOADED
+    const computer = await stage.computer(site.origin)
+    await computer.evaluate(placed, { service: site.serviceUrl, 'client-id': 'shop', 'begin-url': '/login/begin', 'auto-refresh': '0' })
+    const is = (state) => computer.waitForFunction((state) => window.login.state === state, state)
+    const again = async () => {
+      await computer.evaluate(() => window.login.refresh())
+      await is('waiting')
+    }
+    await is('waiting')
+    await part(computer, 'cancel').click()
+    await is('cancelled')
+    await again()
+    const phone = await stage.phone(computer)
+    await isAsked(phone)
+    await phone.getByTestId('decline').click()
+    await is('declined')
+    await again()
+    // All in its memory is gone with it.
+    await site.service.kill()
+    await site.service.run()
+    await is('expired')
+    await again()
+    await computer.evaluate(() => window.login.fail({ code: 'closed', detail: 'Said by the site.' }))
+    await is('error')
+    await again()
+    await confirms(await stage.phone(computer), 'Alice')
+    await is('confirmed')
+
+    const told = JSON.parse(await computer.evaluate(() => JSON.stringify(window.told)))
+    assert.ok(told.every(([, , retargeted]) => retargeted))
+    const scenes = [...new Set(told.map(([, { scene }]) => scene).filter(Boolean))]
+    assert.equal(scenes.length, 5)
+    const codes = told.map(([, { code }]) => code).filter(Boolean)
+    assert.match(codes.join(), /^[\w.-]+$/)
+    const begun = told.filter(([name]) => name === 'ready').map(([, detail]) => detail.begun)
+    assert.ok(begun.every(({ code_challenge: challenge }) => /^[\w-]{43}$/.test(challenge)))
+    assert.equal(new Set(begun.map((one) => one.code_challenge)).size, 5, 'each code has a verifier of its own')
+    const [a, b, c, d, e] = scenes
+    const login = (scene, at) => [['ready', { scene, begun: begun[at] }], ['waiting', { scene }]]
+    assert.deepEqual(told.map(([name, detail]) => [name, name === 'error' ? detail.problem.detail : detail]), [
+      ...login(a, 0), ['cancelled', { scene: a, redirectTo: null }],
+      ...login(b, 1), ['scanned', { scene: b, matchNumber: null }], ['declined', { scene: b, redirectTo: null }],
+      ...login(c, 2), ['expired', { scene: c, reason: 'lost' }],
+      ...login(d, 3), ['error', 'Said by the site.'],
+      ...login(e, 4), ['scanned', { scene: e, matchNumber: null }],
+      ['confirmed', { scene: e, code: codes[0], profile: { nickname: 'Alice' }, redirectTo: null, begun: begun[4] }],
+    ])
+  }, { CLIENT_NUMBER_MATCHING: 'off' })
+
+  it('attributes go out with the login that they begin', async (stage, site) => {
+    site.lines = LOADED
+    const computer = await stage.computer(site.origin)
+    const made = requests(computer, site)
+    const asked = { 'client-id': 'shop', 'code-challenge': 'x'.repeat(43), nonce: 'n-2', 'env-version': 'release' }
+    await computer.evaluate(placed, { service: site.serviceUrl, ...asked })
+    await is(computer, 'waiting')
+    const [{ body }] = of(made, 'POST', /^\/scenes$/)
+    assert.deepEqual(JSON.parse(body), {
+      client_id: 'shop', code_challenge: 'x'.repeat(43), code_challenge_method: 'S256', nonce: 'n-2', env_version: 'release',
+    })
+  })
+
+  it('its parts can be dressed, its colours and sizes set, its slots filled, its words replaced', async (stage, site) => {
+    const computer = await stage.computer(site.origin)
+    await is(computer, 'waiting')
+    const looks = rows('Looks')
+    const names = (label) => [...new RegExp(`^${label}: (.*)\\.$`, 'm').exec(looks)[1].matchAll(/`([^`]+)`/g)].map(([, name]) => name)
+    const found = await computer.evaluate(() => [...document.querySelector('scan-login').shadowRoot.querySelectorAll('[part]')].flatMap(({ part }) => [...part]))
+    assert.deepEqual([...new Set(found)].sort(), names('Parts').sort())
+
+    const properties = names('Properties').map((name) => name.replace('--scan-login', ''))
+    const values = { '-font': 'monospace', '-radius': '3px', '-size': '200px' }
+    const dressed = await computer.evaluate(([all, sizes]) => {
+      const login = document.querySelector('scan-login')
+      all.forEach((name, at) => login.style.setProperty(`--scan-login${name}`, sizes[name] ?? `rgb(${at}, 1, 2)`))
+      const style = (id) => getComputedStyle(login.shadowRoot.querySelector(`#${id}`))
+      return {
+        '-accent': style('refresh').backgroundColor,
+        '-on-accent': style('refresh').color,
+        '-ink': style('status-title').color,
+        '-ink-soft': style('status-text').color,
+        '-line': style('track').stroke,
+        '-caution': getComputedStyle(login).getPropertyValue('--caution'),
+        '-font': style('status-title').fontFamily,
+        '-radius': style('plate').borderRadius,
+        '-size': style('tile').width,
+      }
+    }, [properties, values])
+    assert.deepEqual(dressed, Object.fromEntries(properties.map((name, at) => [name, values[name] ?? `rgb(${at}, 1, 2)`])))
+
+    const slots = [...looks.split('Slots:')[1].split('\n')[0].matchAll(/`([^`]+)`/g)].map(([, name]) => name)
+    assert.equal(slots.length, 4)
+    await computer.evaluate((all) => {
+      const login = document.querySelector('scan-login')
+      login.append(...all.map((name) => Object.assign(document.createElement('i'), { slot: name, textContent: `the ${name}` })))
+      login.words = { en: { waiting: ['Scan <b>me</b>', 'with WeChat'], cancel: 'Not now' } }
+    }, slots)
+    for (const name of slots) await shows(computer, 'i', `the ${name}`)
+    await shows(computer, '[part~=title]', 'Scan <b>me</b>')
+    await shows(computer, '[part~=text]', 'with WeChat')
+    await shows(computer, '[part~=cancel]', 'Not now')
+    assert.equal(await part(computer, 'heading').isVisible(), false, 'the page has its own')
+    await isAccessible(computer, 'with all of it')
+  })
+
+  it('it is dark where the page is, and still where the person wants that', async (stage, site) => {
+    const seen = async (...options) => {
+      const context = await stage.person(...options)
+      const computer = await context.newPage()
+      // It waits for its picture for as long as it is looked at.
+      await computer.route('**/code', () => {})
+      await computer.goto(site.origin)
+      await computer.locator('scan-login[state=loading] [part~=cancel]').waitFor({ state: 'attached' })
+      return computer.evaluate(() => {
+        const login = document.querySelector('scan-login')
+        const plate = getComputedStyle(login.shadowRoot.querySelector('#plate'))
+        const follows = getComputedStyle(login).color
+        document.documentElement.style.colorScheme = 'normal'
+        return { color: follows, without: getComputedStyle(login).color, animation: plate.animationName }
+      })
+    }
+    const [light, dark] = ['rgb(19, 32, 26)', 'rgb(233, 240, 236)']
+    assert.deepEqual(await seen(LIGHT, MOVING), { color: light, without: light, animation: 'breathe' })
+    assert.deepEqual(await seen(DARK), { color: dark, without: light, animation: 'none' })
+  })
+
+  it('it says what is new, once, to who hears the page', async (stage, site) => {
+    const computer = await stage.computer(site.origin)
+    await is(computer, 'waiting')
+    const live = part(computer, 'words')
+    assert.deepEqual(await live.evaluate(({ role, ariaLive }) => [role, ariaLive]), ['status', 'polite'])
+    await live.evaluate((element) => {
+      window.said = []
+      new MutationObserver(() => window.said.push(element.innerText.trim())).observe(element, { subtree: true, childList: true, characterData: true })
+    })
+    const time = part(computer, 'countdown')
+    const before = await time.innerText()
+    await until('the time has gone on', async () => await time.innerText() !== before)
+    const phone = await stage.phone(computer)
+    await isAsked(phone)
+    await is(computer, 'scanned')
+    assert.deepEqual(await computer.evaluate(() => window.said), ['Scanned\n\nNow confirm on your phone.'])
+  })
+})
+
 describe('the web component, with what lies between', { concurrency: 2, timeout: 600_000 }, () => {
-  test('survives a deploy of the service in the middle', () => chromium.stage('deploy', async (stage) => {
+  play('survives a deploy of the service in the middle', async (stage) => {
     stage.tolerate(/Failed to load resource/)
     const site = await Site.start()
     const all = await Installation.start({
@@ -342,5 +492,5 @@ describe('the web component, with what lies between', { concurrency: 2, timeout:
       site.service = own
       await Promise.all([site.stop(), all.stop()])
     }
-  }))
+  })
 })

@@ -1,36 +1,31 @@
 // With Redis, as in production: what a page does while something is away, and after.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
-import { Chromium, part, passes, reaches, sceneOf, shows } from './support/chromium.mjs'
+import { describe } from 'node:test'
+import { part, passes, reaches, sceneOf, shows } from './support/chromium.mjs'
 import { confirms, isAsked } from './support/phone.mjs'
 import { Installation } from './support/service.mjs'
+import { withChromium } from './support/stage.mjs'
 import { until } from './support/until.mjs'
 
 /** Chromium tells of every request that failed. */
 const FAILED_REQUESTS = /Failed to load resource/
 
-let chromium
-
-before(async () => {
-  chromium = await Chromium.launch()
-})
-
-after(() => chromium?.close())
+const play = withChromium()
 
 /** Each has an installation of its own to break. */
-const it = (name, play) => test(name, () => chromium.stage(name, async (stage) => {
+const it = (name, story) => play(name, async (stage) => {
   stage.tolerate(FAILED_REQUESTS)
   const installation = await Installation.start()
   try {
-    await play(stage, installation)
+    await story(stage, installation)
   } catch (error) {
     error.message += `\n${installation.service.process.log}`
     throw error
   } finally {
     await installation.stop()
   }
-}))
+})
 
 const isConnected = (page, how) => page.locator(`#app[data-connection="${how}"]`).waitFor()
 

@@ -1,12 +1,13 @@
 // Every state of both pages, on every kind of screen: accessible, and within the screen's width.
 // With SCREENSHOTS set to a directory, each is photographed there.
 
-import { after, before, describe, test } from 'node:test'
+import { describe } from 'node:test'
 import {
-  CHINESE, Chromium, DARK, DESKTOP, ENGLISH, LIGHT, MOBILE_PHONE, SCREENSHOTS, isAccessible, part, photograph, reaches,
+  CHINESE, DARK, DESKTOP, ENGLISH, LIGHT, MOBILE_PHONE, SCREENSHOTS, isAccessible, part, photograph, reaches,
 } from './support/chromium.mjs'
 import { cameBy, isAsked, numbersOn, picks } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
+import { withChromium } from './support/stage.mjs'
 
 /** Two tours see both schemes, both widths and both languages; the others are for pictures. */
 const TOURS = {
@@ -18,13 +19,7 @@ const TOURS = {
   },
 }
 
-let chromium
-
-before(async () => {
-  chromium = await Chromium.launch()
-})
-
-after(() => chromium?.close())
+const it = withChromium()
 
 /** Keeps requests waiting until they are let go, so that what a page shows meanwhile can be looked at. */
 async function hold(page, address) {
@@ -172,7 +167,7 @@ async function seeExpiry(stage, options, look) {
 
 describe('every state', { concurrency: 2, timeout: 600_000 }, () => {
   for (const [tour, options] of Object.entries(TOURS)) {
-    test(`is accessible and fits: ${tour}`, () => chromium.stage(tour, async (stage) => {
+    it(`is accessible and fits: ${tour}`, async (stage) => {
       stage.tolerate(/Failed to load resource/)
       const look = guide(tour)
       const service = await Service.start({ CLIENT_NUMBER_MATCHING: 'on_warning' })
@@ -192,6 +187,6 @@ describe('every state', { concurrency: 2, timeout: 600_000 }, () => {
       } finally {
         await service.stop()
       }
-    }))
+    })
   }
 })

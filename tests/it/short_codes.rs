@@ -74,7 +74,7 @@ async fn a_code_that_is_typed_logs_in_as_a_scan_does(store: Store) {
     let scanned = typed(&service, "alice", &as_people_type).await.ok();
     assert_eq!(scanned["scene"], browser.scene);
     let warning = scanned["warning"].as_str().expect("a warning");
-    assert!(warning.contains("您输入的是登录码"), "{warning}");
+    assert!(warning.contains("你输入的是登录码"), "{warning}");
     // What a scan is answered, and the scene.
     let other = Browser::start(&service).await;
     let by_camera = Phone::scan_with(&service, &other.scene, &service.wx_code("bob").await)

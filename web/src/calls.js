@@ -30,69 +30,72 @@ export function problemFrom(body, status, headers) {
   });
 }
 
-/** Proxies in between may answer without a problem. */
-export const problemOf = async (response) => (
-  problemFrom(await response.json().catch(() => ({})), response.status, response.headers)
-);
+/** What came in the place of an answer. */
+export const problemIn = (error) => (error instanceof Problem ? error : network());
 
 /** Aborts with `parent`, or when it was given too little time by the last `wait`. */
 export function watchdog(parent) {
   const own = new AbortController();
-  const abort = () => own.abort();
+  const { signal } = own;
   let timer;
-  parent.addEventListener('abort', abort);
-  if (parent.aborted) abort();
+  /** Also ends what still goes on with its signal. */
+  const end = () => {
+    clearTimeout(timer);
+    own.abort();
+  };
+  parent.addEventListener('abort', end, { signal });
+  if (parent.aborted) end();
   return {
-    signal: own.signal,
+    signal,
+    end,
     wait(ms) {
       clearTimeout(timer);
-      timer = setTimeout(abort, ms);
-    },
-    /** Also ends what still goes on with its signal. */
-    end() {
-      clearTimeout(timer);
-      parent.removeEventListener('abort', abort);
-      abort();
+      if (!signal.aborted) timer = setTimeout(end, ms);
     },
   };
 }
 
-export const bearer = (secret) => (secret ? { authorization: `Bearer ${secret}` } : {});
-/** Cookies go where they are ours, and nowhere else. */
-export const HOW = { cache: 'no-store', credentials: 'same-origin' };
+/** An answer that is no problem. */
+export async function ask(url, { secret, headers, ...options }) {
+  const response = await fetch(url, {
+    cache: 'no-store',
+    // Cookies go where they are ours, and nowhere else.
+    credentials: 'same-origin',
+    headers: { ...headers, ...(secret && { authorization: `Bearer ${secret}` }) },
+    ...options,
+  });
+  if (response.ok) return response;
+  // Proxies in between may answer without a problem.
+  throw problemFrom(await response.json().catch(() => ({})), response.status, response.headers);
+}
 
 /** JSON in, JSON out; every failure is a `Problem`. */
 export async function call(method, url, { json, secret, signal, timeout = ANSWER_MS }) {
   const dog = watchdog(signal);
   dog.wait(timeout);
   try {
-    const response = await fetch(url, {
-      ...HOW,
+    const response = await ask(url, {
       method,
-      headers: { accept: 'application/json', ...(json && { 'content-type': 'application/json' }), ...bearer(secret) },
+      secret,
+      headers: { accept: 'application/json', ...(json && { 'content-type': 'application/json' }) },
       body: json && JSON.stringify(json),
       signal: dog.signal,
     });
-    if (!response.ok) throw await problemOf(response);
     const text = await response.text();
     return text ? JSON.parse(text) : {};
   } catch (error) {
-    throw error instanceof Problem ? error : network();
+    throw problemIn(error);
   } finally {
     dog.end();
   }
 }
 
-/** Ends early with `signal`. */
-export const pause = (ms, signal) => new Promise((resolve) => {
-  const done = () => {
-    clearTimeout(timer);
-    signal.removeEventListener('abort', done);
-    resolve();
-  };
-  const timer = setTimeout(done, ms);
-  signal.addEventListener('abort', done);
-  if (signal.aborted) done();
+/** Ends early with `parent`. */
+export const pause = (ms, parent) => new Promise((resolve) => {
+  const { signal, wait } = watchdog(parent);
+  signal.addEventListener('abort', resolve);
+  wait(ms);
+  if (signal.aborted) resolve();
 });
 
 /** In ms: exponential, capped and spread, so that a crowd of pages does not return as one. */

@@ -13,9 +13,7 @@ export function createEventParser(told) {
   const parser = { feed };
 
   function field(text) {
-    const colon = text.indexOf(':');
-    const name = colon < 0 ? text : text.slice(0, colon);
-    const value = colon < 0 ? '' : text.slice(colon + 1).replace(/^ /, '');
+    const [, name, value] = /^([^:]*):? ?(.*)/s.exec(text);
     if (name === 'event') event = value;
     else if (name === 'data') data.push(value);
     else if (name === 'id' && !value.includes('\0')) id = value;
@@ -24,11 +22,9 @@ export function createEventParser(told) {
 
   function dispatch() {
     parser.lastId = id;
-    const found = { event: event || 'message', data: data.join('\n') };
-    const any = data.length > 0;
+    if (data.length > 0) told({ event: event || 'message', data: data.join('\n') });
     event = '';
     data = [];
-    if (any) told(found);
   }
 
   function feed(text) {

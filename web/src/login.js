@@ -1,12 +1,12 @@
 // One login after the other, of one page. Nothing here knows how it looks.
 
 import {
-  ANSWER_MS, HOW, Problem, TRIES, backoff, bearer, call, network, pause, problemFrom, problemOf, tries, watchdog,
+  ANSWER_MS, Problem, TRIES, ask, backoff, call, network, pause, problemFrom, problemIn, tries, watchdog,
 } from './calls.js';
 import { createEventParser } from './events.js';
 
-const FINAL = new Set(['confirmed', 'declined', 'cancelled', 'expired']);
-export const STATES = new Set(['waiting', 'scanned', ...FINAL]);
+const FINAL = ['confirmed', 'declined', 'cancelled', 'expired'];
+export const STATES = ['waiting', 'scanned', ...FINAL];
 const LOST = { state: 'expired', reason: 'lost', expires_in: 0 };
 
 const POLL_SECONDS = 25;
@@ -40,26 +40,27 @@ export class Login {
   connection = null;
   renewing = false;
   deadline = 0;
+  /** Whether the person is on a phone and wants to see the code all the same. */
+  anyway = false;
   /** What can be typed in place of a scan, once it was asked for. */
   shortCode = null;
   /** What was begun: what the service answered but for the secret, and `{key, begun}`. */
   kept = null;
-  #secret = null;
+  #secret;
   #settings;
   #changed;
   #show;
   #run = new AbortController();
-  #attempt = null;
-  #again = null;
+  #attempt;
+  #again;
   #hint = false;
-  #anyway = false;
   #dormant = false;
-  #left = null;
+  #left;
   #lastId;
   #streamId;
   #heardAt = 0;
-  #quiet = null;
-  #clock = null;
+  #quiet;
+  #clock;
   #tickedAt = 0;
   #askedAt = 0;
   #pictured = 0;
@@ -77,13 +78,10 @@ export class Login {
     return state === 'waiting' && this.picture !== 'ready' ? 'loading' : state;
   }
 
-  /** Whether the person is on a phone and wants to see the code all the same. */
-  get anyway() { return this.#anyway; }
-
   /** What the button of an error does is to start over, not to try the same again. */
   get startsOver() { return !this.#again; }
 
-  get #over() { return FINAL.has(this.data?.state); }
+  get #over() { return FINAL.includes(this.data?.state); }
 
   /** Goes on with the login that this tab began with the same settings, or begins one. */
   async start() {
@@ -100,7 +98,7 @@ export class Login {
       try {
         const data = await call('GET', kept.status_url, { secret: this.#secret, signal: run.signal });
         if (run.signal.aborted) return;
-        if (!FINAL.has(data.state) || data.code || data.redirect_to) {
+        if (!FINAL.includes(data.state) || data.code || data.redirect_to) {
           this.#open(kept, this.#secret, data);
           return;
         }
@@ -113,7 +111,7 @@ export class Login {
         }
       }
     }
-    if (this.#settings().phone && !this.#anyway) {
+    if (this.#settings().phone && !this.anyway) {
       this.#forget();
       this.#hint = true;
       this.#changed();
@@ -137,7 +135,7 @@ export class Login {
 
   /** On a phone, shows the code all the same. */
   showAnyway() {
-    this.#anyway = true;
+    this.anyway = true;
     this.#begin();
   }
 
@@ -362,10 +360,9 @@ export class Login {
     const dog = watchdog(signal);
     dog.wait(ANSWER_MS * 2);
     try {
-      const response = await fetch(kept.code_url, { ...HOW, signal: dog.signal });
-      if (!response.ok) problem = await problemOf(response);
-    } catch {
-      problem = network();
+      await ask(kept.code_url, { signal: dog.signal });
+    } catch (error) {
+      problem = problemIn(error);
     } finally {
       dog.end();
     }
@@ -427,7 +424,7 @@ export class Login {
         }
       } catch (error) {
         if (signal.aborted) break;
-        const problem = error instanceof Problem ? error : network();
+        const problem = problemIn(error);
         // The scene is gone, or this browser can no longer prove that it is its own.
         if (problem.status === 404 || problem.status === 401) {
           this.#take(LOST);
@@ -469,21 +466,16 @@ export class Login {
     const found = { heard: false };
     const parser = createEventParser(({ event, data }) => {
       if (event === 'unavailable') found.unavailable = problemFrom(JSON.parse(data), 503);
-      else if (STATES.has(event) && !signal.aborted) this.#take(JSON.parse(data));
+      else if (STATES.includes(event) && !signal.aborted) this.#take(JSON.parse(data));
     });
     try {
       dog.wait(ANSWER_MS);
-      const response = await fetch(this.kept.events_url, {
-        ...HOW,
-        headers: {
-          accept: 'text/event-stream',
-          ...(this.#streamId && { 'last-event-id': this.#streamId }),
-          ...bearer(this.#secret),
-        },
+      const response = await ask(this.kept.events_url, {
+        secret: this.#secret,
+        headers: { accept: 'text/event-stream', ...(this.#streamId && { 'last-event-id': this.#streamId }) },
         signal: dog.signal,
       });
       if (response.status === 204) return { over: true };
-      if (!response.ok) throw await problemOf(response);
       if (!response.headers.get('content-type')?.startsWith('text/event-stream')) throw network();
       const reader = response.body.getReader();
       const decoder = new TextDecoder();

@@ -17,20 +17,18 @@ const SEALS = {
   phone: 'M4 4h16v12H4zm4.5 16h7M12 16v4',
 };
 
-const COUNTING = new Set(['loading', 'waiting', 'scanned']);
+const COUNTING = ['loading', 'waiting', 'scanned'];
 /** From here on it is said that time is short. */
 const SHORT_SECONDS = 15;
 
 const REQUEST = ['client-id', 'code-challenge', 'nonce', 'env-version', 'authorization-request'];
-const RESTARTING = new Set(['service', 'begin-url', ...REQUEST]);
+const RESTARTING = ['service', 'begin-url', ...REQUEST];
 
 let sheet;
 
 /** `h('p', {id: 'x'}, …)`: no markup is ever parsed, so it needs no leave of a Trusted Types policy. */
 function h(name, attributes, ...children) {
-  const element = /^(svg|path|rect)$/.test(name)
-    ? document.createElementNS('http://www.w3.org/2000/svg', name)
-    : document.createElement(name);
+  const element = document.createElementNS(`http://www.w3.org/${/^(svg|path|rect)$/.test(name) ? '2000/svg' : '1999/xhtml'}`, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   // What can be named can be dressed.
   if (attributes.id) element.setAttribute('part', `${attributes.id.replace('status-', '')} ${attributes.class ?? ''}`.trim());
@@ -55,13 +53,13 @@ export class ScanLogin extends Base {
   #login;
   #at = {};
   #words = {};
-  #state = null;
-  #connection = null;
-  #announced = null;
-  #queued = null;
-  #leave = null;
-  #confirmed = null;
-  #timer = null;
+  #state;
+  #connection;
+  #announced;
+  #queued;
+  #leave;
+  #confirmed;
+  #timer;
 
   constructor() {
     super();
@@ -79,20 +77,19 @@ export class ScanLogin extends Base {
     root.append(this.#build());
     for (const element of root.querySelectorAll('[id]')) this.#at[element.id] = element;
     const { code, refresh } = this.#at;
-    code.addEventListener('load', () => this.#login.pictureLoaded());
-    code.addEventListener('error', () => this.#login.pictureFailed());
+    code.onload = () => this.#login.pictureLoaded();
+    code.onerror = () => this.#login.pictureFailed();
     const acts = {
       refresh: () => refresh.ariaDisabled !== 'true' && this.#login.refresh(),
       show: () => this.#login.showAnyway(),
       type: () => this.#login.showShortCode(),
       cancel: () => this.#login.cancel(),
     };
-    for (const [id, act] of Object.entries(acts)) this.#at[id].addEventListener('click', act);
+    for (const [id, act] of Object.entries(acts)) this.#at[id].onclick = act;
   }
 
   #build() {
     const ring = { x: 3, y: 3, width: 274, height: 274, rx: 24 };
-    const icon = (d) => h('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true' }, h('path', { d }));
     return h(
       'div', { id: 'box', role: 'group', 'aria-labelledby': 'head' },
       h('slot', { name: 'logo' }),
@@ -108,7 +105,8 @@ export class ScanLogin extends Base {
           h('img', { id: 'code', alt: '' }),
           h(
             'div', { id: 'veil', 'aria-hidden': 'true' },
-            h('span', { id: 'match' }), h('span', { id: 'seal' }, icon('')),
+            h('span', { id: 'match' }),
+            h('span', { id: 'seal' }, h('svg', { viewBox: '0 0 24 24' }, h('path', {}))),
           ),
         ),
       ),
@@ -134,11 +132,10 @@ export class ScanLogin extends Base {
   }
 
   connectedCallback() {
-    const left = new AbortController();
-    const wake = () => this.#login.wake();
-    document.addEventListener('visibilitychange', wake, { signal: left.signal });
-    window.addEventListener('online', () => this.#login.wake(true), { signal: left.signal });
-    this.#leave = left;
+    this.#leave = new AbortController();
+    const { signal } = this.#leave;
+    document.addEventListener('visibilitychange', () => this.#login.wake(), { signal });
+    window.addEventListener('online', () => this.#login.wake(true), { signal });
     this.#changed();
     this.#startSoon();
   }
@@ -152,7 +149,7 @@ export class ScanLogin extends Base {
 
   attributeChangedCallback(name, before, now) {
     if (before === now || !this.#leave || this.#leave.signal.aborted) return;
-    if (RESTARTING.has(name)) this.#startSoon();
+    if (RESTARTING.includes(name)) this.#startSoon();
     else if (name === 'paused') this.#login.wake();
     else this.#changed();
   }
@@ -193,7 +190,8 @@ export class ScanLogin extends Base {
   }
 
   #settings() {
-    const of = (name) => this.getAttribute(name) || undefined;
+    // Where the page has a policy, the attribute `nonce` is emptied, and its value is only in the property (HTML, nonce hiding).
+    const of = (name) => this.getAttribute(name) || this[name] || undefined;
     const url = (text) => new URL(text, document.baseURI);
     const refreshes = Number(of('auto-refresh') ?? 2);
     return {
@@ -229,7 +227,7 @@ export class ScanLogin extends Base {
     this.#connection = connection;
     this.setAttribute('state', state);
     this.#emit('change', { state, connection, scene });
-    if (!isNew || (!STATES.has(state) && state !== 'error')) return;
+    if (!isNew || (!STATES.includes(state) && state !== 'error')) return;
     // After an error that the page told of, it is seen again, but a code is told once.
     if (state === 'confirmed' && scene === this.#confirmed) return;
     if (state === 'confirmed') this.#confirmed = scene;
@@ -299,13 +297,12 @@ export class ScanLogin extends Base {
     at.seal.hidden = Boolean(number) || !SEALS[state];
     at.seal.firstChild.firstChild.setAttribute('d', SEALS[state] ?? '');
 
-    const left = (login.deadline - Date.now()) / 1000;
-    const counts = Boolean(data) && COUNTING.has(state);
-    const seconds = Math.max(0, Math.ceil(left));
+    const counts = data && COUNTING.includes(state);
+    const seconds = Math.max(0, Math.ceil((login.deadline - Date.now()) / 1000));
     const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
     at.box.classList.toggle('short', counts && seconds <= SHORT_SECONDS);
     write(at.countdown, counts ? t('valid', { time }) : '');
-    at.left.style.strokeDashoffset = 100 - Math.min(1, Math.max(0, counts ? left / login.kept.expires_in : 0)) * 100;
+    at.left.style.strokeDashoffset = counts ? 100 - (seconds / login.kept.expires_in) * 100 : 100;
     write(at.connection, counts && /ing$/.test(login.connection ?? '') ? `\u2003${t(login.connection)}` : '');
 
     // Not `disabled`: that would throw away the focus of whoever waits on it.
@@ -313,10 +310,10 @@ export class ScanLogin extends Base {
     const again = login.startsOver ? 'startOver' : 'retry';
     const label = state === 'error' ? again : 'refresh';
     write(at.refresh, wait > 0 ? `${t(label)} (${wait} s)` : t(label));
-    at.refresh.ariaDisabled = String(wait > 0);
+    at.refresh.ariaDisabled = wait > 0;
     clearTimeout(this.#timer);
     if (wait > 0 && this.isConnected) this.#timer = setTimeout(() => this.#draw(), 500);
-    at.refresh.hidden = COUNTING.has(state) || state === 'confirmed' || state === 'phone';
+    at.refresh.hidden = COUNTING.includes(state) || state === 'confirmed' || state === 'phone';
     write(at.show, t('show'));
     at.show.hidden = state !== 'phone';
     write(at.type, t('noCamera'));

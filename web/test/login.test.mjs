@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { backoff } from '../src/calls.js'
 import { pass, problem, SERVICE, settle, sleep, World } from './support.mjs'
 
 const NETWORK = async () => { throw new TypeError('Failed to fetch') }
@@ -449,4 +450,12 @@ test('a phone is shown no code until it is asked for', async (t) => {
   await settle()
   assert.equal(world.login.state, 'waiting')
   assert.ok(world.login.anyway)
+})
+
+test('a crowd of pages does not come back as one', (t) => {
+  const random = t.mock.method(Math, 'random', () => 0)
+  assert.deepEqual([1, 2, 3, 9].map((failures) => backoff(failures)), [1_000, 2_000, 4_000, 20_000])
+  random.mock.mockImplementation(() => 1)
+  assert.deepEqual([1, 2, 3, 9].map((failures) => backoff(failures)), [1_500, 3_000, 6_000, 30_000])
+  assert.equal(backoff(1, 7), 10_500, 'later than asked, never sooner')
 })

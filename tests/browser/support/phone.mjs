@@ -23,16 +23,33 @@ export class Camera {
   }
 
   /** What a QR code in a picture (PNG) says, or null. */
-  decode(picture) {
-    return this.page.evaluate(async (base64) => {
+  async decode(picture) {
+    const pixels = await this.#pixels(picture)
+    return pixels.evaluate(({ data, width, height }) => window.jsQR(data, width, height)?.data ?? null)
+  }
+
+  /** How wide and tall, in a picture (PNG), what is of this colour is. */
+  async extent(picture, colour) {
+    const pixels = await this.#pixels(picture)
+    return pixels.evaluate(({ data, width }, wanted) => {
+      const [xs, ys] = [new Set(), new Set()]
+      for (let at = 0; at < data.length; at += 4) {
+        if (wanted.some((value, channel) => data[at + channel] !== value)) continue
+        xs.add((at / 4) % width)
+        ys.add(Math.floor(at / 4 / width))
+      }
+      return { width: xs.size, height: ys.size }
+    }, colour)
+  }
+
+  #pixels(picture) {
+    return this.page.evaluateHandle(async (base64) => {
       const image = new Image()
       image.src = `data:image/png;base64,${base64}`
       await image.decode()
-      const canvas = new OffscreenCanvas(image.width, image.height)
-      const context = canvas.getContext('2d')
+      const context = new OffscreenCanvas(image.width, image.height).getContext('2d')
       context.drawImage(image, 0, 0)
-      const { data, width, height } = context.getImageData(0, 0, image.width, image.height)
-      return window.jsQR(data, width, height)?.data ?? null
+      return context.getImageData(0, 0, image.width, image.height)
     }, picture.toString('base64'))
   }
 }

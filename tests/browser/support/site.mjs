@@ -5,9 +5,19 @@ import fs from 'node:fs'
 import http from 'node:http'
 import { Service } from './service.mjs'
 
-const README = fs.readFileSync(new URL('../../../web/README.md', import.meta.url), 'utf8')
+export const README = fs.readFileSync(new URL('../../../web/README.md', import.meta.url), 'utf8')
 const SECRET = 'the shop\'s secret'
 const sha256 = (text, how) => createHash('sha256').update(text).digest(how)
+
+/** What an id_token says. */
+export const claimsOf = (token) => JSON.parse(Buffer.from(token.split('.')[1], 'base64url'))
+
+/** The blocks of docs/howto.md that stand below this heading. */
+export function howto(heading) {
+  const text = fs.readFileSync(new URL('../../../docs/howto.md', import.meta.url), 'utf8')
+  const [, section] = text.split(`\n## ${heading}\n`)
+  return [...section.split('\n## ')[0].matchAll(/^```\w+\n([^]*?)^```$/gm)].map(([, block]) => block)
+}
 
 /** The lines that the README tells a site's owner to write. */
 export const LINES = /```html\n([^]*?)```/.exec(README)[1]
@@ -18,6 +28,10 @@ export class Site {
   #sessions = new Map()
   /** What a test puts in the place of the README's lines. */
   lines = LINES
+  /** What else its page says of itself. */
+  headers = {}
+  /** What its callback answers, if it is to redeem the code itself. */
+  back = null
 
   /** Beside it a service that knows it, with these settings. */
   static async start(settings = {}) {
@@ -56,7 +70,7 @@ export class Site {
   }
 
   async #answer(request, reply) {
-    const { pathname } = new URL(request.url, this.origin)
+    const { pathname, searchParams } = new URL(request.url, this.origin)
     const cookie = /session=(\w+)/.exec(request.headers.cookie ?? '')?.[1]
     const id = cookie ?? randomBytes(8).toString('hex')
     if (!cookie) reply.setHeader('set-cookie', `session=${id}; Path=/; HttpOnly; SameSite=Lax`)
@@ -66,11 +80,15 @@ export class Site {
       const body = found ? `<h1 id="who">${found.nickname} (${found.sub})</h1>` : `<main><h1>The Shop</h1>${lines}</main>`
       reply.setHeader('content-type', 'text/html; charset=utf-8')
       reply.setHeader('content-security-policy', this.#policy(lines))
+      reply.setHeaders(new Map(Object.entries(this.headers)))
       reply.end(`<!doctype html><html lang="en"><link rel="stylesheet" href="/site.css"><meta name="viewport" content="width=device-width"><title>The Shop</title><link rel="icon" href="data:,">${body}</html>`)
     } else if (request.method === 'GET' && pathname === '/site.css') {
       reply.setHeader('content-type', 'text/css').end(':root { color-scheme: light dark; background: light-dark(#fff, #121212); color: light-dark(#111, #eee); font-family: sans-serif }')
+    } else if (request.method === 'GET' && pathname === '/login') {
+      reply.writeHead(303, { location: this.authorizeUrl() }).end()
     } else if (request.method === 'GET' && pathname === '/callback') {
-      reply.setHeader('content-type', 'text/html').end('<!doctype html><title>Back</title><link rel="icon" href="data:,">')
+      if (this.back) this.#finish(id, await this.redeem(searchParams.get('code'), { redirect_uri: `${this.origin}/callback` }))
+      reply.setHeader('content-type', 'text/html').end(`<!doctype html><title>Back</title><link rel="icon" href="data:,">${this.back ?? ''}`)
     } else if (request.method === 'POST' && pathname === '/login/begin') {
       const verifier = randomBytes(32).toString('base64url')
       this.#sessions.set(id, verifier)
@@ -79,11 +97,16 @@ export class Site {
       let code = ''
       for await (const chunk of request) code += chunk
       const redeemed = await this.redeem(code, { code_verifier: this.#sessions.get(id) ?? '' })
-      if (redeemed.id_token) this.claims.set(id, JSON.parse(Buffer.from(redeemed.id_token.split('.')[1], 'base64url')))
-      reply.writeHead(redeemed.id_token ? 204 : 403).end()
+      reply.writeHead(this.#finish(id, redeemed) ? 204 : 403).end()
     } else {
       reply.writeHead(404).end()
     }
+  }
+
+  /** Whether this session is somebody's now. */
+  #finish(id, { id_token: token }) {
+    if (token) this.claims.set(id, claimsOf(token))
+    return Boolean(token)
   }
 
   async redeem(code, more) {

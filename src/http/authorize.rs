@@ -66,7 +66,7 @@ struct AuthorizeRequest {
     (status = 400, description = "A page: this is no request of a site that is known here.", content_type = "text/html"),
 ))]
 pub(super) async fn page(State(state): State<AppState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    answer(&state, &query.unwrap_or_default(), &headers)
+    answer(&state, query.unwrap_or_default().as_bytes(), &headers)
 }
 
 problems!(PostedProblems: BodyTooLarge UnsupportedMediaType RequestTimeout);
@@ -88,10 +88,10 @@ pub(super) async fn posted(
         return Err(Problem::new(Code::UnsupportedMediaType, NO_FORM));
     }
     // The form of a form is that of a query.
-    Ok(answer(&state, &String::from_utf8_lossy(&body), &headers))
+    Ok(answer(&state, &body, &headers))
 }
 
-fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
+fn answer(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
     let mut response = answer_of(state, query, headers);
     // A site may have opened this in a window of its own, and wait there for what comes of it.
     let policy = (
@@ -102,10 +102,11 @@ fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
     response
 }
 
-fn answer_of(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
+fn answer_of(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
     let request = AuthorizationRequest::read(query);
     match check(state, &request) {
-        Ok((site, _)) => code_page(state, query, &request, &site.client, headers),
+        // Nothing is lost of it: what is no text was refused.
+        Ok((site, _)) => code_page(state, &String::from_utf8_lossy(query), &request, &site.client, headers),
         Err(Refusal::Stay(stranger)) => stranger_page(stranger, headers),
         Err(Refusal::Return {
             redirect_to,

@@ -5,12 +5,32 @@ import { strings } from './strings.js';
 
 /** What became of it is to be seen before the browser goes on. */
 const SEEN_MS = 900;
+/** Of this tab alone: at the next login the site may ask for another. */
+const LANGUAGE = 'scanlogin.language';
 const TOGGLES = { en: ['zh-CN', '中文'], 'zh-CN': ['en', 'English'] };
 
 const app = byId('app');
 const login = byId('login');
 const { name, logo, simulated, phone } = app.dataset;
 const page = document.documentElement;
+
+/** The language that was picked by hand before a reload, if it is kept. */
+function picked() {
+  try {
+    return sessionStorage.getItem(LANGUAGE);
+  } catch {
+    return null;
+  }
+}
+
+function pick(language) {
+  page.lang = language;
+  try {
+    sessionStorage.setItem(LANGUAGE, language);
+  } catch {
+    // Storage may be forbidden; then a reload speaks as the site asks.
+  }
+}
 
 function draw() {
   const words = strings[page.lang];
@@ -20,6 +40,7 @@ function draw() {
   byId('simulator-title').textContent = words.simulatorTitle;
   byId('simulator-text').textContent = words.simulatorText;
   byId('open-phone').textContent = words.openPhone;
+  byId('leave').textContent = words.leave;
   const [other, label] = TOGGLES[page.lang];
   byId('lang').textContent = label;
   byId('lang').lang = other;
@@ -45,7 +66,7 @@ login.addEventListener('scan-login:ready', ({ detail: { scene } }) => {
 for (const end of ['confirmed', 'declined', 'cancelled']) login.addEventListener(`scan-login:${end}`, leave);
 
 byId('lang').addEventListener('click', () => {
-  [page.lang] = TOGGLES[page.lang];
+  pick(TOGGLES[page.lang][0]);
   draw();
 });
 
@@ -58,6 +79,7 @@ if (logo) {
   image.src = logo;
 }
 byId('simulator').hidden = !simulated;
+if (Object.hasOwn(strings, picked())) page.lang = picked();
 draw();
 // Now that somebody listens.
 login.removeAttribute('paused');

@@ -483,7 +483,7 @@ fn redirect_to(state: &AppState, told: &Told, code: Option<&Zeroizing<String>>) 
             ("error", "access_denied"),
             ("error_description", "The person declined on the phone."),
         ],
-        StateName::Cancelled => &[("error", "access_denied"), ("error_description", "The person gave up.")],
+        StateName::Cancelled => &authorize::GAVE_UP,
         StateName::Waiting | StateName::Scanned | StateName::Expired => return None,
     };
     let issuer = state.public_url.as_str();

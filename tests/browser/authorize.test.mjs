@@ -120,6 +120,12 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(computer, 'h1', 'Log in to The Shop')
     await shows(computer, '[part=title]', 'Waiting for your scan')
     assert.equal(await sceneOf(computer), before)
+    // Whatever the site asks for, this is what the person picked.
+    await computer.reload()
+    await reaches(computer, 'waiting')
+    await shows(computer, 'h1', 'Log in to The Shop')
+    await shows(computer, '[part=title]', 'Waiting for your scan')
+    await shows(computer, '#lang', '中文')
   })
 
   it('says that WeChat is simulated, and offers the phone', async (stage, site) => {
@@ -146,6 +152,21 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(visitor, '[part=title]', 'Open the site on a computer')
     await part(visitor, 'show').click()
     await reaches(visitor, 'waiting')
+    // Beside a code the component's own way out is the one.
+    assert.ok(!await visitor.getByTestId('leave').isVisible())
+    assert.ok(await part(visitor, 'cancel').isVisible())
+  })
+
+  it('lets a visitor on a phone go back to the site', async (stage, site) => {
+    const visitor = await sent(stage, site, {}, MOBILE_PHONE)
+    await reaches(visitor, 'phone')
+    const leave = visitor.getByTestId('leave')
+    assert.equal(await leave.innerText(), 'Cancel and go back to the site')
+    const { y, height } = await leave.boundingBox()
+    assert.ok(y + height <= visitor.viewportSize().height, 'on the first screen')
+    await leave.click()
+    const { error, state, iss, code } = await answer(visitor, site)
+    assert.deepEqual({ error, state, iss, code }, { error: 'access_denied', state: 'a state', iss: site.service.url, code: undefined })
   })
 
   for (const [tour, options] of Object.entries({

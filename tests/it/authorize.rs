@@ -300,6 +300,41 @@ async fn t12_nobody_is_sent_to_an_address_that_the_site_did_not_list() {
 }
 
 #[tokio::test]
+async fn why_nobody_is_sent_anywhere_is_said_in_the_language_of_who_reads_it() {
+    let service = sites().await;
+    let wrong = asked(&[("redirect_uri", Some("https://blog.example/else"))]);
+    let (zh, en) = ("与网站登记的地址都不是逐字符相同", "none of those that the site listed");
+    for (asked, accepted, said, not_said, lang) in [
+        (wrong.clone(), "zh-CN,en;q=0.5", zh, en, "zh-CN"),
+        (wrong.clone(), "en-GB,zh;q=0.5", en, zh, "en"),
+        (format!("{wrong}&ui_locales=zh"), "en", zh, en, "zh-CN"),
+        (format!("{wrong}&ui_locales=fr+en"), "zh", en, zh, "en"),
+        (String::new(), "zh", "client_id 缺失", "missing", "zh-CN"),
+        (
+            "client_id=blog".to_owned(),
+            "zh",
+            "缺少 redirect_uri",
+            "missing",
+            "zh-CN",
+        ),
+        (
+            "client_id=blog&client_id=blog".to_owned(),
+            "zh",
+            "不止一次",
+            "more than once",
+            "zh-CN",
+        ),
+    ] {
+        let request = service.get(&format!("/authorize?{asked}"));
+        let refused = Reply::to(request.header("accept-language", accepted)).await;
+        let page = refused.text();
+        assert_eq!(refused.status, 400, "{page}");
+        assert!(page.contains(said) && !page.contains(not_said), "{page}");
+        assert!(page.contains(&format!("<html lang=\"{lang}\">")), "{page}");
+    }
+}
+
+#[tokio::test]
 async fn a_sites_own_mistake_is_told_to_the_site() {
     let service = sites().await;
     let challenge = s256(VERIFIER);

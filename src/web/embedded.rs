@@ -14,7 +14,13 @@ use super::gzip;
 
 /// Each file as gzip, with the hash of what was packed, since a debug build reads files from the disk. Made when it is first asked for:
 /// as constant as the files are, and no more than these.
-static PACKED: LazyLock<Mutex<HashMap<String, ([u8; 32], Bytes)>>> = LazyLock::new(Mutex::default);
+static PACKED: LazyLock<Mutex<HashMap<String, Packed>>> = LazyLock::new(Mutex::default);
+
+struct Packed {
+    /// What was packed.
+    hash: [u8; 32],
+    bytes: Bytes,
+}
 
 #[derive(RustEmbed)]
 #[folder = "assets/"]
@@ -64,15 +70,21 @@ fn reply(path: &str, file: EmbeddedFile, asked: &HeaderMap) -> Response {
 fn packed(path: &str, file: &EmbeddedFile) -> Option<Bytes> {
     let hash = file.metadata.sha256_hash();
     let kept = || PACKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((of, packed)) = kept().get(path)
-        && *of == hash
-    {
-        return Some(packed.clone());
+    let found = kept()
+        .get(path)
+        .filter(|kept| kept.hash == hash)
+        .map(|kept| kept.bytes.clone());
+    if found.is_some() {
+        return found;
     }
     // Outside of the lock: at worst it is made twice.
-    let packed = gzip::pack(&file.data).ok()?;
-    kept().insert(path.to_owned(), (hash, packed.clone()));
-    Some(packed)
+    let bytes = gzip::pack(&file.data).ok()?;
+    let packed = Packed {
+        hash,
+        bytes: bytes.clone(),
+    };
+    kept().insert(path.to_owned(), packed);
+    Some(bytes)
 }
 
 /// A debug build reads the files from the disk, where `..` leads elsewhere.

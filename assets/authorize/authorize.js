@@ -7,6 +7,8 @@ import { strings } from './strings.js';
 const SEEN_MS = 900;
 /** Of this tab alone: at the next login the site may ask for another. */
 const LANGUAGE = 'scanlogin.language';
+/** The scene that was taken back to its site last. */
+const LEFT = 'scanlogin.left';
 const TOGGLES = { en: ['zh-CN', '中文'], 'zh-CN': ['en', 'English'] };
 
 const app = byId('app');
@@ -48,10 +50,32 @@ function draw() {
   login.words = { en: words.login, zh: words.login };
 }
 
+/**
+ * Whether this page is the first to take its login back to the site. A duplicate of a tab has the same login, and a code that comes
+ * to the site twice is revoked (RFC 6749 §4.1.2).
+ */
+function isFirst(scene) {
+  const claim = () => {
+    try {
+      if (localStorage.getItem(LEFT) === scene) return false;
+      localStorage.setItem(LEFT, scene);
+    } catch {
+      // Storage may be forbidden; then no duplicate finds the login either.
+    }
+    return true;
+  };
+  return navigator.locks ? navigator.locks.request(LEFT, claim) : claim();
+}
+
 function leave({ detail: { redirectTo }, type }) {
   if (!redirectTo) return;
+  const { scene } = app.dataset;
   const wait = type.endsWith(':cancelled') ? 0 : SEEN_MS;
-  setTimeout(() => location.replace(redirectTo), wait);
+  setTimeout(async () => {
+    // At the last moment, so that a reload before it goes on.
+    if (await isFirst(scene)) location.replace(redirectTo);
+    else byId('headline').textContent = strings[page.lang].elsewhere;
+  }, wait);
 }
 
 login.addEventListener('scan-login:change', ({ detail: { state, scene } }) => {

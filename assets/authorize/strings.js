@@ -7,6 +7,7 @@ export const strings = {
     simulatorText: 'No real WeChat account is used; anybody can log in as anybody.',
     openPhone: 'Open the simulated phone',
     leave: 'Cancel and go back to the site',
+    elsewhere: 'Another tab goes on with this login',
     // In the place of what <scan-login> says by itself; here {name} is the person's.
     login: {
       confirmed: ['Confirmed', 'Taking you back to the site…'],
@@ -22,6 +23,7 @@ export const strings = {
     simulatorText: '这里没有使用任何真实的微信账号，任何人都能以任何身份登录。',
     openPhone: '打开模拟手机',
     leave: '取消并返回网站',
+    elsewhere: '已在另一个标签页中继续登录',
     login: {
       confirmed: ['已确认', '正在返回网站…'],
       confirmedName: '正在以“{name}”的身份返回网站…',

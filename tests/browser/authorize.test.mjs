@@ -109,6 +109,24 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     assert.ok((await answer(computer, site)).code)
   })
 
+  it('of two tabs with one login, one goes back to the site', async (stage, site) => {
+    const computer = await sent(stage, site)
+    await reaches(computer, 'waiting')
+    // As a duplicate of a tab, it has what the first one stored.
+    const opened = computer.context().waitForEvent('page')
+    await computer.evaluate(() => { window.open(location.href) })
+    const duplicate = await opened
+    await reaches(duplicate, 'waiting')
+    assert.equal(await sceneOf(duplicate), await sceneOf(computer))
+    const pages = [computer, duplicate]
+    await confirms(await stage.phone(computer), 'Twin')
+    const isBack = (page) => page.url().startsWith(`${site.origin}/callback?`)
+    const stays = async (page) => !isBack(page) && await page.locator('h1').innerText() === 'Another tab goes on with this login'
+    await until('both know', async () => pages.some(isBack) && (await Promise.all(pages.map(stays))).some(Boolean))
+    const { code } = await answer(pages.find(isBack), site)
+    await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
+  })
+
   it('speaks as the site asks, and at a click otherwise', async (stage, site) => {
     const computer = await sent(stage, site, { ui_locales: 'zh-CN en' })
     await reaches(computer, 'waiting')

@@ -290,7 +290,7 @@ pub struct Settings {
     /// How long everything is still served after SIGTERM, while load balancers take notice, in seconds.
     #[arg(long, env = "SCANLOGIN_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 3, value_parser = whole::<u64>(0, 300, 3))]
     drain_delay: u64,
-    /// The limits below but WeChat's own, and those on streams and live scenes: on or off. Off is for benchmarks.
+    /// The limits below but WeChat's own, and those on wrong short codes, streams and live scenes: on or off. Off is for benchmarks.
     #[arg(long, env = "SCANLOGIN_LIMITS", value_name = "SWITCH", default_value = "on", value_parser = ["on", "off"])]
     limits: String,
     /// Scenes that one address (a /64 for IPv6) may start in a minute.

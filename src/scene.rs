@@ -474,6 +474,8 @@ pub enum Action<'a> {
         browser_secret: &'a BrowserSecret,
         /// What is kept of the code, if none is shown that still counts.
         shown: ShownCode,
+        /// What the one hashes to that was shown and leads nowhere any more, if there is one.
+        dead: Option<ShortCodeTag>,
     },
     /// The phone uploaded a picture.
     KeepAvatar {
@@ -707,7 +709,11 @@ impl Scene {
                 };
                 self.scanned(person, confirm_token, caution, doubt, life, rng)
             }
-            Action::ShowShortCode { browser_secret, shown } => self.shows(browser_secret, shown, life, rng),
+            Action::ShowShortCode {
+                browser_secret,
+                shown,
+                dead,
+            } => self.shows(browser_secret, shown, dead, life, rng),
             Action::KeepAvatar { token, avatar } => self.avatar_kept(token, avatar, life, rng),
             Action::Confirm {
                 token,
@@ -771,11 +777,12 @@ impl Scene {
         }
     }
 
-    /// The code that was shown first goes on counting to its end.
+    /// The code that was shown first goes on counting to its end, unless it is `dead`.
     fn shows(
         &self,
         secret: &BrowserSecret,
         shown: ShownCode,
+        dead: Option<ShortCodeTag>,
         life: Life,
         rng: &mut impl CryptoRng,
     ) -> Result<Outcome, Refused> {
@@ -788,7 +795,7 @@ impl Scene {
                 if self
                     .short_code
                     .as_ref()
-                    .is_some_and(|first| !first.left(life).is_zero()) =>
+                    .is_some_and(|first| !first.left(life).is_zero() && dead != Some(first.tag)) =>
             {
                 Ok(Outcome::Repeated)
             }

@@ -3,6 +3,7 @@
 pub mod embedded;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod gzip;
 pub mod json;
 mod request_id;
 

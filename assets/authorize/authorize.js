@@ -5,12 +5,34 @@ import { strings } from './strings.js';
 
 /** What became of it is to be seen before the browser goes on. */
 const SEEN_MS = 900;
+/** Of this tab alone: at the next login the site may ask for another. */
+const LANGUAGE = 'scanlogin.language';
+/** The scene that was taken back to its site last. */
+const LEFT = 'scanlogin.left';
 const TOGGLES = { en: ['zh-CN', '中文'], 'zh-CN': ['en', 'English'] };
 
 const app = byId('app');
 const login = byId('login');
 const { name, logo, simulated, phone } = app.dataset;
 const page = document.documentElement;
+
+/** The language that was picked by hand before a reload, if it is kept. */
+function picked() {
+  try {
+    return sessionStorage.getItem(LANGUAGE);
+  } catch {
+    return null;
+  }
+}
+
+function pick(language) {
+  page.lang = language;
+  try {
+    sessionStorage.setItem(LANGUAGE, language);
+  } catch {
+    // Storage may be forbidden; then a reload speaks as the site asks.
+  }
+}
 
 function draw() {
   const words = strings[page.lang];
@@ -20,6 +42,7 @@ function draw() {
   byId('simulator-title').textContent = words.simulatorTitle;
   byId('simulator-text').textContent = words.simulatorText;
   byId('open-phone').textContent = words.openPhone;
+  byId('leave').textContent = words.leave;
   const [other, label] = TOGGLES[page.lang];
   byId('lang').textContent = label;
   byId('lang').lang = other;
@@ -27,10 +50,32 @@ function draw() {
   login.words = { en: words.login, zh: words.login };
 }
 
+/**
+ * Whether this page is the first to take its login back to the site. A duplicate of a tab has the same login, and a code that comes
+ * to the site twice is revoked (RFC 6749 §4.1.2).
+ */
+function isFirst(scene) {
+  const claim = () => {
+    try {
+      if (localStorage.getItem(LEFT) === scene) return false;
+      localStorage.setItem(LEFT, scene);
+    } catch {
+      // Storage may be forbidden; then no duplicate finds the login either.
+    }
+    return true;
+  };
+  return navigator.locks ? navigator.locks.request(LEFT, claim) : claim();
+}
+
 function leave({ detail: { redirectTo }, type }) {
   if (!redirectTo) return;
+  const { scene } = app.dataset;
   const wait = type.endsWith(':cancelled') ? 0 : SEEN_MS;
-  setTimeout(() => location.replace(redirectTo), wait);
+  setTimeout(async () => {
+    // At the last moment, so that a reload before it goes on.
+    if (await isFirst(scene)) location.replace(redirectTo);
+    else byId('headline').textContent = strings[page.lang].elsewhere;
+  }, wait);
 }
 
 login.addEventListener('scan-login:change', ({ detail: { state, scene } }) => {
@@ -45,7 +90,7 @@ login.addEventListener('scan-login:ready', ({ detail: { scene } }) => {
 for (const end of ['confirmed', 'declined', 'cancelled']) login.addEventListener(`scan-login:${end}`, leave);
 
 byId('lang').addEventListener('click', () => {
-  [page.lang] = TOGGLES[page.lang];
+  pick(TOGGLES[page.lang][0]);
   draw();
 });
 
@@ -58,6 +103,7 @@ if (logo) {
   image.src = logo;
 }
 byId('simulator').hidden = !simulated;
+if (Object.hasOwn(strings, picked())) page.lang = picked();
 draw();
 // Now that somebody listens.
 login.removeAttribute('paused');

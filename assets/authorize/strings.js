@@ -6,6 +6,8 @@ export const strings = {
     simulatorTitle: 'WeChat is simulated',
     simulatorText: 'No real WeChat account is used; anybody can log in as anybody.',
     openPhone: 'Open the simulated phone',
+    leave: 'Cancel and go back to the site',
+    elsewhere: 'Another tab goes on with this login',
     // In the place of what <scan-login> says by itself; here {name} is the person's.
     login: {
       confirmed: ['Confirmed', 'Taking you back to the site…'],
@@ -20,6 +22,8 @@ export const strings = {
     simulatorTitle: '微信是模拟的',
     simulatorText: '这里没有使用任何真实的微信账号，任何人都能以任何身份登录。',
     openPhone: '打开模拟手机',
+    leave: '取消并返回网站',
+    elsewhere: '已在另一个标签页中继续登录',
     login: {
       confirmed: ['已确认', '正在返回网站…'],
       confirmedName: '正在以“{name}”的身份返回网站…',

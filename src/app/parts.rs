@@ -143,7 +143,9 @@ impl Kept {
 /// How often everybody may do what.
 pub(super) fn limits(config: &Config, store: &Arc<dyn Store>, ground: &Ground) -> Limits {
     if config.limits_off {
-        tracing::warn!("SCANLOGIN_LIMITS is off: anybody may start, scan and guess as often as they like");
+        tracing::warn!(
+            "SCANLOGIN_LIMITS is off: anybody may start, scan and redeem as often as they like; wrong short codes, and what WeChat counts, stay limited"
+        );
     }
     Limits::new(
         Arc::<dyn Store>::clone(store),

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use utoipa::ToSchema;
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::{Object, Schema};
+use utoipa::openapi::{RefOr, Required};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::AppState;
 use super::assets;
@@ -17,14 +20,14 @@ use super::layers::Cause;
 use super::openapi::problems;
 use super::problem::{Code, Problem};
 use crate::login::{Client, Site};
-use crate::oidc::request::Stranger;
+use crate::oidc::request::{self, Stranger};
 use crate::oidc::{AuthorizationRequest, Refusal};
 use crate::scene::Authorization;
 use crate::web::embedded::filled;
 
-/// What a site asks for in a form (OpenID Connect Core §3.1.2.1): for the document, as it is read as a query is.
+/// What a site asks for, in a query or a form (OpenID Connect Core §3.1.2.1).
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "the document alone reads it")]
+#[expect(dead_code, reason = "for the document alone: AuthorizationRequest is what is read")]
 struct AuthorizeRequest {
     client_id: String,
     /// One of the site's, letter for letter.
@@ -34,8 +37,10 @@ struct AuthorizeRequest {
     /// `openid`, and `profile` if names are wanted.
     #[schema(nullable = false)]
     scope: Option<String>,
+    /// Comes back as it is.
     #[schema(nullable = false)]
     state: Option<String>,
+    /// Stands in the id_token.
     #[schema(nullable = false)]
     nonce: Option<String>,
     /// PKCE (RFC 7636), as `code_challenge_method` says: `S256`.
@@ -43,30 +48,49 @@ struct AuthorizeRequest {
     code_challenge: Option<String>,
     #[schema(nullable = false)]
     code_challenge_method: Option<String>,
+    /// `none` is answered `login_required`; any other login is one that is asked for.
     #[schema(nullable = false)]
     prompt: Option<String>,
-    /// In seconds.
+    /// In seconds. Any holds: each login is scanned anew.
     #[schema(nullable = false)]
-    max_age: Option<String>,
+    max_age: Option<u64>,
+    /// The languages to speak, the dearest first: `zh` and `en` are spoken.
     #[schema(nullable = false)]
     ui_locales: Option<String>,
     #[schema(nullable = false)]
     login_hint: Option<String>,
 }
 
+/// Each field is a parameter of the query.
+impl IntoParams for AuthorizeRequest {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let RefOr::T(Schema::Object(fields)) = Self::schema() else {
+            return Vec::new();
+        };
+        let Object {
+            properties, required, ..
+        } = fields;
+        let parameter = |(name, schema): (String, RefOr<Schema>)| {
+            let is_required = if required.contains(&name) {
+                Required::True
+            } else {
+                Required::False
+            };
+            let parameter = Parameter::builder().parameter_in(ParameterIn::Query);
+            parameter.name(name).required(is_required).schema(Some(schema)).build()
+        };
+        properties.into_iter().map(parameter).collect()
+    }
+}
+
 /// Shows the code, and sends the browser back to the site with what comes of it.
-#[utoipa::path(get, path = "/authorize", tag = "browser", params(
-    ("client_id" = String, Query), ("redirect_uri" = String, Query), ("response_type" = String, Query), ("scope" = Option<String>, Query),
-    ("state" = Option<String>, Query), ("nonce" = Option<String>, Query), ("code_challenge" = Option<String>, Query),
-    ("code_challenge_method" = Option<String>, Query), ("prompt" = Option<String>, Query), ("max_age" = Option<u64>, Query),
-    ("ui_locales" = Option<String>, Query), ("login_hint" = Option<String>, Query),
-), responses(
+#[utoipa::path(get, path = "/authorize", tag = "browser", params(AuthorizeRequest), responses(
     (status = 200, description = "The page with the code.", content_type = "text/html"),
     (status = 303, description = "Back to the site, with `error`, `error_description`, `state` and `iss`.", headers(("Location" = String))),
     (status = 400, description = "A page: this is no request of a site that is known here.", content_type = "text/html"),
 ))]
 pub(super) async fn page(State(state): State<AppState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    answer(&state, &query.unwrap_or_default(), &headers)
+    answer(&state, query.unwrap_or_default().as_bytes(), &headers)
 }
 
 problems!(PostedProblems: BodyTooLarge UnsupportedMediaType RequestTimeout);
@@ -88,10 +112,10 @@ pub(super) async fn posted(
         return Err(Problem::new(Code::UnsupportedMediaType, NO_FORM));
     }
     // The form of a form is that of a query.
-    Ok(answer(&state, &String::from_utf8_lossy(&body), &headers))
+    Ok(answer(&state, &body, &headers))
 }
 
-fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
+fn answer(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
     let mut response = answer_of(state, query, headers);
     // A site may have opened this in a window of its own, and wait there for what comes of it.
     let policy = (
@@ -102,11 +126,16 @@ fn answer(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
     response
 }
 
-fn answer_of(state: &AppState, query: &str, headers: &HeaderMap) -> Response {
+fn answer_of(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
     let request = AuthorizationRequest::read(query);
+    let language = Language::preferred(request.ui_locales(), headers);
     match check(state, &request) {
-        Ok((site, _)) => code_page(state, query, &request, &site.client, headers),
-        Err(Refusal::Stay(stranger)) => stranger_page(stranger, headers),
+        Ok((site, authorization)) => {
+            // Nothing is lost of it: what is no text was refused.
+            let query = String::from_utf8_lossy(query);
+            code_page(state, &query, language, &site.client, &authorization)
+        }
+        Err(Refusal::Stay(stranger)) => stranger_page(stranger, language),
         Err(Refusal::Return {
             redirect_to,
             error,
@@ -133,9 +162,9 @@ pub(super) fn check(state: &AppState, request: &AuthorizationRequest) -> Result<
 fn code_page(
     state: &AppState,
     query: &str,
-    request: &AuthorizationRequest,
+    language: Language,
     client: &Client,
-    headers: &HeaderMap,
+    authorization: &Authorization,
 ) -> Response {
     let Client {
         name,
@@ -144,7 +173,6 @@ fn code_page(
         client_id,
         ..
     } = client;
-    let language = Language::preferred(request.ui_locales(), headers);
     let page = filled(
         "authorize/index.html",
         &[
@@ -153,6 +181,8 @@ fn code_page(
             ("name", name),
             ("logo_url", logo_url.as_deref().unwrap_or_default()),
             ("request", query),
+            ("leave", &gave_up(state, authorization)),
+            ("leave_words", LEAVE.in_language(language)),
             ("simulated", if state.login.is_simulated() { "yes" } else { "" }),
             ("simulated_phone", state.simulated_phone.as_deref().unwrap_or_default()),
         ],
@@ -167,10 +197,33 @@ fn code_page(
     response
 }
 
+/// Where the browser goes if the person gives up while no scene is waiting which they could end.
+fn gave_up(state: &AppState, authorization: &Authorization) -> String {
+    let Authorization {
+        redirect_uri,
+        state: own,
+        ..
+    } = authorization;
+    let redirect_uri = redirect_uri.as_deref().unwrap_or_default();
+    request::answer(redirect_uri, &GAVE_UP, own.as_deref(), state.public_url.as_str())
+}
+
+/// What the site is told of whoever gives up.
+pub(super) const GAVE_UP: [(&str, &str); 2] =
+    [("error", "access_denied"), ("error_description", "The person gave up.")];
+
 /// What the site's makers must mend, said to whoever stands before it: nobody is sent anywhere.
-fn stranger_page(stranger: Stranger, headers: &HeaderMap) -> Response {
-    let (language, words) = (Language::of(headers), stranger.to_string());
-    let page = filled("authorize/stranger.html", &[("lang", language.tag()), ("why", &words)]);
+fn stranger_page(stranger: Stranger, language: Language) -> Response {
+    let words = stranger.to_string();
+    let page = filled(
+        "authorize/stranger.html",
+        &[
+            ("lang", language.tag()),
+            ("title", NO_LOGIN.in_language(language)),
+            ("text", NOT_AS_AGREED.in_language(language)),
+            ("why", why(stranger).in_language(language)),
+        ],
+    );
     let Some(page) = page else {
         return Problem::broken("the page of refused requests is missing").into_response();
     };
@@ -182,4 +235,54 @@ fn stranger_page(stranger: Stranger, headers: &HeaderMap) -> Response {
         is_failure: false,
     });
     response
+}
+
+/// The same in both languages.
+struct Words {
+    zh: &'static str,
+    en: &'static str,
+}
+
+impl Words {
+    fn in_language(&self, language: Language) -> &'static str {
+        match language {
+            Language::Chinese => self.zh,
+            Language::English => self.en,
+        }
+    }
+}
+
+const LEAVE: Words = Words {
+    zh: "取消并返回网站",
+    en: "Cancel and go back to the site",
+};
+const NO_LOGIN: Words = Words {
+    zh: "无法登录",
+    en: "This login can't begin",
+};
+const NOT_AS_AGREED: Words = Words {
+    zh: "把您带到这里的网站没有按约定发起登录，因此这里不会把您带往任何地方。请回到该网站再试一次；如果仍然如此，请把下面的原因告诉网站的管理者：",
+    en: "The site that brought you here did not ask for it as agreed, so you are sent nowhere. Go back to the site and try again. If it happens again, tell whoever runs it:",
+};
+
+/// What [`Stranger`] says to the log, in both languages.
+fn why(stranger: Stranger) -> Words {
+    match stranger {
+        Stranger::Client => Words {
+            zh: "client_id 缺失，或不是在这里登记过的网站",
+            en: "client_id is missing, or not one of a site that is set up here",
+        },
+        Stranger::NoRedirectUri => Words {
+            zh: "缺少 redirect_uri",
+            en: "redirect_uri is missing",
+        },
+        Stranger::RedirectUri => Words {
+            zh: "redirect_uri 与网站登记的地址都不是逐字符相同",
+            en: "redirect_uri is none of those that the site listed, character by character",
+        },
+        Stranger::Twice => Words {
+            zh: "client_id 或 redirect_uri 出现了不止一次",
+            en: "client_id or redirect_uri is there more than once",
+        },
+    }
 }

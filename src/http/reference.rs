@@ -1,17 +1,19 @@
 //! The contract, to read and to make clients from: `/openapi.json`, and a page of it that needs nothing from elsewhere.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use axum::Router;
 use axum::extract::Path;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
-use axum::{Json, Router};
-use utoipa::openapi::Server;
+use bytes::Bytes;
+use utoipa::openapi::{OpenApi, Server};
 use utoipa_swagger_ui::Config;
 
 use super::problem::{Code, Problem};
 use super::{AppState, contract};
+use crate::web::gzip;
 
 /// Swagger UI sets styles by script, which no policy forbids, and brings small pictures in its style sheet.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -21,16 +23,46 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(super) fn routes(state: &AppState) -> Router<AppState> {
     let mut document = contract();
     document.servers = Some(vec![Server::new(state.public_url.as_str())]);
-    let document = Arc::new(document);
+    let document = Arc::new(Document::new(&document));
+    let of_document = async move |asked: HeaderMap| document.reply(&asked);
+    let of_file = async |Path(name): Path<String>, asked: HeaderMap| file(&name, &asked);
     Router::new()
-        .route("/openapi.json", get(async move || Json(document)))
+        .route("/openapi.json", get(of_document))
         .route("/openapi", get(Redirect::permanent("/openapi/")))
-        .route("/openapi/", get(async || file("index.html")))
-        .route("/openapi/{file}", get(async |Path(name): Path<String>| file(&name)))
+        .route("/openapi/", get(async |asked: HeaderMap| file("index.html", &asked)))
+        .route("/openapi/{file}", get(of_file))
 }
 
-/// One of Swagger UI's.
-fn file(name: &str) -> Result<Response, Problem> {
+/// The document as it is sent.
+struct Document {
+    plain: Bytes,
+    /// Made when it is first asked for.
+    packed: OnceLock<Option<Bytes>>,
+}
+
+impl Document {
+    fn new(document: &OpenApi) -> Self {
+        Self {
+            plain: serde_json::to_vec(document).unwrap_or_default().into(),
+            packed: OnceLock::new(),
+        }
+    }
+
+    fn reply(&self, asked: &HeaderMap) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            gzip::VARY,
+        ];
+        let packed = || self.packed.get_or_init(|| gzip::pack(&self.plain).ok()).clone();
+        match gzip::is_taken(asked).then(packed).flatten() {
+            Some(packed) => (headers, [gzip::IS_GZIP], packed).into_response(),
+            None => (headers, self.plain.clone()).into_response(),
+        }
+    }
+}
+
+/// One of Swagger UI's, most of which are gzip in the binary already.
+fn file(name: &str, asked: &HeaderMap) -> Result<Response, Problem> {
     // Calls are made with a client's own tools; and whoever reads needs nobody elsewhere to say that the document is valid.
     let config = Config::from("/openapi.json")
         .supported_submit_methods(Vec::<String>::new())
@@ -39,13 +71,20 @@ fn file(name: &str) -> Result<Response, Problem> {
     let found = utoipa_swagger_ui::serve(name, Arc::new(config));
     let found = found.map_err(|error| Problem::broken(&format!("the page of the contract is broken: {error}")))?;
     let found = found.ok_or_else(|| Problem::new(Code::NotFound, "There is no such file."))?;
-    let mut response = found.bytes.into_response();
+    let is_gzip = found.gzpipped && gzip::is_taken(asked);
+    let mut response = if found.gzpipped && !is_gzip {
+        let plain = gzip::unpack(&found.bytes);
+        plain.map_err(|_| Problem::broken("a file is no gzip"))?.into_response()
+    } else {
+        found.bytes.into_response()
+    };
     let headers = response.headers_mut();
     let media_type =
         HeaderValue::try_from(found.content_type).map_err(|_| Problem::broken("a file has no media type"))?;
     headers.insert(header::CONTENT_TYPE, media_type);
-    if found.gzpipped {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.extend([gzip::VARY]);
+    if is_gzip {
+        headers.extend([gzip::IS_GZIP]);
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

@@ -140,7 +140,7 @@ pub(super) async fn start(
 /// Which site asks, and for what: as it asked at `/authorize`, or as its own page says.
 fn asked(state: &AppState, request: &StartRequest) -> Result<(Arc<Site>, Authorization), Problem> {
     if let Some(query) = &request.authorization_request {
-        let checked = authorize::check(state, &AuthorizationRequest::read(query));
+        let checked = authorize::check(state, &AuthorizationRequest::read(query.as_bytes()));
         return checked.map_err(|refusal| Problem::invalid(format!("authorization_request: {refusal}")));
     }
     let site = match &request.client_id {
@@ -483,7 +483,7 @@ fn redirect_to(state: &AppState, told: &Told, code: Option<&Zeroizing<String>>) 
             ("error", "access_denied"),
             ("error_description", "The person declined on the phone."),
         ],
-        StateName::Cancelled => &[("error", "access_denied"), ("error_description", "The person gave up.")],
+        StateName::Cancelled => &authorize::GAVE_UP,
         StateName::Waiting | StateName::Scanned | StateName::Expired => return None,
     };
     let issuer = state.public_url.as_str();

@@ -16,8 +16,8 @@ use super::{Error, Login, Program, Scanned};
 use crate::entropy::os_rng;
 use crate::limits::{Rule, octets};
 use crate::scene::{
-    Action, BrowserSecret, Doubt, Person, Refused, SHORT_CODE_LIFE, Salt, Scene, SceneId, ShortCode, ShortCodeTag,
-    ShownCode, State, StateName,
+    Action, BrowserSecret, Doubt, Life, Person, Refused, SHORT_CODE_LIFE, Salt, Scene, SceneId, ShortCode,
+    ShortCodeTag, ShownCode, State, StateName,
 };
 use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
 
@@ -54,35 +54,37 @@ impl Login {
                 return Err(Error::NotWaiting(state));
             }
             let first = seen.scene.short_code.as_ref();
+            let mut dead = None;
             if let Some(shown) = first.filter(|shown| !shown.left(life).is_zero()) {
                 let (code, left) = (ShortCode::derive(browser_secret, shown.salt), shown.left(life));
-                // Once more: whoever was to write it may have ended before.
-                self.store.put_short_code(shown.tag, id, left).await?;
-                return Ok(Shown {
-                    code,
-                    left,
-                    is_new: false,
-                });
+                if shown.tag == tag(&site.program, &code) {
+                    // Once more: whoever was to write it may have ended before.
+                    self.store.put_short_code(shown.tag, id, left).await?;
+                    return Ok(Shown {
+                        code,
+                        left,
+                        is_new: false,
+                    });
+                }
+                // The site has another Mini Program by now, or that one another AppSecret: what is typed finds this one no more.
+                dead = Some(shown.tag);
             }
-            let salt = Salt::random(&mut os_rng());
-            let code = ShortCode::derive(browser_secret, salt);
-            let tag = tag(&site.program, &code);
             let left = SHORT_CODE_LIFE.min(life.until_deadline());
+            let (code, shown) = draw(&site.program, browser_secret, life.after(left));
             // First, so that no two scenes have one code.
-            if !self.store.put_short_code(tag, id, left).await? {
+            if !self.store.put_short_code(shown.tag, id, left).await? {
                 continue;
             }
-            let ends = life.after(left);
             let show = || Action::ShowShortCode {
                 browser_secret,
-                shown: ShownCode {
-                    salt,
-                    tag,
-                    ends_ms: u64::try_from(ends.0.as_millis()).unwrap_or(u64::MAX),
-                },
+                shown: shown.clone(),
+                dead,
             };
             match apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), show).await {
                 Ok(Applied { changed: true, .. }) => {
+                    if let Some(dead) = dead {
+                        self.drop_short_code(dead);
+                    }
                     return Ok(Shown {
                         code,
                         left,
@@ -91,7 +93,7 @@ impl Login {
                 }
                 // Another request of the same browser was first: its code is the one.
                 Ok(_) => {
-                    self.store.drop_short_code(tag).await?;
+                    self.store.drop_short_code(shown.tag).await?;
                     seen = self.of_browser(id, secret).await?;
                 }
                 Err(ApplyError::Refused(Refused::AlreadyFinished(state))) => return Err(Error::NotWaiting(state)),
@@ -168,7 +170,9 @@ impl Login {
         };
         let seen = self.find_settled(&id).await.map_err(of_code)?;
         let site = self.site(&seen.scene.client_id)?;
-        if !site.client.short_codes {
+        // The site may have moved to another Mini Program since it was shown, and whom this one names is nobody there.
+        let is_of_program = site.program.mini_program.appid == program.mini_program.appid;
+        if !site.client.short_codes || !is_of_program {
             return Err(Error::UnknownShortCode);
         }
         let came = Came {
@@ -190,7 +194,11 @@ impl Login {
         if after.doubt == Some(Doubt::Typed) || shown.left(before.life()).is_zero() {
             return;
         }
-        let (store, tag) = (Arc::clone(&self.store), shown.tag);
+        self.drop_short_code(shown.tag);
+    }
+
+    fn drop_short_code(&self, tag: ShortCodeTag) {
+        let store = Arc::clone(&self.store);
         let drop = async move {
             if let Err(error) = store.drop_short_code(tag).await {
                 tracing::debug!(%error, "a short code is left to end by itself");
@@ -198,6 +206,18 @@ impl Login {
         };
         self.tasks.spawn(drop.in_current_span());
     }
+}
+
+/// A code that nobody was shown before, to count until then.
+fn draw(program: &Program, browser_secret: &BrowserSecret, ends: Life) -> (ShortCode, ShownCode) {
+    let salt = Salt::random(&mut os_rng());
+    let code = ShortCode::derive(browser_secret, salt);
+    let shown = ShownCode {
+        salt,
+        tag: tag(program, &code),
+        ends_ms: u64::try_from(ends.0.as_millis()).unwrap_or(u64::MAX),
+    };
+    (code, shown)
 }
 
 fn tag(program: &Program, code: &ShortCode) -> ShortCodeTag {

@@ -38,12 +38,16 @@ fn client() -> Client {
 
 /// A query.
 pub(crate) fn authorization_request(data: &[u8]) {
-    let query = String::from_utf8_lossy(data);
-    let request = AuthorizationRequest::read(&query);
+    let request = AuthorizationRequest::read(data);
     let _ = request.client_id();
     match request.check(&client(), ISSUER) {
         Ok(kept) => {
             assert!(LISTED.contains(&kept.redirect_uri.as_deref().unwrap_or_default()));
+            // Whatever is sent back of it is what was sent.
+            assert!(str::from_utf8(data).is_ok());
+            let read: BTreeMap<_, _> = url::form_urlencoded::parse(data).collect();
+            let state = read.get("state").filter(|state| !state.is_empty());
+            assert_eq!(kept.state.as_deref(), state.map(AsRef::as_ref));
             assert!(kept.state.is_none_or(|state| state.len() <= 4_096));
             assert!(
                 kept.nonce

@@ -1,8 +1,10 @@
 //! What a site asks for at the authorization endpoint, and how it is answered (OpenID Connect Core §3.1.2, RFC 6749 §4.1).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
 use crate::login::Client;
@@ -18,7 +20,8 @@ const STATE_LEN: usize = 4_096;
 /// out (RFC 6749 §3.1).
 #[derive(Debug)]
 pub struct AuthorizationRequest {
-    by_name: BTreeMap<String, String>,
+    /// Without a value: it is no text.
+    by_name: BTreeMap<String, Option<String>>,
     twice: BTreeSet<String>,
 }
 
@@ -76,9 +79,10 @@ type Fault = (&'static str, String);
 impl AuthorizationRequest {
     /// Reads a query, or a form.
     #[must_use]
-    pub fn read(query: &str) -> Self {
+    pub fn read(query: &[u8]) -> Self {
         let (mut by_name, mut twice) = (BTreeMap::new(), BTreeSet::new());
-        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
+        for pair in query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = read_pair(pair);
             if by_name.insert(name.clone(), value).is_some() {
                 twice.insert(name);
             }
@@ -108,6 +112,9 @@ impl AuthorizationRequest {
     /// # Errors
     /// [`Refusal`]
     pub fn check(&self, client: &Client, issuer: &str) -> Result<Authorization, Refusal> {
+        if self.by_name.get("redirect_uri").is_some_and(Option::is_none) {
+            return Err(Stranger::RedirectUri.into());
+        }
         let redirect_uri = self.get("redirect_uri").ok_or(Stranger::NoRedirectUri)?;
         if !client.redirect_uris.iter().any(|listed| listed == redirect_uri) {
             return Err(Stranger::RedirectUri.into());
@@ -126,20 +133,21 @@ impl AuthorizationRequest {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        let value = self.by_name.get(name).map(String::as_str);
+        let value = self.by_name.get(name)?.as_deref();
         value.filter(|value| !value.is_empty())
     }
 
     fn authorization(&self, client: &Client, redirect_uri: &str) -> Result<Authorization, Fault> {
         let invalid = |words: &str| Err(("invalid_request", words.to_owned()));
         if let Some(name) = self.twice.first() {
-            // A name may be anything.
-            let name: String = name
-                .chars()
-                .filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\'))
-                .take(40)
-                .collect();
-            return invalid(&format!("{name} is there twice."));
+            return invalid(&format!("{} is there twice.", sayable(name)));
+        }
+        // Whatever it is: one that is ignored may be misspelt, and none is taken for what it does not say.
+        if let Some((name, _)) = self.by_name.iter().find(|(_, value)| value.is_none()) {
+            return invalid(&format!(
+                "{} is no text: it must be percent-encoded UTF-8.",
+                sayable(name)
+            ));
         }
         self.has_nothing_unsupported()?;
         match self.get("response_type") {
@@ -234,6 +242,31 @@ impl AuthorizationRequest {
             profile: asked.contains("profile"),
         })
     }
+}
+
+/// A parameter (RFC 6749 Appendix B), without a value if either is no text. Who reads such bytes as some other text sends them back
+/// changed.
+fn read_pair(pair: &[u8]) -> (String, Option<String>) {
+    let Ok(text) = std::str::from_utf8(pair) else {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        return (String::from_utf8_lossy(name).into_owned(), None);
+    };
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let decode = |text: &str| {
+        let text = text.replace('+', " ");
+        let decoded = percent_decode_str(&text).decode_utf8();
+        decoded.map(Cow::into_owned).ok()
+    };
+    match decode(name) {
+        Some(name) => (name, decode(value)),
+        None => (name.to_owned(), None),
+    }
+}
+
+/// Of a name, which may be anything, what an error_description can hold (RFC 6749 §4.1.2.1).
+fn sayable(name: &str) -> String {
+    let is_sayable = |c: &char| c.is_ascii_graphic() && !matches!(c, '"' | '\\');
+    name.chars().filter(is_sayable).take(40).collect()
 }
 
 /// Where the browser goes with an answer: the redirect_uri with these parameters, the site's state, and who answers (RFC 9207).

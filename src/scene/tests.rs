@@ -354,17 +354,19 @@ fn types(login: &mut Login, openid: &str, tag: ShortCodeTag, life: Life) -> Stri
 #[test]
 fn a_short_code_counts_while_its_scene_waits_and_then_for_whom_it_let_in() {
     let ends = FRESH.after(Duration::from_mins(1));
-    let tag = ShortCodeTag::random(&mut StdRng::seed_from_u64(5));
+    let [tag, other] = [5, 6].map(|seed| ShortCodeTag::random(&mut StdRng::seed_from_u64(seed)));
     let showing = || {
         let mut login = Login::waiting();
-        let show = |browser_secret, salt: u64| Action::ShowShortCode {
+        let showing = |browser_secret, salt: u64, dead| Action::ShowShortCode {
             browser_secret,
             shown: ShownCode {
                 salt: Salt::random(&mut StdRng::seed_from_u64(salt)),
                 tag,
                 ends_ms: ends.as_millis(),
             },
+            dead,
         };
+        let show = |browser_secret, salt| showing(browser_secret, salt, None);
         let stranger = BrowserSecret::random(&mut login.rng);
         let refused = login.scene.apply(show(&stranger, 1), FRESH, &mut login.rng);
         assert_eq!(told(&refused), "secret");
@@ -376,9 +378,15 @@ fn a_short_code_counts_while_its_scene_waits_and_then_for_whom_it_let_in() {
             let again = login.scene.apply(show(&login.browser, 2), life, &mut login.rng);
             assert_eq!(told(&again), expected);
         }
+        // It makes room if it is the very one that leads nowhere.
+        for (dead, expected) in [(tag, "hidden"), (other, "repeated")] {
+            let again = login
+                .scene
+                .apply(showing(&login.browser, 2, Some(dead)), FRESH, &mut login.rng);
+            assert_eq!(told(&again), expected);
+        }
         login
     };
-    let other = ShortCodeTag::random(&mut StdRng::seed_from_u64(6));
     assert_eq!(types(&mut showing(), "alice", other, FRESH), "short code");
     assert_eq!(types(&mut showing(), "alice", tag, ends), "short code");
     let mut login = showing();

@@ -110,6 +110,24 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     assert.ok((await answer(computer, site)).code)
   })
 
+  it('of two tabs with one login, one goes back to the site', async (stage, site) => {
+    const computer = await sent(stage, site)
+    await reaches(computer, 'waiting')
+    // As a duplicate of a tab, it has what the first one stored.
+    const opened = computer.context().waitForEvent('page')
+    await computer.evaluate(() => { window.open(location.href) })
+    const duplicate = await opened
+    await reaches(duplicate, 'waiting')
+    assert.equal(await sceneOf(duplicate), await sceneOf(computer))
+    const pages = [computer, duplicate]
+    await confirms(await stage.phone(computer), 'Twin')
+    const isBack = (page) => page.url().startsWith(`${site.origin}/callback?`)
+    const stays = async (page) => !isBack(page) && await page.locator('h1').innerText() === 'Another tab goes on with this login'
+    await until('both know', async () => pages.some(isBack) && (await Promise.all(pages.map(stays))).some(Boolean))
+    const { code } = await answer(pages.find(isBack), site)
+    await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
+  })
+
   it('speaks as the site asks, and at a click otherwise', async (stage, site) => {
     const computer = await sent(stage, site, { ui_locales: 'zh-CN en' })
     await reaches(computer, 'waiting')
@@ -121,6 +139,12 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(computer, 'h1', 'Log in to The Shop')
     await shows(computer, '[part=title]', 'Waiting for your scan')
     assert.equal(await sceneOf(computer), before)
+    // Whatever the site asks for, this is what the person picked.
+    await computer.reload()
+    await reaches(computer, 'waiting')
+    await shows(computer, 'h1', 'Log in to The Shop')
+    await shows(computer, '[part=title]', 'Waiting for your scan')
+    await shows(computer, '#lang', '中文')
   })
 
   it('says that WeChat is simulated, and offers the phone', async (stage, site) => {
@@ -167,6 +191,21 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(visitor, '[part=title]', 'Open the site on a computer')
     await part(visitor, 'show').click()
     await reaches(visitor, 'waiting')
+    // Beside a code the component's own way out is the one.
+    assert.ok(!await visitor.getByTestId('leave').isVisible())
+    assert.ok(await part(visitor, 'cancel').isVisible())
+  })
+
+  it('lets a visitor on a phone go back to the site', async (stage, site) => {
+    const visitor = await sent(stage, site, {}, MOBILE_PHONE)
+    await reaches(visitor, 'phone')
+    const leave = visitor.getByTestId('leave')
+    assert.equal(await leave.innerText(), 'Cancel and go back to the site')
+    const { y, height } = await leave.boundingBox()
+    assert.ok(y + height <= visitor.viewportSize().height, 'on the first screen')
+    await leave.click()
+    const { error, state, iss, code } = await answer(visitor, site)
+    assert.deepEqual({ error, state, iss, code }, { error: 'access_denied', state: 'a state', iss: site.service.url, code: undefined })
   })
 
   for (const [tour, options] of Object.entries({

@@ -300,6 +300,41 @@ async fn t12_nobody_is_sent_to_an_address_that_the_site_did_not_list() {
 }
 
 #[tokio::test]
+async fn why_nobody_is_sent_anywhere_is_said_in_the_language_of_who_reads_it() {
+    let service = sites().await;
+    let wrong = asked(&[("redirect_uri", Some("https://blog.example/else"))]);
+    let (zh, en) = ("与网站登记的地址都不是逐字符相同", "none of those that the site listed");
+    for (asked, accepted, said, not_said, lang) in [
+        (wrong.clone(), "zh-CN,en;q=0.5", zh, en, "zh-CN"),
+        (wrong.clone(), "en-GB,zh;q=0.5", en, zh, "en"),
+        (format!("{wrong}&ui_locales=zh"), "en", zh, en, "zh-CN"),
+        (format!("{wrong}&ui_locales=fr+en"), "zh", en, zh, "en"),
+        (String::new(), "zh", "client_id 缺失", "missing", "zh-CN"),
+        (
+            "client_id=blog".to_owned(),
+            "zh",
+            "缺少 redirect_uri",
+            "missing",
+            "zh-CN",
+        ),
+        (
+            "client_id=blog&client_id=blog".to_owned(),
+            "zh",
+            "不止一次",
+            "more than once",
+            "zh-CN",
+        ),
+    ] {
+        let request = service.get(&format!("/authorize?{asked}"));
+        let refused = Reply::to(request.header("accept-language", accepted)).await;
+        let page = refused.text();
+        assert_eq!(refused.status, 400, "{page}");
+        assert!(page.contains(said) && !page.contains(not_said), "{page}");
+        assert!(page.contains(&format!("<html lang=\"{lang}\">")), "{page}");
+    }
+}
+
+#[tokio::test]
 async fn a_sites_own_mistake_is_told_to_the_site() {
     let service = sites().await;
     let challenge = s256(VERIFIER);
@@ -361,6 +396,80 @@ async fn a_sites_own_mistake_is_told_to_the_site() {
     }
     let twice = authorize(&service, &format!("{}&nonce=other", asked(&[]))).await;
     assert_eq!(came_back(twice.header("location")).1["error"], "invalid_request");
+}
+
+/// What is no text can't be repeated as it came (RFC 6749 Appendix B): to repeat it as something else would be worse.
+#[tokio::test]
+async fn what_is_no_text_is_refused_and_never_sent_back_as_another() {
+    let service = sites().await;
+    let without_state = asked(&[("state", None)]);
+    let with_state = asked(&[]);
+    for (asked, state) in [
+        (format!("{without_state}&state=a%FFb"), None),
+        (format!("{without_state}&state=%C3"), None),
+        (format!("{without_state}&state=%ED%A0%80"), None),
+        (format!("{without_state}&state=a&state=%FF"), None),
+        (format!("{with_state}&login_hint=Andr%E9"), Some("af0ifjsldkj&=%")),
+        (format!("{with_state}&ui_locales=%FF"), Some("af0ifjsldkj&=%")),
+        (format!("{with_state}&%FF=x"), Some("af0ifjsldkj&=%")),
+    ] {
+        let posted = service
+            .call(Method::POST, "/authorize")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(asked.clone());
+        for refused in [authorize(&service, &asked).await, Reply::to(posted).await] {
+            assert_eq!(refused.status, 303, "{asked}");
+            let (origin, answer) = came_back(refused.header("location"));
+            assert_eq!(origin, "https://blog.example");
+            assert_eq!(answer["error"], "invalid_request", "{answer}");
+            assert_eq!(answer.get("state").and_then(Value::as_str), state, "{answer}");
+        }
+        let start = service.post("/scenes", &json!({ "authorization_request": asked }));
+        Reply::to(start).await.problem(400, "invalid_request");
+    }
+    // A form may hold bytes that no address does.
+    let raw = [without_state.as_bytes(), b"&state=a\xffb"].concat();
+    let escaped_in_part = [without_state.as_bytes(), b"&state=a\xc3%A9"].concat();
+    for body in [raw, escaped_in_part] {
+        let posted = service
+            .call(Method::POST, "/authorize")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body);
+        let refused = Reply::to(posted).await;
+        let (_, answer) = came_back(refused.header("location"));
+        assert_eq!(
+            (&answer["error"], answer.get("state")),
+            (&json!("invalid_request"), None)
+        );
+    }
+    // Of whom nothing is known, nobody is told.
+    for (name, value) in [("client_id", "blog%FF"), ("redirect_uri", "https://blog.example/%FF")] {
+        let asked = format!("{}&{name}={value}", asked(&[(name, None)]));
+        let refused = authorize(&service, &asked).await;
+        assert_eq!((refused.status, refused.header("location")), (400, ""), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_state_is_sent_back_sign_for_sign() {
+    let service = sites().await;
+    for state in [
+        "a+b c%20&=?/#",
+        "\u{fffd}",
+        "\u{72b6}\u{6001} \u{1f43c}",
+        "\"quoted\"<b>",
+        "%zz%",
+        "a\u{0}\n\tb",
+    ] {
+        let asked = asked(&[("state", Some(state))]);
+        assert_eq!(authorize(&service, &asked).await.status, 200, "{asked}");
+        let browser = start(&service, &asked).await;
+        assert_eq!(browser.cancel().await.status, 204);
+        let (_, answer) = came_back(browser.status().await["redirect_to"].as_str().unwrap());
+        assert_eq!(answer["state"], state);
+        let refused = authorize(&service, &format!("{asked}&prompt=none")).await;
+        assert_eq!(came_back(refused.header("location")).1["state"], state);
+    }
 }
 
 #[tokio::test]

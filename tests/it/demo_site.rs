@@ -1,10 +1,12 @@
 //! The demo site's page, at the one address where its cookies and its origin are right.
 
 use reqwest::RequestBuilder;
+use scanlogin::scene::s256;
 use serde_json::{Value, json};
 
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
+use crate::support::roles::{Browser, VERIFIER};
 use crate::support::service::Service;
 
 fn by_name(service: &Service, name: &str) -> RequestBuilder {
@@ -164,4 +166,101 @@ async fn the_web_component_is_loaded_by_pages_of_any_origin_and_nothing_else_is(
     for path in ["/web/v2/scan-login.js", "/web/v1/", "/web/v1/package.json"] {
         Reply::to(service.get(path)).await.problem(404, "not_found");
     }
+}
+
+/// What is sent to somebody who takes this, and what it is once unpacked.
+async fn unpacked(service: &Service, path: &str, accepted: &str) -> (Reply, Vec<u8>) {
+    let reply = Reply::to(service.get(path).header("accept-encoding", accepted)).await;
+    let plain = match reply.header("content-encoding") {
+        "" => reply.body.to_vec(),
+        coding => {
+            assert_eq!(coding, "gzip", "{path}");
+            scanlogin::web::gzip::unpack(&reply.body).expect("gzip").to_vec()
+        }
+    };
+    (reply, plain)
+}
+
+fn varies(reply: &Reply) -> bool {
+    let lines = reply.headers.get_all("vary").iter();
+    let mut names = lines.flat_map(|line| line.to_str().unwrap().split(','));
+    names.any(|name| name.trim().eq_ignore_ascii_case("accept-encoding"))
+}
+
+#[tokio::test]
+async fn files_are_sent_as_gzip_to_who_takes_it_and_to_nobody_else() {
+    let service = Service::start().await;
+    for path in [
+        "/",
+        "/assets/demo/demo.js",
+        "/assets/shared/base.css",
+        "/assets/shared/icon.svg",
+        "/web/v1/scan-login.js",
+        "/simulator/phone",
+        "/openapi/",
+        "/openapi/swagger-ui.css",
+        "/openapi/swagger-ui-bundle.js",
+        "/openapi.json",
+    ] {
+        let (bare, plain) = unpacked(&service, path, "identity").await;
+        assert_eq!((bare.status, bare.header("content-encoding")), (200, ""), "{path}");
+        let silent = Reply::to(service.get(path)).await;
+        assert_eq!(
+            (silent.header("content-encoding"), &*silent.body),
+            ("", &*plain),
+            "{path}"
+        );
+        let (refused, _) = unpacked(&service, path, "gzip;q=0, br").await;
+        assert_eq!(refused.header("content-encoding"), "", "{path}");
+        let (packed, same) = unpacked(&service, path, "gzip, deflate, br, zstd").await;
+        assert_eq!(
+            (packed.status, packed.header("content-encoding")),
+            (200, "gzip"),
+            "{path}"
+        );
+        assert!(same == plain && packed.body.len() < plain.len(), "{path}");
+        assert_eq!(packed.header("content-type"), bare.header("content-type"), "{path}");
+        assert!(varies(&packed) && varies(&bare), "{path}: {:?}", bare.headers);
+        let etag = packed.header("etag");
+        if !etag.is_empty() {
+            assert_ne!(etag, bare.header("etag"), "{path}");
+            let known = service.get(path).header("if-none-match", etag);
+            let again = Reply::to(known.header("accept-encoding", "gzip")).await;
+            assert_eq!((again.status, again.header("etag")), (304, etag), "{path}");
+            assert!(varies(&again) && again.header("content-encoding").is_empty(), "{path}");
+        }
+    }
+    let by_page = service
+        .get("/web/v1/scan-login.js")
+        .header("origin", "https://blog.example");
+    let component = Reply::to(by_page.header("accept-encoding", "gzip")).await;
+    assert!(varies(&component), "{:?}", component.headers);
+    assert!(component.body.len() < 10 * 1024 + 512, "{}", component.body.len());
+}
+
+/// Beside words of others, what a secret is could be read from how far an answer shrinks.
+#[tokio::test]
+async fn nothing_that_is_of_one_browser_is_ever_packed() {
+    let service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    let status = format!("/scenes/{}", browser.scene);
+    for call in [
+        service.get("/.well-known/openid-configuration"),
+        service.get("/demo/profile"),
+        service.get("/problems"),
+        service.get(&format!("/authorize?state={}", "a".repeat(4_000))),
+        service.post("/scenes", &json!({ "code_challenge": s256(VERIFIER) })),
+        service.get(&status).bearer_auth(&browser.secret),
+        service.get(&format!("{status}/code")),
+    ] {
+        let reply = Reply::to(call.header("accept-encoding", "gzip")).await;
+        assert_eq!(reply.header("content-encoding"), "", "{}", reply.text());
+        assert!(reply.status < 500 && !reply.body.is_empty());
+    }
+    let stream = service
+        .get(&format!("/events/{}", browser.scene))
+        .bearer_auth(&browser.secret);
+    let stream = stream.header("accept-encoding", "gzip").send().await.expect("a stream");
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    assert!(stream.headers().get("content-encoding").is_none());
 }

@@ -423,6 +423,43 @@ async fn t38_five_wrong_codes_of_one_person_are_all(store: Store) {
     typed(&service, "bob", &code).await.ok();
 }
 
+/// They are no courtesy: a replica without them would let whoever likes try all codes.
+#[tokio::test]
+async fn t38_wrong_codes_are_limited_with_the_limits_off_too() {
+    let service = Service::builder()
+        .with("LIMITS", "off")
+        .with("LIMIT_SHORT_CODES_PER_ADDRESS", 1)
+        .with("LIMIT_WRONG_SHORT_CODES", 12)
+        .start()
+        .await;
+    let told = service.log().line_with(&["SCANLOGIN_LIMITS is off"]).await;
+    assert!(told.contains("wrong short codes") && !told.contains("guess"), "{told}");
+    let replies = join_all((0..8).map(|_| typed(&service, "alice", NOWHERE))).await;
+    let wrong = replies.iter().filter(|reply| reply.status == 404).count();
+    assert_eq!(wrong, 5, "of one person");
+    let refused = replies.iter().find(|reply| reply.status == 429).expect("a refusal");
+    assert!(
+        refused
+            .header("ratelimit-policy")
+            .starts_with("\"wrong_short_codes_per_person\";q=5")
+    );
+    let mut refused = None;
+    for n in 0..60 {
+        let reply = typed(&service, &format!("guesser-{}", n / 4), NOWHERE).await;
+        if reply.status == 429 {
+            refused = Some(reply);
+            break;
+        }
+        reply.problem(404, "unknown_short_code");
+    }
+    let refused = refused.expect("all people together are refused");
+    assert!(
+        refused
+            .header("ratelimit-policy")
+            .starts_with("\"wrong_short_codes\";q=12")
+    );
+}
+
 #[tokio::test]
 async fn t38_all_people_together_guess_so_often_and_no_more() {
     let redis = RedisServer::start();
@@ -556,6 +593,88 @@ async fn a_code_is_typed_in_the_mini_program_of_its_site() {
         .problem(404, "unknown_short_code");
     let scanned = from(Some("wx1111111111111111")).await.ok();
     assert_eq!(scanned["client"]["client_id"], "one");
+}
+
+const TWO_PROGRAMS: &str = r#"
+    [[mini_program]]
+    appid = "wx1111111111111111"
+    secret = "canary0secret0of0one0000000000001"
+    [[mini_program]]
+    appid = "wx2222222222222222"
+    secret = "canary0secret0of0two0000000000002"
+    [[client]]
+    client_id = "moving"
+    mini_program = "wx1111111111111111"
+    short_codes = true
+"#;
+
+async fn typed_in(service: &Service, appid: &str, openid: &str, short_code: &str) -> Reply {
+    let body = json!({ "short_code": short_code, "code": service.wx_code(openid).await });
+    let referer = format!("https://servicewechat.com/{appid}/12/page-frame.html");
+    Reply::to(service.post("/short-codes/scan", &body).header("referer", referer)).await
+}
+
+/// The settings become these while the service runs.
+async fn change(service: &Service, to: &str) {
+    service.rewrite_config(to);
+    service.log().line_with(&["settings were read again"]).await;
+}
+
+/// The browser asks again, and is shown another code than `dead`, which can be typed in the Mini Program of this AppID.
+async fn shows_a_code_that_counts(service: &Service, browser: &Browser, dead: &str, appid: &str) -> Value {
+    let next = Reply::to(ask(browser)).await;
+    assert_eq!(next.status, 201, "{}", next.text());
+    let code = next.json()["short_code"].as_str().unwrap().to_owned();
+    assert_ne!(code, dead);
+    let again = Reply::to(ask(browser)).await;
+    assert_eq!((again.status, again.json()["short_code"].as_str()), (200, Some(&*code)));
+    let scanned = typed_in(service, appid, "alice", &code).await.ok();
+    assert_eq!(scanned["scene"], browser.scene);
+    scanned
+}
+
+#[tokio::test]
+async fn a_site_that_moves_to_another_mini_program_takes_nobody_from_the_one_it_left() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).config_toml(TWO_PROGRAMS).start().await;
+    let browser = start_at(&service, "moving").await;
+    let code = shown(&browser).await;
+    let moved = "mini_program = \"wx1111111111111111\"";
+    change(&service, &TWO_PROGRAMS.replace(moved, &moved.replace('1', "2"))).await;
+    // Their openid there is another person's, or nobody's, at the Mini Program that the site has now.
+    for appid in ["wx1111111111111111", "wx2222222222222222"] {
+        let reply = typed_in(&service, appid, "alice", &code).await;
+        reply.problem(404, "unknown_short_code");
+    }
+    let scanned = shows_a_code_that_counts(&service, &browser, &code, "wx2222222222222222").await;
+    let typed = phone("alice", &scanned);
+    typed.confirm(&service, &browser.scene).await.ok();
+    let confirmed = browser.status().await;
+    let redeemed = Site::Public("moving")
+        .redeem(&service, confirmed["code"].as_str().unwrap())
+        .await
+        .ok();
+    let claims = Site::verified(&service, redeemed["id_token"].as_str().unwrap()).await;
+    assert_eq!(claims["wechat_appid"], "wx2222222222222222");
+}
+
+#[tokio::test]
+async fn a_code_from_before_a_new_app_secret_is_shown_no_more() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).config_toml(TWO_PROGRAMS).start().await;
+    let browser = start_at(&service, "moving").await;
+    let code = shown(&browser).await;
+    let next = TWO_PROGRAMS.replace("canary0secret0of0one0000000000001", "canary0secret0of0one0000000000002");
+    change(&service, &next).await;
+    let reply = typed_in(&service, "wx1111111111111111", "alice", &code).await;
+    reply.problem(404, "unknown_short_code");
+    shows_a_code_that_counts(&service, &browser, &code, "wx1111111111111111").await;
+    // What was found by the old one is gone.
+    eventually("one code is kept", || async {
+        let keys = cli(redis.addr(), &["KEYS", "*:short_code:*"]);
+        (keys.lines().count() == 1).then_some(())
+    })
+    .await;
 }
 
 async fn two_replicas_know_a_code(topology: Topology) {

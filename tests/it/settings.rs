@@ -1,6 +1,7 @@
 //! What the operator sets, and what a wrong setting is answered: one line that says which, why, and what to write instead.
 
 mod environment;
+mod lines;
 mod weak;
 
 use std::collections::HashSet;
@@ -112,6 +113,25 @@ const VALUES: &[Case] = &[
         ],
     ),
     Case(&["--limits", "maybe"], &[], "", &["SCANLOGIN_LIMITS", "on, off"]),
+    Case(
+        &["--client-redirect-uris", "https://*.blog.example/callback"],
+        &[],
+        "",
+        &[
+            "--client-redirect-uris (SCANLOGIN_CLIENT_REDIRECT_URIS)",
+            "redirect_uris are matched exactly",
+            "such as https://blog.example/callback",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_REDIRECT_URIS", "http://blog.example/callback")],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_REDIRECT_URIS",
+            "must be https, or http on this machine",
+        ],
+    ),
     Case(
         &["--listen", "nonsense"],
         &[],
@@ -317,6 +337,41 @@ const TOGETHER: &[Case] = &[
     ),
     Case(
         &[],
+        &[
+            ("SCANLOGIN_CLIENT_NAME", "My Shop"),
+            ("SCANLOGIN_CLIENT_REDIRECT_URIS", "https://shop.example/callback"),
+        ],
+        "[[client]]\nclient_id = \"blog\"",
+        &[
+            "SCANLOGIN_CLIENT_NAME is of the client that settings alone describe",
+            "[[client]]",
+            "name = \"My Blog\"",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ID", "blog")],
+        "[[client]]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CLIENT_ID", "[[client]]"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_SECRET_FILE", "/run/secrets/shop")],
+        "[[client]]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CLIENT_SECRET_FILE", "client_secret_file = "],
+    ),
+    Case(
+        &["--client-short-codes", "--client-entry-scenes", "typed=refuse"],
+        &[],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_SHORT_CODES",
+            "SCANLOGIN_CLIENT_ENTRY_SCENES",
+            "refuses whoever typed one",
+        ],
+    ),
+    Case(
+        &[],
         &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "other=refuse")],
         "[[client]]\nclient_id = \"blog\"",
         &["SCANLOGIN_CLIENT_ENTRY_SCENES", "[[client]]"],
@@ -518,6 +573,21 @@ const FILES: &[Case] = &[
     Case(
         &[],
         &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://*.shop.example/callback\"]",
+        &[
+            "client blog: redirect_uris",
+            "matched exactly, character by character: list each address",
+        ],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://shop.example/*\"]",
+        &["client blog: redirect_uris", "matched exactly"],
+    ),
+    Case(
+        &[],
+        &[],
         "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://blog.example/#a\"]",
         &["client blog: redirect_uris", "no fragment"],
     ),
@@ -608,7 +678,7 @@ const FILES: &[Case] = &[
         &[],
         &[],
         "[[client]]\nclient_id = \"blog\"\n[[client]]\nclient_id = \"blog\"",
-        &["two clients have the client_id \"blog\""],
+        &["line 4: two clients have the client_id \"blog\", the other in line 2; give each its own"],
     ),
     Case(
         &[],
@@ -1293,9 +1363,12 @@ async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
         path.display().to_string()
     };
     let keys = keys_in(dir.path());
-    let (own, table) = (file("own", "a-secret"), file("table", "a-secret"));
+    let (own, table) = (
+        file("own", "a-pairwise-secret-of-32-characters-or-more"),
+        file("table", "a-secret"),
+    );
     let config = format!(
-        "client_secret_file = \"{own}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
+        "pairwise_secret_file = \"{own}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
          [[mini_program]]\nappid = \"wx1\"\nsecret_file = \"{table}\"\n"
     );
     let mut command = quiet(&dir, &config);
@@ -1305,7 +1378,7 @@ async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
         .env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
     let files = [
         ("SCANLOGIN_SIGNING_KEYS_FILE", &keys),
-        ("SCANLOGIN_CLIENT_SECRET_FILE", &own),
+        ("SCANLOGIN_PAIRWISE_SECRET_FILE", &own),
         ("secret_file", &table),
         ("SCANLOGIN_CONFIG", &config),
     ];

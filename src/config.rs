@@ -412,14 +412,29 @@ pub struct Config {
     pub fixed: BTreeMap<String, u64>,
 }
 
+/// All settings, read once more, and the files that sites, Mini Programs and keys are in: of what is refused too, since to mend one of
+/// them is to try again.
+#[derive(Debug)]
+pub struct Reading {
+    /// As far as they are known: a settings file that is no TOML names none.
+    pub files: Vec<PathBuf>,
+    /// What they say.
+    pub config: Result<Config, ConfigError>,
+}
+
 impl Config {
     /// Reads and checks everything.
-    ///
-    /// # Errors
-    /// [`ConfigError`]
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
-        let (cli, tables) = Cli::read(args)?;
-        cli.check(&tables)
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Reading {
+        match Cli::read(args) {
+            Ok((cli, tables)) => Reading {
+                files: cli.settings.read_again(&tables),
+                config: cli.check(&tables),
+            },
+            Err(error) => Reading {
+                files: Vec::new(),
+                config: Err(error),
+            },
+        }
     }
 }
 

@@ -103,7 +103,7 @@ impl Settings {
     }
 
     /// The files of what is read again.
-    fn read_again(&self, tables: &Tables) -> Vec<PathBuf> {
+    pub(super) fn read_again(&self, tables: &Tables) -> Vec<PathBuf> {
         let own = [
             &self.config,
             &self.client_secret_file,

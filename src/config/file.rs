@@ -291,6 +291,11 @@ impl MiniProgramTable {
             let problem = |problem| format!("link_prefix: {prefix:?} {problem}; such as https://login.example/s/");
             link_prefix(prefix).map_err(|found| at.wrong("link_prefix", problem(found)))?;
         }
+        let is_a_name = |name: &String| !name.trim().is_empty() && !name.contains(char::is_control);
+        if !self.name.as_ref().is_none_or(is_a_name) {
+            let problem = "name: it must be what people search for in WeChat, such as name = \"My Login\"";
+            return Err(at.wrong("name", problem));
+        }
         Ok(MiniProgram {
             name: self.name.clone(),
             link_prefix: self.link_prefix.clone(),

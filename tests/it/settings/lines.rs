@@ -128,6 +128,11 @@ const TABLES: &[(&str, usize, &[&str])] = &[
         ],
     ),
     (
+        "[[mini_program]]\nappid = \"wx2\"\nsecret = \"x\"\nname = \" \"",
+        14,
+        &["mini_program wx2: name: it must be", "such as name = \"My Login\""],
+    ),
+    (
         "[[mini_program]]\nappid = \"wx2\"\nsecret = \"x\"",
         6,
         &[

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::file::Tables;
 use super::values::web_address;
-use super::warnings::{of_clients, of_file, of_redis, of_wechat};
+use super::warnings::{of_clients, of_file, of_links, of_redis, of_wechat};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
@@ -57,6 +57,7 @@ impl Settings {
         let connections_per_address = self.connections_per_address();
         let files = self.read_again(tables);
         let webhooks = self.webhooks();
+        warnings.extend(of_links(&mini_programs, self.public_url.as_ref()));
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,

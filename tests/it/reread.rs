@@ -306,3 +306,45 @@ async fn a_login_that_was_begun_before_its_key_was_taken_away_is_signed() {
         "the change was taken in"
     );
 }
+
+/// The way of `docs/howto.md`: behind, first, alone.
+#[tokio::test]
+async fn a_key_is_changed_while_people_log_in() {
+    let files = crate::support::temporary_directory();
+    let path = files.path().join("keys.json");
+    let new_key = || {
+        let made = scanlogin().args(["keys", "new"]).output().unwrap();
+        std::fs::write(&path, &made.stdout).unwrap();
+        canaries::learn_from_keys(&path);
+        serde_json::from_slice::<Value>(&made.stdout).unwrap()["keys"][0].clone()
+    };
+    let (new, old) = (new_key(), new_key());
+    let service = Service::builder()
+        .config_toml(BLOG)
+        .with("SIGNING_KEYS_FILE", path.display())
+        .start()
+        .await;
+    let mut given = Vec::new();
+    for keys in [vec![&old, &new], vec![&new, &old], vec![&new]] {
+        // Begun under the keys before.
+        let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
+        let code = browser.code_of("alice", &service).await;
+        std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
+        service.process.signal(Signal::HUP);
+        let published = eventually("the keys are published", || async {
+            let set = Reply::to(service.get("/jwks.json")).await.ok();
+            let kids: Vec<Value> = set["keys"].as_array()?.iter().map(|key| key["kid"].clone()).collect();
+            (kids == keys.iter().map(|key| key["kid"].clone()).collect::<Vec<_>>()).then_some(())
+        });
+        published.await;
+        let reply = Site::Basic("blog", "s3cret")
+            .token(&service, &[("code", &code)])
+            .await
+            .ok();
+        given.push(reply["id_token"].as_str().unwrap().to_owned());
+        Site::verified(&service, given.last().unwrap()).await;
+        if keys.len() == 2 {
+            Site::verified(&service, &given[0]).await;
+        }
+    }
+}

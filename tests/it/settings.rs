@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::support::process::{Process, scanlogin};
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
-use crate::support::roles::VERIFIER;
+use crate::support::roles::{Browser, Site, VERIFIER};
 use crate::support::service::Service;
 
 /// In the place of every secret.
@@ -1103,6 +1103,29 @@ async fn the_settings_file_of_the_readme_starts_the_service() {
     assert!(started.json()["short_code_url"].is_string());
 }
 
+/// What is in it is what a reader of the how-to has: sites of their own, and nothing of WeChat.
+#[tokio::test]
+async fn the_sites_of_the_how_to_are_tried_with_a_simulated_wechat() {
+    let howto = include_str!("../../docs/howto.md");
+    let (_, example) = howto
+        .split_once("\n## Your own sites, with a simulated WeChat\n")
+        .unwrap();
+    let (_, example) = example.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let service = Service::builder().config_toml(example).start().await;
+    service.log().line_with(&["WeChat is simulated in this process"]).await;
+    for client in ["shop", "blog"] {
+        let start = json!({ "client_id": client, "code_challenge": s256(VERIFIER) });
+        let browser = Browser::start_with(&service, start).await;
+        let code = browser.code_of("alice", &service).await;
+        let site = Site::Public(client);
+        let given = site
+            .token(&service, &[("code", &code), ("code_verifier", VERIFIER)])
+            .await;
+        given.ok();
+    }
+}
+
 #[test]
 fn help_and_version_are_no_errors_and_show_no_secret() {
     let secrets = [
@@ -1147,8 +1170,24 @@ fn new_keys_are_private_and_never_replace_others() {
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let first = fs::read(&path).unwrap();
-    keys_in(dir.path());
-    assert_eq!(fs::read(&path).unwrap(), first, "an existing file stays as it is");
+    let again = |alg: &str| {
+        let output = scanlogin().args(["keys", "new", "--alg", alg, "--out", &path]).output();
+        let output = output.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first, "an existing file stays as it is");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = again("ES256");
+    assert_eq!(code, Some(0), "whoever makes keys at each start goes on");
+    assert!(
+        said.contains("exists already and is left as it is: no key was made"),
+        "{said}"
+    );
+    let (code, said) = again("ES256,RS256");
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("holds no key for RS256: print one with `scanlogin keys new --alg RS256`"),
+        "{said}"
+    );
 
     let printed = scanlogin().args(["keys", "new"]).output().unwrap();
     assert!(printed.status.success() && printed.stderr.is_empty());

@@ -163,3 +163,23 @@ async fn an_ops_listener_that_others_may_reach_is_warned_about() {
         assert_eq!(count(&said, &WORDS), usize::from(warned), "{address}: {said:#?}");
     }
 }
+
+#[tokio::test]
+async fn links_that_lead_elsewhere_are_warned_about() {
+    let table =
+        "[[mini_program]]\nappid = \"wx1\"\nsecret = \"a-secret\"\nlink_prefix = \"https://links.example/s/\"\n";
+    for (public_url, warned) in [
+        ("https://login.example", true),
+        ("http://links.example", true),
+        ("https://links.example", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = quiet(&dir, &format!("public_url = \"{public_url}\"\n{table}"));
+        let said = said_at_start(command.envs([SIMULATED, API_BASE])).await;
+        let words = [
+            "mini_program wx1: link_prefix: https://links.example/s/ is not",
+            public_url,
+        ];
+        assert_eq!(count(&said, &words), usize::from(warned), "{public_url}: {said:#?}");
+    }
+}

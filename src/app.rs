@@ -12,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -24,7 +23,6 @@ use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Door, Share, serve};
 use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, PublicUrl, Router, TrustedProxies};
 use crate::login::{Login, Webhooks};
-use crate::oidc::SigningKeys;
 use crate::store::Store;
 use crate::store::redis::FatalError;
 use crate::telemetry::Logs;
@@ -186,7 +184,6 @@ async fn wire(
             ground.tasks.clone(),
         ),
         hub: kept.hub,
-        keys: ArcSwap::from_pointee(reread::keys(&config, &SigningKeys::none())?),
         public_url,
         trusted_proxies: TrustedProxies::new(config.trusted_proxies, config.forwarded_header),
         places: config.places,

@@ -7,6 +7,7 @@ mod environment;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod lines;
 mod values;
 mod warnings;
 mod words;
@@ -23,7 +24,8 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use self::values::{
-    address, colour, edition, entry_scenes, forwarded_header, network, number_matching, origin, token_mode, whole,
+    address, colour, edition, entry_scenes, forwarded_header, network, number_matching, origin, redirect_uri_setting,
+    token_mode, whole,
 };
 use self::words::one_line;
 use crate::http::{ForwardedHeader, Places, PublicUrl};
@@ -217,9 +219,10 @@ pub struct Settings {
     #[arg(long, env = "SCANLOGIN_PAIRWISE_SECRET_FILE", value_name = "FILE")]
     pairwise_secret_file: Option<PathBuf>,
 
-    /// The only client's client_id. With no client at all, the built-in demo site is the only one.
-    #[arg(long, env = "SCANLOGIN_CLIENT_ID", value_name = "ID", default_value = "default")]
-    client_id: String,
+    /// The only client's client_id. Default: default. With no client at all, the built-in demo site is the only one. With [[client]] tables
+    /// neither this nor another SCANLOGIN_CLIENT_ setting may be there.
+    #[arg(long, env = "SCANLOGIN_CLIENT_ID", value_name = "ID")]
+    client_id: Option<String>,
     /// Its secret; a client without one is public and must use PKCE.
     #[arg(long, env = "SCANLOGIN_CLIENT_SECRET", value_name = "SECRET", hide_env_values = true)]
     client_secret: Option<SecretString>,
@@ -234,7 +237,8 @@ pub struct Settings {
         long,
         env = "SCANLOGIN_CLIENT_REDIRECT_URIS",
         value_name = "URLS",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = redirect_uri_setting
     )]
     client_redirect_uris: Vec<String>,
     /// The other origins whose pages may call (comma separated).
@@ -408,14 +412,29 @@ pub struct Config {
     pub fixed: BTreeMap<String, u64>,
 }
 
+/// All settings, read once more, and the files that sites, Mini Programs and keys are in: of what is refused too, since to mend one of
+/// them is to try again.
+#[derive(Debug)]
+pub struct Reading {
+    /// As far as they are known: a settings file that is no TOML names none.
+    pub files: Vec<PathBuf>,
+    /// What they say.
+    pub config: Result<Config, ConfigError>,
+}
+
 impl Config {
     /// Reads and checks everything.
-    ///
-    /// # Errors
-    /// [`ConfigError`]
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
-        let (cli, tables) = Cli::read(args)?;
-        cli.check(&tables)
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Reading {
+        match Cli::read(args) {
+            Ok((cli, tables)) => Reading {
+                files: cli.settings.read_again(&tables),
+                config: cli.check(&tables),
+            },
+            Err(error) => Reading {
+                files: Vec::new(),
+                config: Err(error),
+            },
+        }
     }
 }
 

@@ -26,7 +26,6 @@ pub mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::time::sleep;
@@ -37,7 +36,6 @@ use utoipa_axum::routes;
 
 use crate::hub::Hub;
 use crate::login::Login;
-use crate::oidc::SigningKeys;
 use crate::telemetry::Metrics;
 
 use problem::Problem;
@@ -59,8 +57,6 @@ pub struct Parts {
     pub login: Login,
     /// This replica's streams.
     pub hub: Hub,
-    /// What signs id_tokens.
-    pub keys: ArcSwap<SigningKeys>,
     /// Where browsers reach us.
     pub public_url: PublicUrl,
     /// Whose word on the browser's address counts.

@@ -277,7 +277,7 @@ impl Login {
     /// # Errors
     /// [`Error::InvalidRequest`], [`Error::Limited`], [`Error::Store`]
     pub async fn start(&self, start: Start<'_>) -> Result<Started, Error> {
-        let Site { client, program } = start.site;
+        let Site { client, program, .. } = start.site;
         if client.is_public() && start.authorization.code_challenge.is_none() {
             return Err(Error::InvalidRequest(
                 "This client has no secret, so it must send code_challenge (PKCE, S256).".to_owned(),

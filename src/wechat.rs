@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub struct MiniProgram {
     /// Its AppID, such as `wx0123456789abcdef`.
     pub appid: String,
+    /// By which people find it in WeChat, where that was set.
+    pub name: Option<String>,
     /// Its AppSecret.
     pub secret: SecretString,
     /// How its codes look and what they open, unless a scene asks for another edition.
@@ -43,7 +45,8 @@ impl PartialEq for MiniProgram {
     fn eq(&self, other: &Self) -> bool {
         let secrets = (self.secret.expose_secret(), other.secret.expose_secret());
         let links = (&self.link_prefix, &self.link_file) == (&other.link_prefix, &other.link_file);
-        links && (&self.appid, &self.code) == (&other.appid, &other.code) && secrets.0 == secrets.1
+        let own = (&self.appid, &self.name, &self.code) == (&other.appid, &other.name, &other.code);
+        links && own && secrets.0 == secrets.1
     }
 }
 

@@ -1,5 +1,6 @@
 //! The parts that take some choosing: where everything is kept, and who answers as WeChat.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::http::{PublicUrl, Router};
 use crate::hub::Hub;
 use crate::limits::Limits;
 use crate::login::{Program, Sites};
+use crate::oidc::{KeysError, SigningKeys};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{FatalError, RedisStore};
@@ -257,6 +259,15 @@ impl WeChat {
     }
 }
 
+/// What signs by these settings; keys that this process drew for itself stay.
+fn keys(config: &Config, before: &SigningKeys) -> Result<SigningKeys, KeysError> {
+    let algorithms: BTreeSet<_> = config.clients.iter().map(|client| client.id_token_alg).collect();
+    match &config.signing_keys {
+        Some(keys) => Ok(keys.clone()),
+        None => before.with_own(&algorithms),
+    }
+}
+
 /// Sets Mini Programs to work.
 pub(super) struct Workshop {
     client: Client,
@@ -277,7 +288,8 @@ impl Workshop {
             (mini_program.appid.clone(), program)
         };
         let programs = config.mini_programs.iter().map(program).collect();
-        Ok(Sites::new(config.clients.iter().cloned(), programs, config.demo)?)
+        let keys = keys(config, before.map_or(&SigningKeys::none(), Sites::keys))?;
+        Ok(Sites::new(config.clients.iter().cloned(), programs, keys, config.demo)?)
     }
 
     fn set_to_work(&self, mini_program: &MiniProgram) -> Arc<Program> {

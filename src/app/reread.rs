@@ -17,12 +17,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::Workshop;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, Reading};
 use crate::http::AppState;
-use crate::oidc::{KeysError, SigningKeys};
 
 /// Reads and checks all settings.
-pub type Reader = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+pub type Reader = Arc<dyn Fn() -> Reading + Send + Sync>;
 
 /// How often files are looked at. Whoever writes one is given as long to finish.
 const LOOK: Duration = Duration::from_secs(2);
@@ -47,15 +46,6 @@ pub(super) struct Rereading {
     pub(super) state: AppState,
     pub(super) workshop: Workshop,
     pub(super) settled: Settled,
-}
-
-/// What signs by these settings; keys that this process drew for itself stay.
-pub(super) fn keys(config: &Config, before: &SigningKeys) -> Result<SigningKeys, KeysError> {
-    let algorithms: BTreeSet<_> = config.clients.iter().map(|client| client.id_token_alg).collect();
-    match &config.signing_keys {
-        Some(keys) => Ok(keys.clone()),
-        None => before.with_own(&algorithms),
-    }
 }
 
 impl Rereading {
@@ -84,28 +74,34 @@ impl Rereading {
             // Before it is read: what changes from here on is another change.
             seen = Traces::of(&files).await;
             let reading = Arc::clone(&read);
-            let read = spawn_blocking(move || reading()).await;
-            match read.context("reading broke off").and_then(|read| self.take(read?)) {
-                Ok(read) => {
-                    seen = seen.and_new(&files, &read.files).await;
-                    files = read.files;
-                }
+            let reading = spawn_blocking(move || reading()).await.context("reading broke off");
+            let (named, config) = match reading {
+                Ok(reading) => (reading.files, reading.config.map_err(anyhow::Error::from)),
+                Err(error) => (Vec::new(), Err(error)),
+            };
+            let now = match config.and_then(|config| self.take(&config)) {
+                Ok(()) => named,
                 Err(error) => {
                     self.count("refused");
                     tracing::error!("settings were read again and can't be used, so nothing was changed: {error:#}");
+                    // What is to be mended may be in a file that was named only now; what is in use stays so.
+                    let mut both = files.clone();
+                    both.extend(named.into_iter().filter(|file| !files.contains(file)));
+                    both
                 }
-            }
+            };
+            seen = seen.and_new(&files, &now).await;
+            files = now;
         }
     }
 
-    fn take(&self, config: Config) -> anyhow::Result<Config> {
+    fn take(&self, config: &Config) -> anyhow::Result<()> {
         if config.wechat != self.settled.wechat {
             bail!("who answers as WeChat would be another one: that takes a restart");
         }
         let state = &self.state;
         let before = state.login.sites();
-        let keys = keys(&config, &state.keys.load())?;
-        let sites = self.workshop.sites(&config, Some(&before))?;
+        let sites = self.workshop.sites(config, Some(&before))?;
         if let (Some(now), Some(then)) = (sites.pairwise(), before.pairwise())
             && !now.shares_secret(then)
         {
@@ -115,8 +111,6 @@ impl Rereading {
         }
         let ids = |sites: &crate::login::Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
         let (now, then) = (ids(&sites), ids(&before));
-        // A key is published before anything is signed with it.
-        state.keys.store(Arc::new(keys));
         state.login.set_sites(sites);
         self.count("taken");
         let (added, removed): (Vec<_>, Vec<_>) = (now.difference(&then).collect(), then.difference(&now).collect());
@@ -140,7 +134,7 @@ impl Rereading {
         if !changed.is_empty() {
             tracing::warn!(?changed, "these settings take a restart, and stay as they were");
         }
-        Ok(config)
+        Ok(())
     }
 
     fn count(&self, outcome: &str) {

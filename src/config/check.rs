@@ -8,13 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::file::Tables;
-use super::values::{avatar_host, redirect_uri};
-use super::warnings::{of_clients, of_file, of_redis, of_wechat};
+use super::values::web_address;
+use super::warnings::{of_clients, of_file, of_links, of_redis, of_wechat};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
-use crate::login::entry::{Verdict, Way};
+use crate::login::entry::{EntryScenes, Verdict, Way};
 use crate::login::{Client, Subject, WebhookSettings};
 use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::RedisSettings;
@@ -40,6 +40,7 @@ impl Settings {
         if mini_programs.is_empty() {
             mini_programs.push(MiniProgram {
                 appid: SIMULATED.to_owned(),
+                name: None,
                 secret: SIMULATED.into(),
                 code: self.code(),
                 link_prefix: None,
@@ -47,7 +48,7 @@ impl Settings {
             });
         }
         let (clients, demo) = self.clients(tables, &mini_programs)?;
-        let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some(), &clients)?;
+        let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some(), &clients, tables)?;
         let mut warnings = self.warnings(tables, simulated);
         warnings.extend(of_clients(&clients, simulated));
         warnings.extend(redis.iter().flat_map(of_redis));
@@ -56,6 +57,7 @@ impl Settings {
         let connections_per_address = self.connections_per_address();
         let files = self.read_again(tables);
         let webhooks = self.webhooks();
+        warnings.extend(of_links(&mini_programs, self.public_url.as_ref()));
         Ok(Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -102,7 +104,7 @@ impl Settings {
     }
 
     /// The files of what is read again.
-    fn read_again(&self, tables: &Tables) -> Vec<PathBuf> {
+    pub(super) fn read_again(&self, tables: &Tables) -> Vec<PathBuf> {
         let own = [
             &self.config,
             &self.client_secret_file,
@@ -226,6 +228,7 @@ impl Settings {
         match (self.wechat_appid.clone(), appsecret) {
             (Some(appid), Some(secret)) => all.push(MiniProgram {
                 appid,
+                name: None,
                 secret,
                 code,
                 link_prefix: None,
@@ -337,20 +340,6 @@ impl Settings {
         let own = self.own_client(programs, clients.is_empty())?;
         let demo = own.as_ref().is_some_and(|(_, demo)| *demo);
         clients.extend(own.map(|(client, _)| client));
-        let mut ids: Vec<&str> = clients.iter().map(|client| client.client_id.as_str()).collect();
-        ids.sort_unstable();
-        for client in &clients {
-            check_addresses(client)?;
-        }
-        if let Some(twice) = ids
-            .windows(2)
-            .find(|pair| pair.first() == pair.last())
-            .and_then(|pair| pair.first())
-        {
-            return Err(wrong(format!(
-                "two clients have the client_id {twice:?}; give each its own"
-            )));
-        }
         Ok((clients, demo))
     }
 
@@ -369,22 +358,30 @@ impl Settings {
 
     /// The one client that settings alone describe; or, where there is no other, the demo site.
     fn own_client(&self, programs: &[MiniProgram], alone: bool) -> Result<Option<(Client, bool)>, ConfigError> {
+        if !alone {
+            return self.check_own_client_left_out().map(|()| None);
+        }
         let setting = "SCANLOGIN_CLIENT_SECRET";
         let client_secret = secret(self.client_secret.as_ref(), self.client_secret_file.as_deref(), setting)?;
         let webhook = self.own_webhook()?;
         let named = client_secret.is_some() || self.client_name.is_some() || webhook.is_some();
         let described = named || !self.client_redirect_uris.is_empty() || !self.client_origins.is_empty();
-        if !described && !alone {
-            return self.check_own_client_left_out();
-        }
         let mini_program = only(programs).ok_or_else(|| {
             wrong("several Mini Programs are configured: clients must be [[client]] tables that name theirs in mini_program")
         })?;
         let (id, name) = if described {
-            (&*self.client_id, &*self.client_id)
+            let id = self.client_id.as_deref().unwrap_or("default");
+            (id, id)
         } else {
             ("demo", "scanlogin demo")
         };
+        let entry_scenes = self.client_entry_scenes.clone().unwrap_or_default();
+        let short_codes = self.client_short_codes.unwrap_or(!described);
+        if self.client_short_codes.is_some() && refuses_typed(short_codes, &entry_scenes) {
+            return Err(wrong(format!(
+                "SCANLOGIN_CLIENT_SHORT_CODES {TYPED_IS_REFUSED} (it is SCANLOGIN_CLIENT_ENTRY_SCENES)"
+            )));
+        }
         let client = Client {
             client_id: id.to_owned(),
             name: self.client_name.clone().unwrap_or_else(|| name.to_owned()),
@@ -398,9 +395,9 @@ impl Settings {
                 .collect(),
             mini_program: mini_program.appid.clone(),
             avatar_hosts: super::file::avatar_hosts(),
-            entry_scenes: self.client_entry_scenes.clone().unwrap_or_default(),
+            entry_scenes,
             number_matching: self.client_number_matching.unwrap_or_default(),
-            short_codes: self.client_short_codes.unwrap_or(!described),
+            short_codes,
             env_versions: Vec::new(),
             subject: Subject::Public,
             id_token_alg: Algorithm::default(),
@@ -413,43 +410,74 @@ impl Settings {
         let (url, setting) = ("SCANLOGIN_CLIENT_WEBHOOK_URL", "SCANLOGIN_CLIENT_WEBHOOK_SECRET");
         let file = self.client_webhook_secret_file.as_deref();
         let secret = secret(self.client_webhook_secret.as_ref(), file, setting)?;
-        webhook(self.client_webhook_url.as_ref(), secret.as_ref(), url, setting)
+        webhook(self.client_webhook_url.as_ref(), secret.as_ref(), url, setting).map_err(|(_, error)| error)
     }
 
-    /// What protects people is not lost without a word.
-    fn check_own_client_left_out(&self) -> Result<Option<(Client, bool)>, ConfigError> {
-        let unset = self.client_number_matching.is_none() && self.client_short_codes.is_none();
-        if unset && self.client_entry_scenes.is_none() {
-            return Ok(None);
+    /// Nothing that was set is left out without a word, and nobody gets a site more than they wrote down.
+    fn check_own_client_left_out(&self) -> Result<(), ConfigError> {
+        let set = [
+            ("ID", "client_id = \"blog\"", self.client_id.is_some()),
+            ("SECRET", "client_secret = \"…\"", self.client_secret.is_some()),
+            (
+                "SECRET_FILE",
+                "client_secret_file = \"/run/secrets/blog\"",
+                self.client_secret_file.is_some(),
+            ),
+            ("NAME", "name = \"My Blog\"", self.client_name.is_some()),
+            (
+                "REDIRECT_URIS",
+                "redirect_uris = [\"https://blog.example/callback\"]",
+                !self.client_redirect_uris.is_empty(),
+            ),
+            (
+                "ORIGINS",
+                "origins = [\"https://blog.example\"]",
+                !self.client_origins.is_empty(),
+            ),
+            (
+                "NUMBER_MATCHING",
+                "number_matching = \"on\"",
+                self.client_number_matching.is_some(),
+            ),
+            (
+                "ENTRY_SCENES",
+                "entry_scenes = { 1048 = \"refuse\" }",
+                self.client_entry_scenes.is_some(),
+            ),
+            ("SHORT_CODES", "short_codes = true", self.client_short_codes.is_some()),
+            (
+                "WEBHOOK_URL",
+                "webhook_url = \"https://blog.example/webhook\"",
+                self.client_webhook_url.is_some(),
+            ),
+            (
+                "WEBHOOK_SECRET",
+                "webhook_secret = \"whsec_…\"",
+                self.client_webhook_secret.is_some(),
+            ),
+            (
+                "WEBHOOK_SECRET_FILE",
+                "webhook_secret_file = \"/run/secrets/webhook\"",
+                self.client_webhook_secret_file.is_some(),
+            ),
+        ];
+        match set.into_iter().find(|(_, _, is_set)| *is_set) {
+            None => Ok(()),
+            Some((setting, such_as, _)) => Err(wrong(format!(
+                "SCANLOGIN_CLIENT_{setting} is of the client that settings alone describe, and there are [[client]] tables: write what it \
+                 says into the table of its site, such as {such_as}, and leave it out"
+            ))),
         }
-        Err(wrong(
-            "SCANLOGIN_CLIENT_NUMBER_MATCHING, SCANLOGIN_CLIENT_ENTRY_SCENES and SCANLOGIN_CLIENT_SHORT_CODES are of the client that \
-             settings describe, and there are only [[client]] tables: write such as number_matching = \"on\" there",
-        ))
     }
 }
 
-/// What people are shown of a site, and sent to.
-fn check_addresses(client: &Client) -> Result<(), ConfigError> {
-    let id = &client.client_id;
-    let checked = |name: &str, value: &String, found: Result<(), &'static str>| {
-        found.map_err(|problem| wrong(format!("client {id}: {name}: {value:?} {problem}")))
-    };
-    for uri in &client.redirect_uris {
-        checked("redirect_uris", uri, redirect_uri(uri))?;
-    }
-    if let Some(url) = &client.logo_url {
-        checked("logo_url", url, redirect_uri(url))?;
-    }
-    if client.short_codes && client.entry_scenes.verdict(Way::Typed) == Verdict::Refuse {
-        return Err(wrong(format!(
-            "client {id}: short_codes shows codes to type, and entry_scenes refuses whoever typed one; take one of them out"
-        )));
-    }
-    for host in &client.avatar_hosts {
-        checked("avatar_hosts", host, avatar_host(host))?;
-    }
-    Ok(())
+/// What is wrong where [`refuses_typed`].
+pub(super) const TYPED_IS_REFUSED: &str =
+    "shows codes to type, and entry_scenes refuses whoever typed one; take one of them out";
+
+/// Whether people are shown codes with which they would be turned away.
+pub(super) fn refuses_typed(short_codes: bool, entry_scenes: &EntryScenes) -> bool {
+    short_codes && entry_scenes.verdict(Way::Typed) == Verdict::Refuse
 }
 
 fn places(file: &Path) -> Result<Places, ConfigError> {
@@ -461,7 +489,12 @@ fn places(file: &Path) -> Result<Places, ConfigError> {
     })
 }
 
-fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<Option<SigningKeys>, ConfigError> {
+fn signing_keys(
+    file: Option<&Path>,
+    redis: bool,
+    clients: &[Client],
+    tables: &Tables,
+) -> Result<Option<SigningKeys>, ConfigError> {
     let setting = "SCANLOGIN_SIGNING_KEYS_FILE";
     match file {
         Some(path) => {
@@ -475,11 +508,13 @@ fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<
             let algorithms = keys.algorithms();
             if let Some(client) = clients.iter().find(|client| !algorithms.contains(&client.id_token_alg)) {
                 let (id, alg) = (&client.client_id, client.id_token_alg.as_str());
-                return Err(wrong(format!(
-                    "client {id}: its id_tokens are to be signed with {alg}, and {setting}: {} holds no key for that; `scanlogin keys new \
-                     --alg {alg}` makes one, to be put beside the others",
+                let problem = format!(
+                    "its id_tokens are to be signed with {alg}, and {setting}: {} holds no key for that; `scanlogin keys new --alg {alg}` \
+                     makes one, to be put beside the others",
                     path.display()
-                )));
+                );
+                let in_table = tables.wrong_of_client(id, "id_token_signed_response_alg", &problem);
+                return Err(in_table.unwrap_or_else(|| wrong(format!("client {id}: {problem}"))));
             }
             Ok(Some(keys))
         }
@@ -491,33 +526,45 @@ fn signing_keys(file: Option<&Path>, redis: bool, clients: &[Client]) -> Result<
     }
 }
 
+/// Of which of the two settings of a webhook something is wrong.
+pub(super) enum WebhookPart {
+    /// Where it is.
+    Url,
+    /// What its messages are signed with.
+    Secret,
+}
+
 /// Where a site's server is told, of settings that are called so. An address may hold a secret of the site's, and is not repeated.
 pub(super) fn webhook(
     url: Option<&SecretString>,
     secret: Option<&SecretString>,
     url_setting: &str,
     secret_setting: &str,
-) -> Result<Option<Webhook>, ConfigError> {
+) -> Result<Option<Webhook>, (WebhookPart, ConfigError)> {
     let make = "make one with `echo whsec_$(openssl rand -base64 32)`, and give it to the site too";
+    let such_as = "such as https://blog.example/webhook";
+    let wrong_url = |problem: String| (WebhookPart::Url, wrong(format!("{problem}; {such_as}")));
+    let wrong_secret = |problem: String| (WebhookPart::Secret, wrong(format!("{problem}; {make}")));
     let (url, secret) = match (url, secret) {
         (Some(url), Some(secret)) => (url.expose_secret(), secret.expose_secret()),
-        (Some(_), None) => return Err(wrong(format!("{secret_setting} is missing: {make}"))),
+        // Of what is there, as what is missing has no line.
+        (Some(_), None) => {
+            let problem = format!("{secret_setting} is missing: {make}");
+            return Err((WebhookPart::Url, wrong(problem)));
+        }
         (None, Some(_)) => {
-            return Err(wrong(format!(
-                "{secret_setting} is set, but not {url_setting}, such as https://blog.example/webhook"
-            )));
+            let problem = format!("{secret_setting} is set, but not {url_setting}, {such_as}");
+            return Err((WebhookPart::Secret, wrong(problem)));
         }
         (None, None) => return Ok(None),
     };
-    let such_as = "such as https://blog.example/webhook";
-    redirect_uri(url).map_err(|problem| wrong(format!("{url_setting} {problem}; {such_as}")))?;
-    let url = url
-        .parse()
-        .map_err(|_| wrong(format!("{url_setting} is no address; {such_as}")))?;
+    web_address(url).map_err(|problem| wrong_url(format!("{url_setting} {problem}")))?;
+    let none = |_| wrong_url(format!("{url_setting} is no address"));
+    let url = url.parse().map_err(none)?;
     let webhook = Webhook::new(url, secret);
     webhook
         .map(Some)
-        .map_err(|problem| wrong(format!("{secret_setting} {problem}; {make}")))
+        .map_err(|problem| wrong_secret(format!("{secret_setting} {problem}")))
 }
 
 pub(super) fn only<T>(all: &[T]) -> Option<&T> {

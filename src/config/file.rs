@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Value;
 
-use super::check::{only, read_file, secret_of, webhook};
-use super::values::{host_of, link_prefix, origin};
+use super::check::{TYPED_IS_REFUSED, WebhookPart, only, read_file, refuses_typed, secret_of, webhook};
+use super::lines::{At, Lines};
+use super::values::{avatar_host, host_of, link_prefix, origin, redirect_uri, web_address};
 use super::warnings::is_secret;
+use super::words::one_line;
 use super::{ConfigError, no_setting, wrong};
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
 use crate::login::{Client, Pairwise, Subject};
 use crate::oidc::Algorithm;
+use crate::webhook::Webhook;
 use crate::wechat::client::CodeSettings;
 use crate::wechat::{EnvVersion, LinkFile, MiniProgram};
 
@@ -27,6 +31,8 @@ pub struct Tables {
     /// Whether one of its settings is a secret.
     #[serde(skip)]
     sets_secret: bool,
+    #[serde(skip)]
+    lines: Lines,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,6 +81,7 @@ enum SubjectType {
 #[serde(deny_unknown_fields, expecting = "a table, begun by [[mini_program]]")]
 struct MiniProgramTable {
     appid: String,
+    name: Option<String>,
     secret: Option<SecretString>,
     secret_file: Option<PathBuf>,
     page: Option<String>,
@@ -109,6 +116,7 @@ pub(super) fn apply_text(
     let table = parsed.map_err(unread)?;
     // Of the text itself, which knows its lines.
     let mut tables: Tables = toml::from_str(text).map_err(unread)?;
+    tables.lines = Lines::of(text, path);
     for (name, value) in table {
         if ["client", "mini_program"].contains(&name.as_str()) {
             continue;
@@ -116,21 +124,32 @@ pub(super) fn apply_text(
         let settings = command.get_arguments().map(|arg| arg.get_id().as_str());
         let settings: Vec<&str> = settings.filter(|setting| *setting != "config").collect();
         if !settings.contains(&name.as_str()) {
-            return Err(in_file(&no_setting(&name, &settings)));
+            return Err(tables.lines.wrong_at(&name, no_setting(&name, &settings)));
         }
         let holds_secret = command
             .get_arguments()
             .any(|arg| *arg.get_id() == name && is_secret(arg));
         // A number may be written in several ways, of which but one is kept.
         if holds_secret && !value.is_str() {
-            return Err(in_file(&format!("{name:?} must be text in quotes")));
+            return Err(tables.lines.wrong_at(&name, format!("{name:?} must be text in quotes")));
         }
-        let value =
-            scalar(&value).ok_or_else(|| in_file(&format!("{name:?} must be a single value or a list of strings")))?;
+        let problem = || format!("{name:?} must be a single value or a list of strings");
+        let value = scalar(&value).ok_or_else(|| tables.lines.wrong_at(&name, problem()))?;
         tables.sets_secret |= holds_secret;
-        command = command.mut_arg(name, |arg| arg.default_value(value));
+        command = command.mut_arg(&name, |arg| arg.default_value(value));
+        check_alone(&command, &name).map_err(|error| tables.lines.wrong_at(&name, error))?;
     }
     Ok((command, tables))
+}
+
+/// Reads one setting's value as the file has it, whatever stands in for it elsewhere: who is told of it here is told where it is.
+fn check_alone(command: &clap::Command, name: &str) -> Result<(), ConfigError> {
+    let arg = command.get_arguments().find(|arg| arg.get_id() == name);
+    let alone = arg.map(|arg| arg.clone().env(Resettable::Reset));
+    let read = clap::Command::new("scanlogin")
+        .args(alone)
+        .try_get_matches_from(["scanlogin"]);
+    read.map(drop).map_err(one_line)
 }
 
 /// As the flag would be written.
@@ -207,35 +226,12 @@ impl Tables {
     }
 
     pub(super) fn mini_programs(&self, code: &CodeSettings) -> Result<Vec<MiniProgram>, ConfigError> {
-        let mini_program = |table: &MiniProgramTable| {
-            let name = format!("mini_program {}: secret", table.appid);
-            let secret = secret_of(
-                table.secret.as_ref(),
-                table.secret_file.as_deref(),
-                &name,
-                "secret_file",
-            )?;
-            if let Some(prefix) = &table.link_prefix {
-                let problem = |problem| {
-                    wrong(format!(
-                        "mini_program {}: link_prefix: {prefix:?} {problem}",
-                        table.appid
-                    ))
-                };
-                link_prefix(prefix).map_err(problem)?;
-            }
-            Ok(MiniProgram {
-                link_prefix: table.link_prefix.clone(),
-                link_file: table.link_file()?,
-                appid: table.appid.clone(),
-                secret: secret.ok_or_else(|| wrong(format!("{name} is missing: give secret or secret_file")))?,
-                code: CodeSettings {
-                    page: table.page.clone().unwrap_or_else(|| code.page.clone()),
-                    ..code.of_edition(table.env_version.unwrap_or(code.env_version))
-                },
-            })
-        };
-        self.mini_program.iter().map(mini_program).collect()
+        let appids = self.mini_program.iter().map(|table| &*table.appid);
+        self.check_apart("mini_program", "appid", appids)?;
+        let tables = self.mini_program.iter().enumerate();
+        tables
+            .map(|(n, table)| table.mini_program(&self.at("mini_program", n, &table.appid), code))
+            .collect()
     }
 
     /// `pairwise` is what people are named with where a site wants names of its own.
@@ -244,137 +240,226 @@ impl Tables {
         programs: &[MiniProgram],
         pairwise: Option<&SecretString>,
     ) -> Result<Vec<Client>, ConfigError> {
-        let client = |table: &ClientTable| table.client(programs, pairwise);
-        self.client.iter().map(client).collect()
+        let ids = self.client.iter().map(|table| &*table.client_id);
+        self.check_apart("client", "client_id", ids)?;
+        let tables = self.client.iter().enumerate();
+        tables
+            .map(|(n, table)| table.client(&self.at("client", n, &table.client_id), programs, pairwise))
+            .collect()
+    }
+
+    /// What is wrong with the table of this client, or with this setting of it; nothing where it has none.
+    pub(super) fn wrong_of_client(&self, id: &str, setting: &str, problem: &str) -> Option<ConfigError> {
+        let n = self.client.iter().position(|table| table.client_id == id)?;
+        Some(self.at("client", n, id).wrong(setting, problem))
+    }
+
+    fn at(&self, kind: &str, n: usize, name: &str) -> At<'_> {
+        At {
+            lines: &self.lines,
+            table: format!("{kind}.{n}"),
+            owner: format!("{kind} {name}"),
+        }
+    }
+
+    /// No two tables of a kind may be of the same name.
+    fn check_apart<'a>(
+        &self,
+        kind: &str,
+        setting: &str,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<(), ConfigError> {
+        let mut seen = BTreeMap::new();
+        for (n, name) in names.enumerate() {
+            let line = self.lines.line(&format!("{kind}.{n}.{setting}"));
+            if let Some(first) = seen.insert(name, line) {
+                let problem =
+                    format!("two {kind}s have the {setting} {name:?}, the other in line {first}; give each its own");
+                return Err(self.lines.wrong_in(line, problem));
+            }
+        }
+        Ok(())
     }
 }
 
 impl MiniProgramTable {
-    fn link_file(&self) -> Result<Option<LinkFile>, ConfigError> {
+    fn mini_program(&self, at: &At<'_>, code: &CodeSettings) -> Result<MiniProgram, ConfigError> {
+        let file = self.secret_file.as_deref();
+        let secret = secret_of(self.secret.as_ref(), file, "secret", "secret_file")
+            .map_err(|error| at.wrong(set("secret", "secret_file", file), error))?;
+        if let Some(prefix) = &self.link_prefix {
+            let problem = |problem| format!("link_prefix: {prefix:?} {problem}; such as https://login.example/s/");
+            link_prefix(prefix).map_err(|found| at.wrong("link_prefix", problem(found)))?;
+        }
+        let is_a_name = |name: &String| !name.trim().is_empty() && !name.contains(char::is_control);
+        if !self.name.as_ref().is_none_or(is_a_name) {
+            let problem = "name: it must be what people search for in WeChat, such as name = \"My Login\"";
+            return Err(at.wrong("name", problem));
+        }
+        Ok(MiniProgram {
+            name: self.name.clone(),
+            link_prefix: self.link_prefix.clone(),
+            link_file: self.link_file(at)?,
+            appid: self.appid.clone(),
+            secret: secret.ok_or_else(|| at.wrong("secret", "secret is missing: give secret or secret_file"))?,
+            code: CodeSettings {
+                page: self.page.clone().unwrap_or_else(|| code.page.clone()),
+                ..code.of_edition(self.env_version.unwrap_or(code.env_version))
+            },
+        })
+    }
+
+    fn link_file(&self, at: &At<'_>) -> Result<Option<LinkFile>, ConfigError> {
         let Some(path) = &self.link_file else { return Ok(None) };
-        let setting = format!("mini_program {}: link_file", self.appid);
+        let setting = "link_file";
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_plain = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_');
         if !name
             .strip_suffix(".txt")
             .is_some_and(|stem| !stem.is_empty() && stem.chars().all(is_plain))
         {
-            return Err(wrong(format!(
-                "{setting}: {name:?} is no name that WeChat's console gives; such as aBcDeFgHiJ.txt"
-            )));
+            let problem = format!("{setting}: {name:?} is no name that WeChat's console gives; such as aBcDeFgHiJ.txt");
+            return Err(at.wrong(setting, problem));
         }
-        let text = read_file(path, &setting)?.to_string();
+        let text = read_file(path, setting).map_err(|error| at.wrong(setting, error))?;
         if text.len() > LINK_FILE_LEN {
-            return Err(wrong(format!(
-                "{setting}: {} is longer than WeChat's are",
-                path.display()
-            )));
+            let problem = format!("{setting}: {} is longer than WeChat's are", path.display());
+            return Err(at.wrong(setting, problem));
         }
         Ok(Some(LinkFile {
             name: name.to_owned(),
-            text,
+            text: text.to_string(),
         }))
     }
 }
 
+/// Under which of two names a secret is given.
+fn set(setting: &'static str, in_file: &'static str, file: Option<&Path>) -> &'static str {
+    file.map_or(setting, |_| in_file)
+}
+
 impl ClientTable {
+    /// What people are shown of a site, and sent to.
+    fn check_addresses(&self, at: &At<'_>) -> Result<(), ConfigError> {
+        let callback = "https://blog.example/callback";
+        at.each("redirect_uris", &self.redirect_uris, callback, redirect_uri)?;
+        at.each("avatar_hosts", &self.avatar_hosts, "*.qlogo.cn", avatar_host)?;
+        if let Some(url) = &self.logo_url {
+            let problem = |problem| format!("logo_url: {url:?} {problem}; such as https://blog.example/logo.png");
+            web_address(url).map_err(|found| at.wrong("logo_url", problem(found)))?;
+        }
+        Ok(())
+    }
+
     /// As browsers write them.
-    fn origins(&self, id: &str) -> Result<Vec<String>, ConfigError> {
-        let parsed = self.origins.iter().map(|text| {
-            let parsed = origin(text).map_err(|problem| wrong(format!("client {id}: origins: {text:?}: {problem}")));
-            parsed.map(|origin| origin.as_str().to_owned())
+    fn origins(&self, at: &At<'_>) -> Result<Vec<String>, ConfigError> {
+        let parsed = self.origins.iter().enumerate().map(|(n, text)| {
+            let problem = |problem| at.wrong(&format!("origins.{n}"), format!("origins: {text:?}: {problem}"));
+            Ok(origin(text).map_err(problem)?.as_str().to_owned())
         });
         parsed.collect()
     }
 
     /// The sector is the host of all its redirect_uris (OpenID Connect Core §8.1).
-    fn subject(&self, pairwise: Option<&SecretString>) -> Result<Subject, ConfigError> {
-        let id = &self.client_id;
+    fn subject(&self, at: &At<'_>, pairwise: Option<&SecretString>) -> Result<Subject, ConfigError> {
         if self.subject_type == SubjectType::Public {
             return match self.sector {
                 None => Ok(Subject::Public),
-                Some(_) => Err(wrong(format!(
-                    "client {id}: sector is only of use with subject_type = \"pairwise\"; add that or leave sector out"
-                ))),
+                Some(_) => Err(at.wrong(
+                    "sector",
+                    "sector is only of use with subject_type = \"pairwise\"; add that or leave sector out",
+                )),
             };
         }
         let secret = pairwise.ok_or_else(|| {
-            wrong(format!(
-                "client {id}: subject_type = \"pairwise\" needs SCANLOGIN_PAIRWISE_SECRET; make one with `openssl rand -base64 32` and never \
-                 change it"
-            ))
+            at.wrong(
+                "subject_type",
+                "subject_type = \"pairwise\" needs SCANLOGIN_PAIRWISE_SECRET; make one with `openssl rand -base64 32` and never change it",
+            )
         })?;
         let hosts: BTreeSet<String> = self.redirect_uris.iter().filter_map(|uri| host_of(uri)).collect();
         let sector = match (&self.sector, hosts.first()) {
             (Some(sector), _) if url::Host::parse(sector).is_ok_and(|host| host.to_string() == *sector) => sector,
             (Some(sector), _) => {
-                return Err(wrong(format!(
-                    "client {id}: sector: {sector:?} is no host; such as blog.example"
-                )));
+                let problem = format!("sector: {sector:?} is no host; such as blog.example");
+                return Err(at.wrong("sector", problem));
             }
             (None, Some(host)) if hosts.len() == 1 => host,
             (None, _) => {
-                return Err(wrong(format!(
-                    "client {id}: its redirect_uris are of {} hosts, so say in sector by which one people are named; such as sector = \
-                     \"blog.example\"",
+                let problem = format!(
+                    "its redirect_uris are of {} hosts, so say in sector by which one people are named; such as sector = \"blog.example\"",
                     hosts.len()
-                )));
+                );
+                return Err(at.wrong("redirect_uris", problem));
             }
         };
         Ok(Subject::Pairwise(Pairwise::new(secret, sector)))
     }
 
-    fn client(&self, programs: &[MiniProgram], pairwise: Option<&SecretString>) -> Result<Client, ConfigError> {
-        let id = &self.client_id;
-        let name = format!("client {id}: client_secret");
-        let program = match &self.mini_program {
+    fn program<'a>(&self, at: &At<'_>, programs: &'a [MiniProgram]) -> Result<&'a MiniProgram, ConfigError> {
+        match &self.mini_program {
             Some(appid) => programs.iter().find(|program| program.appid == *appid).ok_or_else(|| {
-                wrong(format!(
-                    "client {id}: mini_program {appid:?} is not configured; give it a [[mini_program]] table"
-                ))
-            })?,
+                let problem = format!("mini_program {appid:?} is not configured; give it a [[mini_program]] table");
+                at.wrong("mini_program", problem)
+            }),
             None => only(programs).ok_or_else(|| {
-                wrong(format!(
-                    "client {id}: several Mini Programs are configured: name one in mini_program"
-                ))
-            })?,
-        };
+                let problem = "several Mini Programs are configured: name one in mini_program, such as mini_program = ";
+                let such_as = programs.first().map(|program| &*program.appid).unwrap_or_default();
+                at.wrong("mini_program", format!("{problem}{such_as:?}"))
+            }),
+        }
+    }
+
+    fn webhook(&self, at: &At<'_>) -> Result<Option<Webhook>, ConfigError> {
+        let file = self.webhook_secret_file.as_deref();
+        let (setting, in_file) = ("webhook_secret", "webhook_secret_file");
+        let at_secret = |error| at.wrong(set(setting, in_file, file), error);
+        let secret = secret_of(self.webhook_secret.as_ref(), file, setting, in_file).map_err(at_secret)?;
+        webhook(self.webhook_url.as_ref(), secret.as_ref(), "webhook_url", setting).map_err(|(of, error)| match of {
+            WebhookPart::Url => at.wrong("webhook_url", error),
+            WebhookPart::Secret => at_secret(error),
+        })
+    }
+
+    fn client(
+        &self,
+        at: &At<'_>,
+        programs: &[MiniProgram],
+        pairwise: Option<&SecretString>,
+    ) -> Result<Client, ConfigError> {
+        let id = &self.client_id;
+        self.check_addresses(at)?;
+        let (setting, in_file, file) = (
+            "client_secret",
+            "client_secret_file",
+            self.client_secret_file.as_deref(),
+        );
+        let client_secret = secret_of(self.client_secret.as_ref(), file, setting, in_file)
+            .map_err(|error| at.wrong(set(setting, in_file, file), error))?;
+        let entry_scenes = EntryScenes::default().with(&self.entry_scenes).map_err(|name| {
+            let problem =
+                format!("entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other nor typed");
+            at.wrong(&format!("entry_scenes.{name}"), problem)
+        })?;
+        if refuses_typed(self.short_codes, &entry_scenes) {
+            return Err(at.wrong("entry_scenes.typed", format!("short_codes {TYPED_IS_REFUSED}")));
+        }
         Ok(Client {
             client_id: id.clone(),
-            client_secret: secret_of(
-                self.client_secret.as_ref(),
-                self.client_secret_file.as_deref(),
-                &name,
-                "client_secret_file",
-            )?,
+            client_secret,
             name: self.name.clone().unwrap_or_else(|| id.clone()),
             logo_url: self.logo_url.clone(),
             redirect_uris: self.redirect_uris.clone(),
-            origins: self.origins(id)?,
-            mini_program: program.appid.clone(),
+            origins: self.origins(at)?,
+            mini_program: self.program(at, programs)?.appid.clone(),
             avatar_hosts: self.avatar_hosts.clone(),
-            subject: self.subject(pairwise)?,
+            subject: self.subject(at, pairwise)?,
             id_token_alg: self.id_token_signed_response_alg,
-            webhook: webhook(
-                self.webhook_url.as_ref(),
-                secret_of(
-                    self.webhook_secret.as_ref(),
-                    self.webhook_secret_file.as_deref(),
-                    &format!("client {id}: webhook_secret"),
-                    "webhook_secret_file",
-                )?
-                .as_ref(),
-                &format!("client {id}: webhook_url"),
-                &format!("client {id}: webhook_secret"),
-            )?,
+            webhook: self.webhook(at)?,
             number_matching: self.number_matching,
             short_codes: self.short_codes,
             env_versions: self.env_versions.clone(),
-            entry_scenes: EntryScenes::default().with(&self.entry_scenes).map_err(|name| {
-                wrong(format!(
-                    "client {id}: entry_scenes: {name:?} is neither one of WeChat's numbers, such as 1047, nor other nor typed"
-                ))
-            })?,
+            entry_scenes,
         })
     }
 }

@@ -36,9 +36,24 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         .ok_or_else(|| "it must be networks such as 10.0.0.0/8,fd00::/8, and not everybody's".to_owned())
 }
 
-/// Where a site takes people back: an address that shows whose it is.
+/// Where a site takes people back.
 pub(super) fn redirect_uri(text: &str) -> Result<(), &'static str> {
-    const NONE: &str = "is no address; such as https://blog.example/callback";
+    // Nobody is sent to what it stands for elsewhere, and people would be shown it as part of the site's name.
+    if text.contains('*') {
+        return Err("has a *, and redirect_uris are matched exactly, character by character: list each address");
+    }
+    web_address(text)
+}
+
+/// The same as a setting by itself.
+pub(super) fn redirect_uri_setting(text: &str) -> Result<String, String> {
+    let problem = |problem| format!("it {problem}; such as https://blog.example/callback");
+    redirect_uri(text).map(|()| text.to_owned()).map_err(problem)
+}
+
+/// An address of a site's that shows whose it is.
+pub(super) fn web_address(text: &str) -> Result<(), &'static str> {
+    const NONE: &str = "is no address";
     let url = url::Url::parse(text).map_err(|_| NONE)?;
     let is_loopback = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -72,12 +87,12 @@ const LINK_PREFIX_LEN: usize = 200;
 pub(super) fn link_prefix(text: &str) -> Result<(), &'static str> {
     // The Mini Program and the page behind it know a link by its /s/.
     if !(text.starts_with("https://") && text.ends_with("/s/")) || text.contains('?') {
-        return Err("must be https and end with /s/; such as https://login.example/s/");
+        return Err("must be https and end with /s/");
     }
     if text.len() > LINK_PREFIX_LEN {
         return Err("is longer than 200 characters, which makes a code that is hard to scan");
     }
-    redirect_uri(text)
+    web_address(text)
 }
 
 /// The host in an address.
@@ -93,7 +108,7 @@ pub(super) fn avatar_host(text: &str) -> Result<(), &'static str> {
     if is_host && !is_wide {
         Ok(())
     } else {
-        Err("must be a host such as img.example, or *. and a domain such as *.qlogo.cn")
+        Err("must be a host such as img.example, or *. and a domain")
     }
 }
 
@@ -206,6 +221,8 @@ mod tests {
             "https://a@blog.example",
             "https://blog.example/#",
             "blog.example",
+            "https://*.blog.example/callback",
+            "https://blog.example/*",
         ] {
             redirect_uri(wrong).unwrap_err();
         }

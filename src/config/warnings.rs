@@ -15,6 +15,7 @@ use super::WeChat;
 use crate::http::PublicUrl;
 use crate::login::Client;
 use crate::store::redis::RedisSettings;
+use crate::wechat::MiniProgram;
 
 /// So many hex digits, drawn at random, are 128 bits: nobody finds them by trying (RFC 6749 §10.10).
 const SHORTEST_SECRET: usize = 32;
@@ -110,6 +111,25 @@ pub(super) fn of_wechat(wechat: &WeChat) -> Option<String> {
             base.as_str()
         )
     })
+}
+
+/// Links that lead somewhere else than here.
+pub(super) fn of_links(programs: &[MiniProgram], public_url: Option<&PublicUrl>) -> Vec<String> {
+    let elsewhere = |program: &MiniProgram| {
+        let prefix = program.link_prefix.as_ref()?;
+        let here = public_url.map(|url| format!("{}/s/", url.as_str()));
+        let own = here
+            .as_deref()
+            .unwrap_or("/s/ of SCANLOGIN_PUBLIC_URL, which is not set");
+        (here.as_ref() != Some(prefix)).then(|| {
+            format!(
+                "mini_program {}: link_prefix: {prefix} is not {own}: whoever scans it outside WeChat, and WeChat's console, which looks for \
+                 link_file there, find nothing of this service unless what answers there passes it on",
+                program.appid
+            )
+        })
+    };
+    programs.iter().filter_map(elsewhere).collect()
 }
 
 /// What Redis is shown.

@@ -261,7 +261,7 @@ const NO_LOGIN: Words = Words {
     en: "This login can't begin",
 };
 const NOT_AS_AGREED: Words = Words {
-    zh: "把您带到这里的网站没有按约定发起登录，因此这里不会把您带往任何地方。请回到该网站再试一次；如果仍然如此，请把下面的原因告诉网站的管理者：",
+    zh: "把你带到这里的网站没有按约定发起登录，因此这里不会把你带往任何地方。请回到该网站再试一次；如果仍然如此，请把下面的原因告诉网站的管理者：",
     en: "The site that brought you here did not ask for it as agreed, so you are sent nowhere. Go back to the site and try again. If it happens again, tell whoever runs it:",
 };
 

@@ -163,9 +163,8 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
         nonce: nonce.as_deref(),
         claims: &claims,
     };
-    let id_token = state
+    let id_token = site
         .keys
-        .load()
         .id_token(&id_token, site.client.id_token_alg, now)
         .map_err(|error| OauthError::server(&error))?;
     Ok(axum::Json(TokenReply {
@@ -245,7 +244,7 @@ pub(super) async fn discovery(State(state): State<AppState>) -> axum::Json<Value
         "request_parameter_supported": false,
         "claims_parameter_supported": false,
         "subject_types_supported": ["public", "pairwise"],
-        "id_token_signing_alg_values_supported": state.keys.load().algorithms(),
+        "id_token_signing_alg_values_supported": state.login.sites().keys().algorithms(),
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
         "code_challenge_methods_supported": ["S256"],
         "claims_supported": ["iss", "aud", "exp", "iat", "auth_time", "nonce", "sub", "amr",
@@ -267,7 +266,7 @@ pub(super) async fn jwks(State(state): State<AppState>) -> Response {
             // Short, so that a key published a day ahead is known everywhere before it signs.
             (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300")),
         ],
-        state.keys.load().public_set().to_string(),
+        state.login.sites().keys().public_set().to_string(),
     )
         .into_response()
 }

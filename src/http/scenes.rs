@@ -227,6 +227,10 @@ pub(super) struct ShortCodeReply {
     /// To be typed in the Mini Program.
     #[schema(pattern = "^[2-9A-Z]{4}-[2-9A-Z]{4}$")]
     short_code: String,
+    /// The name by which people find that in WeChat, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    mini_program: Option<String>,
     /// In seconds.
     expires_in: u64,
 }
@@ -257,6 +261,7 @@ pub(super) async fn short_code(
     };
     let reply = ShortCodeReply {
         short_code: shown.code.expose(),
+        mini_program: shown.mini_program,
         expires_in: whole_seconds(shown.left),
     };
     Ok((status, axum::Json(reply)).into_response())

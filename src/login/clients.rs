@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 
 use super::entry::{EntryScenes, NumberMatching};
 use super::{Pairwise, Program, Subject};
-use crate::oidc::Algorithm;
+use crate::oidc::{Algorithm, SigningKeys};
 use crate::webhook::Webhook;
 use crate::wechat::EnvVersion;
 
@@ -107,6 +107,8 @@ pub struct Site {
     pub client: Client,
     /// Asks its people.
     pub program: Arc<Program>,
+    /// Sign its id_tokens: those of the same settings, so that a login that is under way while these change finds its algorithm's.
+    pub keys: SigningKeys,
 }
 
 /// All sites, by their `client_id`. Replaced as a whole when the settings change.
@@ -114,6 +116,7 @@ pub struct Site {
 pub struct Sites {
     by_id: BTreeMap<String, Arc<Site>>,
     programs: HashMap<String, Arc<Program>>,
+    keys: SigningKeys,
     is_demo: bool,
 }
 
@@ -126,7 +129,7 @@ pub struct NoSuchProgram {
 }
 
 impl Sites {
-    /// These sites, with their Mini Programs by AppID; of two with one id the later stays. `is_demo` where nobody set up a site, so that
+    /// These sites, with their Mini Programs by AppID and what signs for them; of two with one id the later stays. `is_demo` where nobody set up a site, so that
     /// the built-in one is the only one.
     ///
     /// # Errors
@@ -134,6 +137,7 @@ impl Sites {
     pub fn new(
         clients: impl IntoIterator<Item = Client>,
         programs: HashMap<String, Arc<Program>>,
+        keys: SigningKeys,
         is_demo: bool,
     ) -> Result<Self, NoSuchProgram> {
         let site = |client: Client| {
@@ -142,12 +146,14 @@ impl Sites {
                 mini_program: client.mini_program.clone(),
             })?;
             let program = Arc::clone(program);
-            Ok((client.client_id.clone(), Arc::new(Site { client, program })))
+            let keys = keys.clone();
+            Ok((client.client_id.clone(), Arc::new(Site { client, program, keys })))
         };
         let by_id = clients.into_iter().map(site).collect::<Result<_, _>>()?;
         Ok(Self {
             by_id,
             programs,
+            keys,
             is_demo,
         })
     }
@@ -183,6 +189,12 @@ impl Sites {
     /// Their names.
     pub fn client_ids(&self) -> impl Iterator<Item = &str> {
         self.by_id.keys().map(String::as_str)
+    }
+
+    /// What signs id_tokens, and is published.
+    #[must_use]
+    pub fn keys(&self) -> &SigningKeys {
+        &self.keys
     }
 
     /// Whether any site lists this origin.

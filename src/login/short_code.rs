@@ -31,6 +31,8 @@ pub struct Shown {
     pub code: ShortCode,
     /// How long it counts.
     pub left: Duration,
+    /// The name of the Mini Program that takes it, where that was set.
+    pub mini_program: Option<String>,
     /// Whether it is another than was shown before.
     pub is_new: bool,
 }
@@ -47,6 +49,12 @@ impl Login {
         if !site.client.short_codes {
             return Err(Error::ShortCodeRefused);
         }
+        let told = |code, left, is_new| Shown {
+            code,
+            left,
+            mini_program: site.program.mini_program.name.clone(),
+            is_new,
+        };
         for _ in 0..DRAWS {
             let life = seen.life();
             let state = seen.scene.state_name(life);
@@ -60,11 +68,7 @@ impl Login {
                 if shown.tag == tag(&site.program, &code) {
                     // Once more: whoever was to write it may have ended before.
                     self.store.put_short_code(shown.tag, id, left).await?;
-                    return Ok(Shown {
-                        code,
-                        left,
-                        is_new: false,
-                    });
+                    return Ok(told(code, left, false));
                 }
                 // The site has another Mini Program by now, or that one another AppSecret: what is typed finds this one no more.
                 dead = Some(shown.tag);
@@ -85,11 +89,7 @@ impl Login {
                     if let Some(dead) = dead {
                         self.drop_short_code(dead);
                     }
-                    return Ok(Shown {
-                        code,
-                        left,
-                        is_new: true,
-                    });
+                    return Ok(told(code, left, true));
                 }
                 // Another request of the same browser was first: its code is the one.
                 Ok(_) => {

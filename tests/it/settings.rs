@@ -1,6 +1,7 @@
 //! What the operator sets, and what a wrong setting is answered: one line that says which, why, and what to write instead.
 
 mod environment;
+mod lines;
 mod weak;
 
 use std::collections::HashSet;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::support::process::{Process, scanlogin};
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
-use crate::support::roles::VERIFIER;
+use crate::support::roles::{Browser, Site, VERIFIER};
 use crate::support::service::Service;
 
 /// In the place of every secret.
@@ -112,6 +113,25 @@ const VALUES: &[Case] = &[
         ],
     ),
     Case(&["--limits", "maybe"], &[], "", &["SCANLOGIN_LIMITS", "on, off"]),
+    Case(
+        &["--client-redirect-uris", "https://*.blog.example/callback"],
+        &[],
+        "",
+        &[
+            "--client-redirect-uris (SCANLOGIN_CLIENT_REDIRECT_URIS)",
+            "redirect_uris are matched exactly",
+            "such as https://blog.example/callback",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_REDIRECT_URIS", "http://blog.example/callback")],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_REDIRECT_URIS",
+            "must be https, or http on this machine",
+        ],
+    ),
     Case(
         &["--listen", "nonsense"],
         &[],
@@ -317,6 +337,41 @@ const TOGETHER: &[Case] = &[
     ),
     Case(
         &[],
+        &[
+            ("SCANLOGIN_CLIENT_NAME", "My Shop"),
+            ("SCANLOGIN_CLIENT_REDIRECT_URIS", "https://shop.example/callback"),
+        ],
+        "[[client]]\nclient_id = \"blog\"",
+        &[
+            "SCANLOGIN_CLIENT_NAME is of the client that settings alone describe",
+            "[[client]]",
+            "name = \"My Blog\"",
+        ],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_ID", "blog")],
+        "[[client]]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CLIENT_ID", "[[client]]"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_CLIENT_SECRET_FILE", "/run/secrets/shop")],
+        "[[client]]\nclient_id = \"blog\"",
+        &["SCANLOGIN_CLIENT_SECRET_FILE", "client_secret_file = "],
+    ),
+    Case(
+        &["--client-short-codes", "--client-entry-scenes", "typed=refuse"],
+        &[],
+        "",
+        &[
+            "SCANLOGIN_CLIENT_SHORT_CODES",
+            "SCANLOGIN_CLIENT_ENTRY_SCENES",
+            "refuses whoever typed one",
+        ],
+    ),
+    Case(
+        &[],
         &[("SCANLOGIN_CLIENT_ENTRY_SCENES", "other=refuse")],
         "[[client]]\nclient_id = \"blog\"",
         &["SCANLOGIN_CLIENT_ENTRY_SCENES", "[[client]]"],
@@ -518,6 +573,21 @@ const FILES: &[Case] = &[
     Case(
         &[],
         &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://*.shop.example/callback\"]",
+        &[
+            "client blog: redirect_uris",
+            "matched exactly, character by character: list each address",
+        ],
+    ),
+    Case(
+        &[],
+        &[],
+        "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://shop.example/*\"]",
+        &["client blog: redirect_uris", "matched exactly"],
+    ),
+    Case(
+        &[],
+        &[],
         "[[client]]\nclient_id = \"blog\"\nredirect_uris = [\"https://blog.example/#a\"]",
         &["client blog: redirect_uris", "no fragment"],
     ),
@@ -608,7 +678,7 @@ const FILES: &[Case] = &[
         &[],
         &[],
         "[[client]]\nclient_id = \"blog\"\n[[client]]\nclient_id = \"blog\"",
-        &["two clients have the client_id \"blog\""],
+        &["line 4: two clients have the client_id \"blog\", the other in line 2; give each its own"],
     ),
     Case(
         &[],
@@ -1033,6 +1103,29 @@ async fn the_settings_file_of_the_readme_starts_the_service() {
     assert!(started.json()["short_code_url"].is_string());
 }
 
+/// What is in it is what a reader of the how-to has: sites of their own, and nothing of WeChat.
+#[tokio::test]
+async fn the_sites_of_the_how_to_are_tried_with_a_simulated_wechat() {
+    let howto = include_str!("../../docs/howto.md");
+    let (_, example) = howto
+        .split_once("\n## Your own sites, with a simulated WeChat\n")
+        .unwrap();
+    let (_, example) = example.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let service = Service::builder().config_toml(example).start().await;
+    service.log().line_with(&["WeChat is simulated in this process"]).await;
+    for client in ["shop", "blog"] {
+        let start = json!({ "client_id": client, "code_challenge": s256(VERIFIER) });
+        let browser = Browser::start_with(&service, start).await;
+        let code = browser.code_of("alice", &service).await;
+        let site = Site::Public(client);
+        let given = site
+            .token(&service, &[("code", &code), ("code_verifier", VERIFIER)])
+            .await;
+        given.ok();
+    }
+}
+
 #[test]
 fn help_and_version_are_no_errors_and_show_no_secret() {
     let secrets = [
@@ -1077,8 +1170,24 @@ fn new_keys_are_private_and_never_replace_others() {
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let first = fs::read(&path).unwrap();
-    keys_in(dir.path());
-    assert_eq!(fs::read(&path).unwrap(), first, "an existing file stays as it is");
+    let again = |alg: &str| {
+        let output = scanlogin().args(["keys", "new", "--alg", alg, "--out", &path]).output();
+        let output = output.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first, "an existing file stays as it is");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = again("ES256");
+    assert_eq!(code, Some(0), "whoever makes keys at each start goes on");
+    assert!(
+        said.contains("exists already and is left as it is: no key was made"),
+        "{said}"
+    );
+    let (code, said) = again("ES256,RS256");
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("holds no key for RS256: print one with `scanlogin keys new --alg RS256`"),
+        "{said}"
+    );
 
     let printed = scanlogin().args(["keys", "new"]).output().unwrap();
     assert!(printed.status.success() && printed.stderr.is_empty());
@@ -1293,9 +1402,12 @@ async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
         path.display().to_string()
     };
     let keys = keys_in(dir.path());
-    let (own, table) = (file("own", "a-secret"), file("table", "a-secret"));
+    let (own, table) = (
+        file("own", "a-pairwise-secret-of-32-characters-or-more"),
+        file("table", "a-secret"),
+    );
     let config = format!(
-        "client_secret_file = \"{own}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
+        "pairwise_secret_file = \"{own}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
          [[mini_program]]\nappid = \"wx1\"\nsecret_file = \"{table}\"\n"
     );
     let mut command = quiet(&dir, &config);
@@ -1305,7 +1417,7 @@ async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
         .env("SCANLOGIN_SIGNING_KEYS_FILE", &keys);
     let files = [
         ("SCANLOGIN_SIGNING_KEYS_FILE", &keys),
-        ("SCANLOGIN_CLIENT_SECRET_FILE", &own),
+        ("SCANLOGIN_PAIRWISE_SECRET_FILE", &own),
         ("secret_file", &table),
         ("SCANLOGIN_CONFIG", &config),
     ];

@@ -225,6 +225,31 @@ number_matching = "on_warning"
 entry_scenes = { typed = "allow", other = "refuse" }
 "#;
 
+/// Who is to type a code is told where.
+#[tokio::test]
+async fn a_code_comes_with_the_name_of_the_mini_program_that_takes_it() {
+    const NAMED: &str =
+        "[[mini_program]]\nappid = \"wx1111111111111111\"\nname = \"扫码登录\"\nsecret = \"appsecret-of-the-named\"\n";
+    let site = "[[client]]\nclient_id = \"codes\"\nshort_codes = true\n";
+    let redis = RedisServer::start();
+    let named = format!("{NAMED}{site}");
+    let service = Service::builder().redis(&redis).config_toml(&named).start().await;
+    let browser = start_at(&service, "codes").await;
+    for status in [201, 200] {
+        let reply = Reply::to(ask(&browser)).await;
+        assert_eq!(
+            (reply.status, &reply.json()["mini_program"]),
+            (status, &json!("扫码登录"))
+        );
+    }
+    service.rewrite_config(&named.replace("name = \"扫码登录\"\n", ""));
+    eventually("it has no name", || async {
+        let reply = Reply::to(ask(&browser)).await.json();
+        reply.get("mini_program").is_none().then_some(())
+    })
+    .await;
+}
+
 async fn start_at(service: &Service, client: &str) -> Browser {
     let wanted = json!({ "client_id": client, "code_challenge": s256(VERIFIER) });
     Browser::start_with(service, wanted).await

@@ -31,6 +31,7 @@ const SCENE_TTL: Duration = Duration::from_mins(2);
 fn mini_program() -> MiniProgram {
     MiniProgram {
         appid: APPID.to_owned(),
+        name: None,
         secret: SECRET.into(),
         code: CodeSettings::new("pages/confirm/confirm", EnvVersion::Release),
         link_prefix: None,

@@ -158,7 +158,7 @@ export class World {
 
   async code() { return new Response('picture') }
 
-  async short() { return Response.json({ short_code: 'K7WM-P3XQ', expires_in: 60 }, { status: 201 }) }
+  async short() { return Response.json({ short_code: 'K7WM-P3XQ', mini_program: '扫码登录', expires_in: 60 }, { status: 201 }) }
 
   of(kind) { return this.calls.filter((call) => call.kind === kind) }
 

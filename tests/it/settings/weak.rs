@@ -39,8 +39,9 @@ async fn a_client_secret_that_can_be_found_by_trying_is_warned_about() {
     let short = &LONG[..31];
     starts(own(short), "", Some("client default: client_secret")).await;
     starts(own(LONG), "", None).await;
-    starts(own(LONG), &table(short), Some("client blog: client_secret")).await;
-    starts(own(LONG), &table(LONG), None).await;
+    let none = ("SCANLOGIN_HEARTBEAT", "15");
+    starts(none, &table(short), Some("client blog: client_secret")).await;
+    starts(none, &table(LONG), None).await;
 }
 
 #[tokio::test]
@@ -160,5 +161,25 @@ async fn an_ops_listener_that_others_may_reach_is_warned_about() {
     ] {
         let said = said_at_start(quiet(&dir, "").env("SCANLOGIN_OPS_LISTEN", address)).await;
         assert_eq!(count(&said, &WORDS), usize::from(warned), "{address}: {said:#?}");
+    }
+}
+
+#[tokio::test]
+async fn links_that_lead_elsewhere_are_warned_about() {
+    let table =
+        "[[mini_program]]\nappid = \"wx1\"\nsecret = \"a-secret\"\nlink_prefix = \"https://links.example/s/\"\n";
+    for (public_url, warned) in [
+        ("https://login.example", true),
+        ("http://links.example", true),
+        ("https://links.example", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = quiet(&dir, &format!("public_url = \"{public_url}\"\n{table}"));
+        let said = said_at_start(command.envs([SIMULATED, API_BASE])).await;
+        let words = [
+            "mini_program wx1: link_prefix: https://links.example/s/ is not",
+            public_url,
+        ];
+        assert_eq!(count(&said, &words), usize::from(warned), "{public_url}: {said:#?}");
     }
 }

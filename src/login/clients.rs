@@ -129,8 +129,8 @@ pub struct NoSuchProgram {
 }
 
 impl Sites {
-    /// These sites, with their Mini Programs by AppID and what signs for them; of two with one id the later stays. `is_demo` where nobody set up a site, so that
-    /// the built-in one is the only one.
+    /// These sites, with their Mini Programs by AppID and what signs for them; of two with one id the later stays. `is_demo` where
+    /// nobody set up a site, so that the built-in one is the only one.
     ///
     /// # Errors
     /// [`NoSuchProgram`]

@@ -1,5 +1,8 @@
 //! What is the same for everybody, made smaller for whoever takes it so (RFC 9110 §8.4.1.3).
 //!
+//! Packed once and kept: a layer that packs each answer anew (tower-http has one) would let anybody keep a processor busy for tens of
+//! milliseconds with a request of a hundred bytes, as Swagger UI's script is 1.4 MB.
+//!
 //! Never what holds a secret beside words of others: how far it shrinks would tell the one by the other (BREACH).
 
 use std::io::{self, Read, Write};
@@ -99,7 +102,7 @@ mod tests {
     fn what_is_packed_is_unpacked_to_what_it_was() {
         let plain = "to be or not to be, ".repeat(100);
         let packed = pack(plain.as_bytes()).unwrap();
-        assert!(packed.len() < 60, "{}", packed.len());
+        assert!(packed.len() * 10 < plain.len(), "{}", packed.len());
         assert_eq!(unpack(&packed).unwrap(), plain);
         assert!(unpack(plain.as_bytes()).is_err());
     }

@@ -1,7 +1,12 @@
 //! Sites, Mini Programs and keys change while the service runs: nobody's login notices, and what can't be used changes nothing.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -10,7 +15,7 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::reply::Reply;
 use crate::support::roles::{Browser, Phone, Site};
-use crate::support::service::Service;
+use crate::support::service::{Service, ServiceBuilder};
 use crate::support::{canaries, eventually};
 
 const BLOG: &str = r#"
@@ -307,9 +312,10 @@ async fn a_login_that_was_begun_before_its_key_was_taken_away_is_signed() {
     );
 }
 
-/// The way of `docs/howto.md`: behind, first, alone.
+/// The way of `docs/howto.md`: behind, first, alone, by one file that two replicas look at, while people log in all the time.
 #[tokio::test]
 async fn a_key_is_changed_while_people_log_in() {
+    let redis = RedisServer::start();
     let files = crate::support::temporary_directory();
     let path = files.path().join("keys.json");
     let new_key = || {
@@ -319,32 +325,86 @@ async fn a_key_is_changed_while_people_log_in() {
         serde_json::from_slice::<Value>(&made.stdout).unwrap()["keys"][0].clone()
     };
     let (new, old) = (new_key(), new_key());
-    let service = Service::builder()
-        .config_toml(BLOG)
-        .with("SIGNING_KEYS_FILE", path.display())
-        .start()
-        .await;
-    let mut given = Vec::new();
-    for keys in [vec![&old, &new], vec![&new, &old], vec![&new]] {
-        // Begun under the keys before.
-        let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
-        let code = browser.code_of("alice", &service).await;
-        std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
-        service.process.signal(Signal::HUP);
-        let published = eventually("the keys are published", || async {
-            let set = Reply::to(service.get("/jwks.json")).await.ok();
-            let kids: Vec<Value> = set["keys"].as_array()?.iter().map(|key| key["kid"].clone()).collect();
-            (kids == keys.iter().map(|key| key["kid"].clone()).collect::<Vec<_>>()).then_some(())
-        });
-        published.await;
+    let of_both = |replica: ServiceBuilder| replica.config_toml(BLOG).with("SIGNING_KEYS_FILE", path.display());
+    let first = of_both(Service::builder().redis(&redis)).start().await;
+    let second = of_both(first.replica()).start().await;
+    let replicas = [&first, &second];
+    let (done, over) = (Mutex::new([0_usize; PEOPLE]), AtomicBool::new(false));
+    let people = (0..PEOPLE).map(|person| log_in_again_and_again(person, replicas, &done, &over));
+    let change = async {
+        for keys in [vec![&old, &new], vec![&new, &old], vec![&new]] {
+            everybody_logs_in(&done).await;
+            std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
+            let kids: Vec<_> = keys.iter().map(|key| key["kid"].clone()).collect();
+            for replica in replicas {
+                eventually("the keys are published", || async {
+                    (published(replica).await == kids).then_some(())
+                })
+                .await;
+            }
+        }
+        everybody_logs_in(&done).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    let (signed_by, ()) = tokio::join!(join_all(people), change);
+    for kids in signed_by {
+        assert_eq!(kids, [&old, &new].map(|key| key["kid"].as_str().unwrap().to_owned()));
+    }
+}
+
+const PEOPLE: usize = 4;
+
+async fn published(service: &Service) -> Vec<Value> {
+    let set = Reply::to(service.get("/jwks.json")).await.ok();
+    let keys = set["keys"].as_array().unwrap().iter();
+    keys.map(|key| key["kid"].clone()).collect()
+}
+
+/// Each once more from now, and one more, as that may have begun before.
+async fn everybody_logs_in(done: &Mutex<[usize; PEOPLE]>) {
+    let before = *done.lock().unwrap();
+    eventually("everybody logs in", || async {
+        let now = *done.lock().unwrap();
+        (0..PEOPLE)
+            .all(|person| now[person] >= before[person] + 2)
+            .then_some(())
+    })
+    .await;
+}
+
+/// Begins at one replica, confirms and redeems at the other, and asks the first for the keys. Gives who signed, in this order.
+async fn log_in_again_and_again(
+    person: usize,
+    [first, second]: [&Service; 2],
+    done: &Mutex<[usize; PEOPLE]>,
+    over: &AtomicBool,
+) -> Vec<String> {
+    let mut signed_by: Vec<String> = Vec::new();
+    let (mut here, mut there) = (first, second);
+    for login in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let browser = Browser::start_with(here, json!({ "client_id": "blog" })).await;
+        let code = browser.code_of(&format!("person-{person}-{login}"), there).await;
         let reply = Site::Basic("blog", "s3cret")
-            .token(&service, &[("code", &code)])
+            .token(there, &[("code", &code)])
             .await
             .ok();
-        given.push(reply["id_token"].as_str().unwrap().to_owned());
-        Site::verified(&service, given.last().unwrap()).await;
-        if keys.len() == 2 {
-            Site::verified(&service, &given[0]).await;
+        let id_token = reply["id_token"].as_str().unwrap();
+        Site::verified(here, id_token).await;
+        let kid = kid_of(id_token);
+        if !signed_by.contains(&kid) {
+            signed_by.push(kid);
         }
+        done.lock().unwrap()[person] += 1;
+        (here, there) = (there, here);
     }
+    signed_by
+}
+
+fn kid_of(id_token: &str) -> String {
+    let (header, _) = id_token.split_once('.').unwrap();
+    let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
 }

@@ -802,10 +802,18 @@ const COMMANDS: &[Case] = &[
         &["simulate", "--service-url", "http://127.0.0.1:1", "--listen", "nope"],
         &[],
         "",
-        &["--listen nope", "such as 127.0.0.1:8090"],
+        &["--listen nope", "such as 127.0.0.1:0"],
     ),
     Case(
-        &["simulate", "--service-url", "http://127.0.0.1:1", "--fault-rate", "2"],
+        &[
+            "simulate",
+            "--service-url",
+            "http://127.0.0.1:1",
+            "--listen",
+            "127.0.0.1:0",
+            "--fault-rate",
+            "2",
+        ],
         &[],
         "",
         &["fault rate 2", "such as 0.05"],
@@ -969,6 +977,12 @@ fn a_port_that_is_taken_stops_the_start_and_is_named() {
             assert!(line.contains(word), "{word} is not in {line}");
         }
         assert!(!line.contains(&format!("such as {address}")), "{line}");
+    }
+    let mut simulate = scanlogin();
+    simulate.args(["simulate", "--service-url", "http://127.0.0.1:1", "--listen", &address]);
+    let line = refused(simulate.output().unwrap());
+    for word in ["--listen", &address, "such as 127.0.0.1:0,", "in use"] {
+        assert!(line.contains(word), "{word} is not in {line}");
     }
 }
 

@@ -63,7 +63,7 @@ pub struct SimulateArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
     /// Not an address, taken, or not ours to take.
-    #[error("--listen {addr}: {problem}; give an address such as 127.0.0.1:8090")]
+    #[error("--listen {addr}: {problem}; give a free one, such as 127.0.0.1:0, which is whichever is free")]
     Listen {
         /// As it was given.
         addr: String,

@@ -4,11 +4,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::fmt::rfc2822;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{StatusCode, Url};
 use ring::hmac;
@@ -31,6 +30,14 @@ pub struct Webhook {
     url: Url,
     /// All of them sign: while a site changes its secret there are two.
     keys: Arc<[hmac::Key]>,
+}
+
+/// Sent to the same place and signed the same.
+impl PartialEq for Webhook {
+    fn eq(&self, other: &Self) -> bool {
+        let of_nothing = |webhook: &Self| webhook.signature("", 0, "");
+        self.url == other.url && of_nothing(self) == of_nothing(other)
+    }
 }
 
 /// Neither address nor key: the one may hold a secret of the site's, the other is one.
@@ -169,15 +176,13 @@ impl Sender {
     }
 }
 
-/// The duration that a `Retry-After` says at `now`: seconds, or an HTTP date in the form that RFC 9110 wants to be sent.
+/// The duration that a `Retry-After` says at `now`: seconds, or an HTTP date in any of its forms (RFC 9110 §5.6.7).
 fn retry_after(text: &str, now: i64) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    let at = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    u64::try_from(at.as_second().saturating_sub(now))
-        .ok()
-        .map(Duration::from_secs)
+    let now = UNIX_EPOCH + Duration::from_secs(u64::try_from(now).ok()?);
+    httpdate::parse_http_date(text).ok()?.duration_since(now).ok()
 }
 
 #[cfg(test)]
@@ -227,7 +232,13 @@ mod tests {
         assert_eq!(says("120"), Some(120));
         assert_eq!(says("99999999999999999999999"), Some(u64::MAX));
         assert_eq!(says("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
-        assert_eq!(says("Sun, 06 Nov 1994 08:51:37 GMT"), Some(120));
+        for date in [
+            "Sun, 06 Nov 1994 08:51:37 GMT",
+            "Sunday, 06-Nov-94 08:51:37 GMT",
+            "Sun Nov  6 08:51:37 1994",
+        ] {
+            assert_eq!(says(date), Some(120), "{date}");
+        }
         for nothing in [
             "Sun, 06 Nov 1994 08:49:36 GMT",
             "",

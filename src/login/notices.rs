@@ -69,9 +69,10 @@ pub struct Webhooks {
     stop: CancellationToken,
 }
 
-/// The way to one site.
+/// The way to one site, as it is set up: another address or secret makes another way, of which nothing bad is known.
 #[derive(Debug)]
 struct Lane {
+    webhook: Option<Webhook>,
     /// For those that are sent, or wait for their turn.
     queue: Arc<Semaphore>,
     sending: Arc<Semaphore>,
@@ -161,18 +162,26 @@ impl Webhooks {
         retries.iter().sum::<Duration>() * 6 / 5 + (*timeout + self.look()) * tries
     }
 
-    fn lane(&self, client_id: &str) -> Arc<Lane> {
+    fn lane(&self, client_id: &str, webhook: Option<Webhook>) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = lanes.entry(client_id.to_owned()).or_insert_with(|| {
-            Arc::new(Lane {
-                queue: Arc::new(Semaphore::new(QUEUE_TO_ONE_MAX)),
-                sending: Arc::new(Semaphore::new(SENDING_TO_ONE_MAX)),
-                trying: Arc::new(Semaphore::new(1)),
-                fails: AtomicBool::new(false),
-                rests_until: Mutex::new(None),
-            })
+        if let Some(lane) = lanes.get(client_id).filter(|lane| lane.webhook == webhook) {
+            return Arc::clone(lane);
+        }
+        let lane = Arc::new(Lane {
+            webhook,
+            queue: Arc::new(Semaphore::new(QUEUE_TO_ONE_MAX)),
+            sending: Arc::new(Semaphore::new(SENDING_TO_ONE_MAX)),
+            trying: Arc::new(Semaphore::new(1)),
+            fails: AtomicBool::new(false),
+            rests_until: Mutex::new(None),
         });
-        Arc::clone(lane)
+        lanes.insert(client_id.to_owned(), Arc::clone(&lane));
+        lane
+    }
+
+    /// How long a receiver may have for a rest: never so long that messages come to their end in it.
+    fn rest_max(&self) -> Duration {
+        RETRY_AFTER_MAX.min(self.life() / 8)
     }
 }
 
@@ -192,10 +201,6 @@ impl Lane {
         let rests_until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
         let left = rests_until?.saturating_duration_since(Instant::now());
         Some(left).filter(|left| !left.is_zero())
-    }
-
-    fn works(&self) {
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -314,7 +319,10 @@ impl Login {
 
     /// Gives back what finds no room here. It is due again when its claim ends.
     fn spawn_sending(&self, claimed: Claimed) -> Option<(Claimed, Arc<Lane>)> {
-        let lane = self.webhooks.lane(&claimed.message.client_id);
+        let client_id = &claimed.message.client_id;
+        // Another replica may know one by now, as settings are read again.
+        let webhook = self.site(client_id).ok().and_then(|site| site.client.webhook.clone());
+        let lane = self.webhooks.lane(client_id, webhook);
         let own_place = Arc::clone(&lane.queue).try_acquire_owned();
         let place = Arc::clone(&self.webhooks.queue).try_acquire_owned();
         let (Ok(own_place), Ok(place)) = (own_place, place) else {
@@ -344,8 +352,6 @@ impl Login {
                 Err(_) => return,
             }
         }
-        let site = self.site(&message.client_id).ok();
-        let webhook = site.and_then(|site| site.client.webhook.clone());
         let stop = &self.webhooks.stop;
         let Some(turns) = stop.run_until_cancelled(self.turns(lane)).await else {
             return self.hand_over(&claimed).await;
@@ -361,7 +367,7 @@ impl Login {
             return;
         }
         tokio::select! {
-            sent = self.post(webhook.as_ref(), message) => self.settle(claimed, lane, sent).await,
+            sent = self.post(lane.webhook.as_ref(), message) => self.settle(claimed, lane, sent).await,
             () = async { stop.cancelled().await; sleep(LAST).await } => self.hand_over(&claimed).await,
         }
     }
@@ -433,7 +439,6 @@ impl Login {
     }
 
     async fn post(&self, webhook: Option<&Webhook>, message: &Message) -> Result<(), SendError> {
-        // Another replica may know one by now, as settings are read again.
         let webhook = webhook.ok_or_else(|| SendError::Unreachable("the client has no webhook here".to_owned()))?;
         let id = format!("msg_{}", message.event_id);
         let now = Timestamp::now().as_second();
@@ -458,7 +463,6 @@ impl Login {
         let error = match sent {
             Ok(()) => {
                 self.count_webhook(client, "delivered");
-                lane.works();
                 if lane.fails.swap(false, Ordering::Relaxed) {
                     tracing::info!(client, "the webhook works again");
                 }
@@ -470,8 +474,13 @@ impl Login {
         if !lane.fails.swap(true, Ordering::Relaxed) {
             tracing::warn!(client, %error, "the webhook does not work; what it tells is kept, and sent again");
         }
-        let asked = error.retry_after().map(|asked| asked.min(RETRY_AFTER_MAX));
+        let asked = error.retry_after().map(|asked| asked.min(self.webhooks.rest_max()));
         if let Some(asked) = asked {
+            tracing::info!(
+                client,
+                seconds = asked.as_secs(),
+                "the webhook's receiver is left alone, as it asks to be"
+            );
             lane.rest(asked);
         }
         let (pause, left) = (self.webhooks.settings.retries.get(message.sent - 1), message.left());

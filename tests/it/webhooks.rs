@@ -525,7 +525,10 @@ async fn what_is_not_taken_is_given_up_in_time_however_much_waits(store: Store) 
 
 async fn a_receiver_that_asks_to_be_left_alone_is_left_alone(store: Store) {
     let receiver = Receiver::start(Manner::FirstAsksFor(4)).await;
-    let service = telling(store.service(), &receiver.url()).start().await;
+    let service = telling(store.service(), &receiver.url())
+        .with("WEBHOOK_RETRIES", "1,40")
+        .start()
+        .await;
     login(&service, "alice").await;
     until_counted(&service, "failed", 1.0).await;
     login(&service, "bob").await;
@@ -595,6 +598,31 @@ async fn a_receivers_wish_to_be_left_alone_has_a_bound_and_brings_nothing_forwar
         let due = due_in(&redis, &scene);
         assert!((least - minute / 3..=most).contains(&due), "{due} ms for {asked} s");
     }
+}
+
+/// However long the next pause is: what waited for its turns, or was kept waiting, has its last try at its end.
+#[tokio::test]
+async fn the_last_try_comes_no_later_than_a_messages_end() {
+    let redis = RedisServer::start();
+    let receiver = Receiver::start(Manner::Answers(500)).await;
+    let service = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_RETRIES", "2,86400")
+        .start()
+        .await;
+    let scene = login(&service, "alice").await;
+    until_counted(&service, "failed", 1.0).await;
+    service.process.signal(Signal::STOP);
+    let key = format!("scanlogin:{{{}}}:notices", &scene[..2]);
+    let text = cli(redis.addr(), &["HGET", &key, &scene]);
+    let (before, until) = text.trim_end().split_once("\"until\":").expect("an end");
+    let after = until.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let soon = jiff::Timestamp::now().as_second() + 60;
+    let text = format!("{before}\"until\":{soon}{after}");
+    cli(redis.addr(), &["HSET", &key, &scene, &text]);
+    service.process.signal(Signal::CONT);
+    until_counted(&service, "failed", 2.0).await;
+    let due = due_in(&redis, &scene);
+    assert!((0..=60_000).contains(&due), "{due} ms");
 }
 
 /// As after hours of a receiver that hangs: more than a replica may have waiting, all of it due.
@@ -812,6 +840,26 @@ async fn the_receiver_of_the_document_takes_our_messages_and_no_others() {
     assert_eq!(answer(now, "{}", "{}").await, 204);
     assert_eq!(answer(now, "{}", "{ }").await, 401);
     assert_eq!(answer(now - 600, "{}", "{}").await, 401);
+}
+
+#[tokio::test]
+async fn a_webhook_that_moves_is_told_at_once_though_the_old_one_asked_for_a_rest() {
+    let (old, new) = (
+        Receiver::start(Manner::FirstAsksFor(999)).await,
+        Receiver::start(Manner::Answers(200)).await,
+    );
+    let at = |receiver: &Receiver| {
+        let url = receiver.url();
+        format!("[[client]]\nclient_id = \"blog\"\nwebhook_url = \"{url}\"\nwebhook_secret = \"{SECRET}\"")
+    };
+    let service = Service::builder().config_toml(&at(&old)).start().await;
+    login(&service, "alice").await;
+    service.log().line_with(&["is left alone", "999"]).await;
+    service.rewrite_config(&at(&new));
+    service.process.signal(Signal::HUP);
+    service.log().line_with(&["settings were read again"]).await;
+    let scene = login(&service, "bob").await;
+    assert_eq!(new.messages(1).await[0].verified()["data"]["scene"], scene);
 }
 
 #[tokio::test]

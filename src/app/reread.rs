@@ -102,6 +102,11 @@ impl Rereading {
         let state = &self.state;
         let before = state.login.sites();
         let sites = self.workshop.sites(config, Some(&before))?;
+        if sites.demo().is_some() && before.demo().is_none() {
+            bail!(
+                "no site is left in the settings, and the demo site never takes the place of real ones: that takes a restart"
+            );
+        }
         if let (Some(now), Some(then)) = (sites.pairwise(), before.pairwise())
             && !now.shares_secret(then)
         {

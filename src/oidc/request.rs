@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{percent_decode, percent_decode_str};
 use url::form_urlencoded;
 
 use crate::login::Client;
@@ -249,7 +249,7 @@ impl AuthorizationRequest {
 fn read_pair(pair: &[u8]) -> (String, Option<String>) {
     let Ok(text) = std::str::from_utf8(pair) else {
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
-        return (String::from_utf8_lossy(name).into_owned(), None);
+        return (percent_decode(name).decode_utf8_lossy().into_owned(), None);
     };
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     let decode = |text: &str| {

@@ -442,6 +442,14 @@ async fn what_is_no_text_is_refused_and_never_sent_back_as_another() {
             (&json!("invalid_request"), None)
         );
     }
+    // A second one is a second one however its name is written.
+    let body = [without_state.as_bytes(), b"&%72edirect_uri=\xff"].concat();
+    let posted = service
+        .call(Method::POST, "/authorize")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(body);
+    let refused = Reply::to(posted).await;
+    assert_eq!((refused.status, refused.header("location")), (400, ""));
     // Of whom nothing is known, nobody is told.
     for (name, value) in [("client_id", "blog%FF"), ("redirect_uri", "https://blog.example/%FF")] {
         let asked = format!("{}&{name}={value}", asked(&[(name, None)]));

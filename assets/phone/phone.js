@@ -5,7 +5,7 @@ import { Problem } from '../shared/http.js';
 import { createI18n } from '../shared/i18n.js';
 import { prepareAvatar } from './avatar.js';
 import { PEOPLE, rememberPerson, rememberedPerson, somebodyNew } from './people.js';
-import { confirm, decline, scan, sendAvatar } from './service.js';
+import { confirm, decline, miniPrograms, scan, sendAvatar } from './service.js';
 import { strings } from './strings.js';
 import { createView, remedyOf } from './view.js';
 
@@ -85,6 +85,14 @@ byId('enter').addEventListener('submit', (event) => {
   else byId('link').focus();
 });
 
+/** Where there are several Mini Programs, a person has opened the one that the site names. */
+async function offerMiniPrograms() {
+  const appids = await miniPrograms().catch(() => []);
+  const chosen = byId('program').value;
+  byId('program').replaceChildren(...appids.map((appid) => new Option(appid, appid, false, appid === chosen)));
+  byId('program-choice').hidden = appids.length < 2;
+}
+
 /** The address names the scene, as if it had been scanned; a reload stays with it. */
 function goTo(scene, typed = null) {
   const url = new URL(location.href);
@@ -104,6 +112,7 @@ async function startScan() {
     const asked = await scan({
       scene: model.scene,
       typed: model.typed,
+      appid: byId('program').value,
       openid: model.person.openid,
       entryScene: Number(byId('entry-scene').value),
       language: i18n.tag,
@@ -219,9 +228,11 @@ byId('retry').addEventListener('click', () => {
 });
 byId('switch').addEventListener('click', () => show('choose'));
 byId('close').addEventListener('click', () => goTo(null));
+byId('link').addEventListener('focus', offerMiniPrograms);
 
 i18n.fill();
 i18n.bindToggle(byId('lang'));
 model.screen = model.scene ? 'choose' : 'enter';
 view.render(model);
+offerMiniPrograms();
 if (model.scene && query.get('auto') === '1') startScan();

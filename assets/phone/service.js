@@ -16,9 +16,12 @@ async function twice(call) {
 }
 
 /** What is typed leads to its scene, in place of a scan. */
-async function scanOnce({ scene, typed, openid, entryScene, language }) {
-  const { code } = await request('POST', '/simulator/login', { json: { openid } });
-  if (typed) return request('POST', '/simulator/service/short-codes/scan', { json: { short_code: typed, code }, language });
+async function scanOnce({ scene, typed, appid, openid, entryScene, language }) {
+  const { code } = await request('POST', '/simulator/login', { json: { openid, appid: typed && appid ? appid : undefined } });
+  if (typed) {
+    const within = appid ? `?appid=${encodeURIComponent(appid)}` : '';
+    return request('POST', `/simulator/service/short-codes/scan${within}`, { json: { short_code: typed, code }, language });
+  }
   return request('POST', at(scene, 'scan'), { json: { code, entry_scene: entryScene }, language });
 }
 
@@ -31,6 +34,9 @@ export async function scan(who) {
     return scanOnce(who);
   }
 }
+
+/** The AppIDs that the simulator knows: a short code is typed in one of them. */
+export const miniPrograms = () => request('GET', '/simulator/mini-programs');
 
 export function confirm({ scene, token, nickname, number }) {
   const json = { profile: nickname ? { nickname } : {} };

@@ -103,6 +103,7 @@ export const strings = {
     requestId: 'request {id}',
 
     developer: 'For developers',
+    program: 'The Mini Program in which a short code is typed (AppID)',
     entryScene: 'How the Mini Program was entered (entry_scene)',
     entry1047: '1047 · camera',
     entry1048: '1048 · long press on a picture',
@@ -202,6 +203,7 @@ export const strings = {
     requestId: '请求 {id}',
 
     developer: '开发者选项',
+    program: '输入登录码的小程序（AppID）',
     entryScene: '小程序的进入方式（entry_scene）',
     entry1047: '1047 · 相机扫码',
     entry1048: '1048 · 长按图片识别',

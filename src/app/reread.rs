@@ -13,12 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::Workshop;
 use crate::config::{self, Config, Reading};
 use crate::http::AppState;
+use crate::oidc::keys::{ID_TOKEN_LIFE, SigningKeys};
 
 /// Reads and checks all settings.
 pub type Reader = Arc<dyn Fn() -> Reading + Send + Sync>;
@@ -66,6 +67,7 @@ impl Rereading {
 
     async fn reread(self, read: Reader, mut files: Vec<PathBuf>, mut hangup: Signal) {
         let mut seen = Traces::of(&files).await;
+        let mut signed = Signed::default();
         loop {
             tokio::select! {
                 _ = hangup.recv() => {}
@@ -79,7 +81,7 @@ impl Rereading {
                 Ok(reading) => (reading.files, reading.config.map_err(anyhow::Error::from)),
                 Err(error) => (Vec::new(), Err(error)),
             };
-            let now = match config.and_then(|config| self.take(&config)) {
+            let now = match config.and_then(|config| self.take(&config, &mut signed)) {
                 Ok(()) => named,
                 Err(error) => {
                     self.count("refused");
@@ -95,7 +97,7 @@ impl Rereading {
         }
     }
 
-    fn take(&self, config: &Config) -> anyhow::Result<()> {
+    fn take(&self, config: &Config, signed: &mut Signed) -> anyhow::Result<()> {
         if config.wechat != self.settled.wechat {
             bail!("who answers as WeChat would be another one: that takes a restart");
         }
@@ -116,6 +118,7 @@ impl Rereading {
         }
         let ids = |sites: &crate::login::Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
         let (now, then) = (ids(&sites), ids(&before));
+        let keys = sites.keys().clone();
         state.login.set_sites(sites);
         self.count("taken");
         let (added, removed): (Vec<_>, Vec<_>) = (now.difference(&then).collect(), then.difference(&now).collect());
@@ -127,6 +130,7 @@ impl Rereading {
             mini_programs,
             "settings were read again"
         );
+        signed.change(before.keys(), &keys, Instant::now());
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -145,6 +149,39 @@ impl Rereading {
     fn count(&self, outcome: &str) {
         let metrics = &self.state.metrics;
         metrics.settings_read_again_total.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// Keys that sign no more, by `kid`, and when they were seen to.
+#[derive(Default)]
+struct Signed(BTreeMap<String, Instant>);
+
+impl Signed {
+    /// Says which keys there are now, and which are gone although somebody may still have to check what they signed.
+    fn change(&mut self, then: &SigningKeys, now: &SigningKeys, at: Instant) {
+        let (published, signing): (Vec<_>, Vec<_>) = (now.kids().collect(), now.signing_kids().collect());
+        if then.kids().eq(now.kids()) {
+            return;
+        }
+        tracing::info!(?published, ?signing, "the signing keys are others");
+        self.0.retain(|_, last| at.duration_since(*last) < ID_TOKEN_LIFE);
+        self.0.extend(then.signing_kids().map(|kid| (kid.to_owned(), at)));
+        let gone: Vec<_> = self
+            .0
+            .keys()
+            .filter(|kid| !published.contains(&&***kid))
+            .cloned()
+            .collect();
+        if !gone.is_empty() {
+            tracing::warn!(
+                ?gone,
+                "keys that signed within the last {} minutes are gone from the file: sites refuse the id_tokens that they signed; keep \
+                 a key after the one that signs for as long",
+                ID_TOKEN_LIFE.as_secs() / 60
+            );
+        }
+        // Of each it is said once.
+        self.0.retain(|kid, _| published.contains(&&**kid));
     }
 }
 

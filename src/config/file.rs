@@ -1,15 +1,19 @@
 //! The optional TOML file: the same settings as defaults, and the tables for several sites and Mini Programs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use clap::builder::Resettable;
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Value;
 
 use super::check::{TYPED_IS_REFUSED, WebhookPart, only, read_file, refuses_typed, secret_of, webhook};
-use super::lines::{At, Lines};
+use super::lines::{At, Lines, setting_at};
 use super::values::{avatar_host, host_of, link_prefix, origin, redirect_uri, web_address};
 use super::warnings::is_secret;
 use super::words::one_line;
@@ -50,7 +54,7 @@ struct ClientTable {
     mini_program: Option<String>,
     #[serde(default = "avatar_hosts")]
     avatar_hosts: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     number_matching: NumberMatching,
     #[serde(default)]
     entry_scenes: BTreeMap<String, Verdict>,
@@ -58,10 +62,10 @@ struct ClientTable {
     short_codes: bool,
     #[serde(default)]
     env_versions: Vec<EnvVersion>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     subject_type: SubjectType,
     sector: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     id_token_signed_response_alg: Algorithm,
     webhook_url: Option<SecretString>,
     webhook_secret: Option<SecretString>,
@@ -112,7 +116,12 @@ pub(super) fn apply_text(
 ) -> Result<(clap::Command, Tables), ConfigError> {
     let in_file = |problem: &str| wrong(format!("SCANLOGIN_CONFIG: {}: {problem}", path.display()));
     let parsed = text.parse::<toml::Table>();
-    let unread = |error: toml::de::Error| in_file(&placed(text, error.span(), &plainly(error.message())));
+    let unread = |error: toml::de::Error| {
+        let (span, problem) = (error.span(), plainly(error.message()));
+        let setting = span.as_ref().and_then(|span| setting_at(text, span.start));
+        let problem = setting.map_or_else(|| problem.clone(), |setting| format!("{setting}: {problem}"));
+        in_file(&placed(text, span, &problem))
+    };
     let table = parsed.map_err(unread)?;
     // Of the text itself, which knows its lines.
     let mut tables: Tables = toml::from_str(text).map_err(unread)?;
@@ -163,6 +172,28 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
+/// One of a few words: whoever wrote anything else is told which there are.
+fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(value: D) -> Result<T, D::Error> {
+    struct Word<T>(PhantomData<T>);
+
+    impl<T: DeserializeOwned> Visitor<'_> for Word<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let none = StrDeserializer::<de::value::Error>::new("");
+            let refused = T::deserialize(none).err().map(|error| error.to_string());
+            let words = refused.as_deref().and_then(|refused| refused.split_once(", expected "));
+            f.write_str(words.map_or("a word in quotes", |(_, words)| words))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            T::deserialize(StrDeserializer::new(text))
+        }
+    }
+
+    value.deserialize_str(Word(PhantomData))
+}
+
 /// What the reader of TOML says is wrong, in words for whoever wrote it. What has the wrong type may be a secret, and is not repeated.
 fn plainly(problem: &str) -> String {
     let is_of_type = problem.starts_with("invalid type: ") || problem.starts_with("invalid value: ");
@@ -170,7 +201,7 @@ fn plainly(problem: &str) -> String {
     let is_too_large = problem.contains("64 value was too large") || expected == Some("any valid TOML value");
     match expected.filter(|_| is_of_type) {
         _ if is_too_large => "the number is too large: what is no number must stand in quotes".to_owned(),
-        Some("a string" | "string only" | "path string") => "it must be text in quotes".to_owned(),
+        Some("a string" | "string only" | "string or table" | "path string") => "it must be text in quotes".to_owned(),
         Some("a sequence") => "it must be a list, such as [\"text\"], or tables, such as [[client]]".to_owned(),
         Some("a map") => "it must be a table, such as { name = \"text\" }".to_owned(),
         Some(expected) => format!("it must be {expected}"),

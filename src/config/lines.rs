@@ -53,6 +53,32 @@ impl Lines {
     }
 }
 
+/// Which setting of a `[[client]]` or `[[mini_program]]` table has its value at this byte, such as `entry_scenes.1048`.
+pub(super) fn setting_at(text: &str, at: usize) -> Option<String> {
+    let table = DeTable::parse(text).ok()?;
+    let named = named_in(table.get_ref(), at)?;
+    named.split_once('.').map(|(_, setting)| setting.to_owned())
+}
+
+fn named_in(table: &DeTable<'_>, at: usize) -> Option<String> {
+    let (name, value) = table.iter().find(|(_, value)| holds(value, at))?;
+    let name = name.get_ref();
+    Some(named_within(value, at).map_or_else(|| name.to_string(), |within| format!("{name}.{within}")))
+}
+
+fn named_within(value: &Spanned<DeValue<'_>>, at: usize) -> Option<String> {
+    match value.get_ref() {
+        DeValue::Table(table) => named_in(table, at),
+        DeValue::Array(items) => items.iter().find_map(|item| named_within(item, at)),
+        _ => None,
+    }
+}
+
+/// A table begun by `[[client]]` may span no more than that line, so what is in it is looked at too.
+fn holds(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
+    value.span().contains(&at) || named_within(value, at).is_some()
+}
+
 fn of_table(table: &DeTable<'_>, within: &str, line_at: &impl Fn(usize) -> usize, of: &mut HashMap<String, usize>) {
     for (name, value) in table {
         let place = format!("{within}{}", name.get_ref());

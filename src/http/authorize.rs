@@ -54,7 +54,8 @@ struct AuthorizeRequest {
     /// In seconds. Any holds: each login is scanned anew.
     #[schema(nullable = false)]
     max_age: Option<u64>,
-    /// The languages to speak, the dearest first: `zh` and `en` are spoken.
+    /// The languages to speak, the dearest first: `zh` and `en` are spoken. Without either, Accept-Language decides: English for whoever
+    /// names other languages only, Chinese for whoever names none.
     #[schema(nullable = false)]
     ui_locales: Option<String>,
     #[schema(nullable = false)]
@@ -135,7 +136,10 @@ fn answer_of(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
             let query = String::from_utf8_lossy(query);
             code_page(state, &query, language, &site.client, &authorization)
         }
-        Err(Refusal::Stay(stranger)) => stranger_page(stranger, language),
+        Err(Refusal::Stay(stranger)) => {
+            let sent = request.redirect_uri().filter(|_| stranger == Stranger::RedirectUri);
+            stranger_page(stranger, sent, language)
+        }
         Err(Refusal::Return {
             redirect_to,
             error,
@@ -213,8 +217,11 @@ pub(super) const GAVE_UP: [(&str, &str); 2] =
     [("error", "access_denied"), ("error_description", "The person gave up.")];
 
 /// What the site's makers must mend, said to whoever stands before it: nobody is sent anywhere.
-fn stranger_page(stranger: Stranger, language: Language) -> Response {
-    let words = stranger.to_string();
+fn stranger_page(stranger: Stranger, sent: Option<&str>, language: Language) -> Response {
+    let words = match sent {
+        Some(sent) => format!("{stranger}: {:?}", loggable(sent)),
+        None => stranger.to_string(),
+    };
     let page = filled(
         "authorize/stranger.html",
         &[
@@ -235,6 +242,16 @@ fn stranger_page(stranger: Stranger, language: Language) -> Response {
         is_failure: false,
     });
     response
+}
+
+/// So much of a refused address stands in the log, in characters.
+const LOGGED: usize = 200;
+
+/// An address without what may be secret in it: a query, a fragment, a user.
+fn loggable(address: &str) -> String {
+    let bare = address.split(['?', '#']).next().unwrap_or_default();
+    let (user, bare) = bare.rsplit_once('@').map_or(("", bare), |(_, rest)| ("…@", rest));
+    user.chars().chain(bare.chars()).take(LOGGED).collect()
 }
 
 /// The same in both languages.

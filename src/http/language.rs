@@ -10,11 +10,16 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// The first of ours that the phone or the browser names.
+    /// The first of ours that the phone or the browser names. Whoever names others only is spoken to in English, as most who speak
+    /// neither read that sooner; whoever names none at all, in Chinese.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let languages = headers.get(header::ACCEPT_LANGUAGE);
         let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Self::first(languages.split(',')).unwrap_or(Self::Chinese)
+        let names_any = languages
+            .split(',')
+            .any(|tag| tag.trim_start().starts_with(|c: char| c.is_ascii_alphabetic()));
+        let otherwise = if names_any { Self::English } else { Self::Chinese };
+        Self::first(languages.split(',')).unwrap_or(otherwise)
     }
 
     /// What a site asks for its people (`ui_locales`, separated by spaces), else as [`Self::of`].

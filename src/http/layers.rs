@@ -1,7 +1,9 @@
 //! What surrounds every handler: request ids, one log line each, the words of problems, headers, limits, panics.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -69,8 +71,9 @@ impl From<&Problem> for Cause {
 }
 
 /// Pages of listed sites may call, with credentials; nobody else's page learns anything.
-fn cors(is_listed: impl Fn(&str) -> bool + Clone + Send + Sync + 'static) -> CorsLayer {
-    let listed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(&is_listed);
+fn cors(is_listed: impl Fn(&str, &Parts) -> bool + Clone + Send + Sync + 'static) -> CorsLayer {
+    let listed =
+        move |origin: &HeaderValue, parts: &Parts| origin.to_str().is_ok_and(|origin| is_listed(origin, parts));
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(listed))
         .allow_credentials(true)
@@ -84,13 +87,58 @@ fn cors(is_listed: impl Fn(&str) -> bool + Clone + Send + Sync + 'static) -> Cor
         .max_age(Duration::from_mins(10))
 }
 
+/// An origin that was refused is named again this much later.
+const STRANGER_AGAIN: Duration = Duration::from_mins(10);
+/// So many origins are named within that time, and no more: a caller can make up any number.
+const STRANGERS_MAX: usize = 32;
+/// The longest origin that is named, in bytes: a host has at most 253.
+const STRANGER_LEN: usize = 280;
+
+/// Origins that no client lists: a browser tells their pages nothing but that it was refused, so the log says what to do.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<HashMap<String, Instant>>);
+
+impl Strangers {
+    fn warn_of(&self, origin: &str) {
+        // As browsers write them: nothing else is worth a line, whoever sends it.
+        let is_origin = || PublicUrl::parse(origin).is_ok_and(|read| read.as_str() == origin);
+        if origin.len() > STRANGER_LEN || !is_origin() || !self.is_due(origin, Instant::now()) {
+            return;
+        }
+        tracing::warn!(
+            origin,
+            "a page of an origin that is in no client's origins called, and its browser kept the answer from it; if the page is of one \
+             of your sites, add this to that client's origins (or to SCANLOGIN_CLIENT_ORIGINS)"
+        );
+    }
+
+    /// Whether it was not named lately, and there is room.
+    fn is_due(&self, origin: &str, now: Instant) -> bool {
+        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        named.retain(|_, at| now.duration_since(*at) < STRANGER_AGAIN);
+        if named.contains_key(origin) || named.len() >= STRANGERS_MAX {
+            return false;
+        }
+        named.insert(origin.to_owned(), now);
+        true
+    }
+}
+
 /// The layers, the outermost last.
 pub(super) fn wrap(router: Router, state: AppState) -> Router {
     let unless_set = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
     let sites = state.clone();
-    let cors = cors(move |origin| sites.login.sites().list_origin(origin));
+    let strangers = Arc::new(Strangers::default());
+    let cors = cors(move |origin, parts| {
+        let is_listed = sites.login.sites().list_origin(origin);
+        let wants_in = parts.method == Method::OPTIONS || parts.uri.path() == "/scenes";
+        if !is_listed && wants_in && origin != sites.public_url.as_str() {
+            strangers.warn_of(origin);
+        }
+        is_listed
+    });
     let router = router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
         .method_not_allowed_fallback(method_not_allowed);
@@ -339,10 +387,24 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_is_named_once_in_ten_minutes_and_so_many_at_most() {
+        let strangers = Strangers::default();
+        let is_due = |origin: &str| strangers.is_due(origin, Instant::now());
+        assert!(is_due("https://a.example"));
+        assert!(!is_due("https://a.example"));
+        for n in 1..STRANGERS_MAX {
+            assert!(is_due(&format!("https://{n}.example")));
+        }
+        assert!(!is_due("https://one-more.example"));
+        tokio::time::advance(STRANGER_AGAIN).await;
+        assert!(is_due("https://a.example") && is_due("https://one-more.example"));
+    }
+
     #[tokio::test]
     async fn a_listed_sites_page_can_read_that_a_handler_broke() {
         let broken = Router::new().route("/", get(async || -> () { panic!("broken") }));
-        let guarded = guard(broken, cors(|origin| origin == "https://blog.example"));
+        let guarded = guard(broken, cors(|origin, _| origin == "https://blog.example"));
         for (origin, named) in [
             ("https://blog.example", Some("https://blog.example")),
             ("https://evil.example", None),

@@ -2,12 +2,12 @@
 //! WeChat's console knows whose address it is.
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::assets;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use crate::scene::SceneId;
 
 /// `GET /s/{name}`: the same for every scene, so that nobody learns here which there are.
@@ -25,7 +25,12 @@ pub(super) async fn page(
         .values()
         .filter_map(|program| program.mini_program.link_file.as_ref());
     let file = files.find(|file| file.name == name);
-    let file = file.ok_or_else(|| Problem::new(Code::NotFound, "There is no such file."))?;
+    let Some(file) = file else {
+        // Cut off on its way, as a rule, and opened by a person.
+        let mut page = assets::page("link/unknown.html", &HeaderMap::new())?;
+        *page.status_mut() = StatusCode::NOT_FOUND;
+        return Ok(page);
+    };
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, plain)], file.text.clone()).into_response())
 }

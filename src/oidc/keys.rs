@@ -334,6 +334,17 @@ impl SigningKeys {
         Ok(Self { keys })
     }
 
+    /// The names of all (`kid`), as they are published.
+    pub fn kids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|key| &*key.kid)
+    }
+
+    /// The names of those that sign: the first of each algorithm.
+    pub fn signing_kids(&self) -> impl Iterator<Item = &str> {
+        let firsts = self.algorithms().into_iter();
+        firsts.filter_map(|algorithm| Some(&*self.keys.iter().find(|key| key.algorithm() == algorithm)?.kid))
+    }
+
     /// What there are keys for.
     #[must_use]
     pub fn algorithms(&self) -> BTreeSet<Algorithm> {

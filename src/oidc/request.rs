@@ -101,6 +101,12 @@ impl AuthorizationRequest {
         self.get("client_id").ok_or(Stranger::Client)
     }
 
+    /// Where it wants its people back, as it was sent.
+    #[must_use]
+    pub fn redirect_uri(&self) -> Option<&str> {
+        self.get("redirect_uri")
+    }
+
     /// The languages that the site wants its people spoken to, the dearest first (BCP 47).
     #[must_use]
     pub fn ui_locales(&self) -> Option<&str> {

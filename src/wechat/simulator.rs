@@ -18,6 +18,7 @@ pub mod serve;
 mod tokens;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,9 @@ use calls::CallLog;
 use faults::Faults;
 use logins::Logins;
 use tokens::Tokens;
+
+/// Of how many Mini Programs the simulated phone is offered a choice, where any AppID is accepted.
+const MINI_PROGRAMS_MAX: usize = 64;
 
 /// What a simulator is told.
 #[derive(Debug, Clone)]
@@ -73,6 +77,7 @@ struct Shared {
     logins: Mutex<Logins>,
     faults: Mutex<Faults>,
     calls: Mutex<CallLog>,
+    callers: Mutex<BTreeSet<String>>,
 }
 
 impl Simulator {
@@ -89,6 +94,7 @@ impl Simulator {
             logins: Mutex::default(),
             faults: Mutex::new(Faults::new(dice, settings.seed)),
             calls: Mutex::default(),
+            callers: Mutex::new(settings.appid.clone().into_iter().collect()),
             settings,
         };
         Ok(Self {
@@ -125,6 +131,19 @@ impl Simulator {
     fn accepts_secret(&self, secret: &str) -> bool {
         let own = self.settings().secret.as_ref();
         own.is_none_or(|own| own.expose_secret().as_bytes().ct_eq(secret.as_bytes()).into())
+    }
+
+    /// Whose server has called, so that the simulated phone can be in that Mini Program.
+    fn remember(&self, appid: &str) {
+        let mut callers = lock(&self.shared.callers);
+        if callers.len() < MINI_PROGRAMS_MAX && !callers.contains(appid) {
+            callers.insert(appid.to_owned());
+        }
+    }
+
+    /// The AppIDs that are known, in the order of the alphabet.
+    fn mini_programs(&self) -> Vec<String> {
+        lock(&self.shared.callers).iter().cloned().collect()
     }
 
     fn tokens(&self) -> MutexGuard<'_, Tokens> {

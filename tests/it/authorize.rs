@@ -300,6 +300,35 @@ async fn t12_nobody_is_sent_to_an_address_that_the_site_did_not_list() {
 }
 
 #[tokio::test]
+async fn a_redirect_uri_that_is_not_listed_is_told_to_the_log_without_its_secrets() {
+    let service = sites().await;
+    for (sent, logged) in [
+        ("https://blog.example/near-miss/", "https://blog.example/near-miss/\\\""),
+        ("https://blog.example/q?code=hidden", "https://blog.example/q\\\""),
+        ("https://blog.example/f#hidden", "https://blog.example/f\\\""),
+        ("https://me:hidden@blog.example/u", "…@blog.example/u\\\""),
+    ] {
+        let refused = authorize(&service, &asked(&[("redirect_uri", Some(sent))])).await;
+        assert_eq!(refused.status, 400, "{sent}");
+        assert!(!refused.text().contains("blog.example"), "{sent}");
+        service
+            .log()
+            .line_with(&["redirect_uri is none of those", logged])
+            .await;
+    }
+    let long = format!("https://blog.example/{}", "x".repeat(1_000));
+    authorize(&service, &asked(&[("redirect_uri", Some(&long))])).await;
+    let line = service.log().line_with(&["/xxxxxx"]).await;
+    let kept = 200 - "https://blog.example/".len();
+    assert!(
+        line.contains(&"x".repeat(kept)) && !line.contains(&"x".repeat(kept + 1)),
+        "{line}"
+    );
+    let lines = service.log().lines();
+    assert!(!lines.iter().any(|line| line.contains("hidden")), "{lines:#?}");
+}
+
+#[tokio::test]
 async fn why_nobody_is_sent_anywhere_is_said_in_the_language_of_who_reads_it() {
     let service = sites().await;
     let wrong = asked(&[("redirect_uri", Some("https://blog.example/else"))]);
@@ -307,6 +336,11 @@ async fn why_nobody_is_sent_anywhere_is_said_in_the_language_of_who_reads_it() {
     for (asked, accepted, said, not_said, lang) in [
         (wrong.clone(), "zh-CN,en;q=0.5", zh, en, "zh-CN"),
         (wrong.clone(), "en-GB,zh;q=0.5", en, zh, "en"),
+        (wrong.clone(), "fr-FR,fr;q=0.5", en, zh, "en"),
+        (wrong.clone(), "fr,zh;q=0.5", zh, en, "zh-CN"),
+        (wrong.clone(), "*", zh, en, "zh-CN"),
+        (wrong.clone(), "", zh, en, "zh-CN"),
+        (format!("{wrong}&ui_locales=fr"), "de", en, zh, "en"),
         (format!("{wrong}&ui_locales=zh"), "en", zh, en, "zh-CN"),
         (format!("{wrong}&ui_locales=fr+en"), "zh", en, zh, "en"),
         (String::new(), "zh", "client_id 缺失", "missing", "zh-CN"),

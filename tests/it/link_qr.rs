@@ -144,7 +144,14 @@ async fn whoever_opens_the_link_elsewhere_is_told_what_it_is_for_and_not_whether
     }
     assert_eq!(told.0, told.1);
     for wrong in ["x", "aBcDeFgHiJ.txt", &"0".repeat(33)] {
-        at(wrong).await.problem(404, "not_found");
+        let page = at(wrong).await;
+        assert_eq!(page.status, 404, "{wrong}");
+        assert!(page.header("content-type").starts_with("text/html"), "{wrong}");
+        assert!(page.text().contains("链接不完整") && page.text().contains("This link is not whole"));
+        assert!(
+            page.header("content-security-policy")
+                .contains("frame-ancestors 'none'")
+        );
     }
     assert_eq!(browser.status().await["state"], "waiting");
     Reply::to(service.call(Method::POST, &format!("/s/{}", browser.scene)))
@@ -163,7 +170,7 @@ async fn wechats_console_finds_its_file_beside_the_links() {
     let file = Reply::to(service.get("/s/aBcDeFgHiJ.txt")).await;
     assert_eq!((file.status, file.text()), (200, "0123456789abcdef".to_owned()));
     assert_eq!(file.header("content-type"), "text/plain; charset=utf-8");
-    Reply::to(service.get("/s/another.txt")).await.problem(404, "not_found");
+    assert_eq!(Reply::to(service.get("/s/another.txt")).await.status, 404);
 }
 
 #[test]

@@ -94,6 +94,47 @@ async fn behind_https_the_cookie_is_bound_to_this_very_host() {
 }
 
 #[tokio::test]
+async fn an_origin_that_no_client_lists_is_named_in_the_log_with_what_to_do() {
+    let service = Service::builder()
+        .with("CLIENT_SECRET", "s3cret")
+        .with("CLIENT_ORIGINS", "https://blog.example")
+        .start()
+        .await;
+    let preflight = async |origin: &str| {
+        let asked = service.call(Method::OPTIONS, "/scenes").header("origin", origin);
+        let reply = Reply::to(asked.header("access-control-request-method", "POST")).await;
+        assert!(reply.status < 300);
+    };
+    let long = format!("https://{}.example", "a".repeat(500));
+    for origin in [
+        "https://blog.example",
+        "null",
+        "no origin",
+        "https://a.example/path",
+        &long,
+    ] {
+        preflight(origin).await;
+    }
+    for _ in 0..3 {
+        preflight("https://www.blog.example").await;
+    }
+    // What needs no preflight.
+    let simple = service
+        .call(Method::POST, "/scenes")
+        .header("origin", "http://shop.example");
+    Reply::to(simple).await.problem(403, "origin_not_allowed");
+    let named = service.log().line_with(&["http://shop.example"]).await;
+    assert!(named.contains("WARN"), "{named}");
+    let lines = service.log().lines();
+    let said: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("in no client's origins"))
+        .collect();
+    assert_eq!(said.len(), 2, "{said:#?}");
+    assert!(said[0].contains("https://www.blog.example") && said[0].contains("SCANLOGIN_CLIENT_ORIGINS"));
+}
+
+#[tokio::test]
 async fn a_preflight_is_answered_for_origins_that_a_client_lists_and_names_that_origin() {
     let service = Service::builder()
         .with("CLIENT_SECRET", "s3cret")

@@ -236,6 +236,15 @@ async fn a_secret_in_a_file_and_the_signing_keys_change_without_a_restart() {
         .map(|key| &key["kid"])
         .collect();
     assert_eq!(kids, [&new["kid"], &old["kid"]]);
+    let kid = |key: &Value| key["kid"].as_str().unwrap().to_owned();
+    let signing = format!("signing=[\"{}\"]", kid(&new));
+    let named = service
+        .log()
+        .line_with(&["the signing keys are others", &kid(&old), &signing])
+        .await;
+    assert!(named.contains("INFO"), "{named}");
+    let is_warned = |line: &String| line.contains("gone from the file");
+    assert!(!service.log().lines().iter().any(is_warned));
 
     let browser = Browser::start_with(&service, json!({ "client_id": "blog" })).await;
     let code = browser.code_of("alice", &service).await;
@@ -248,6 +257,12 @@ async fn a_secret_in_a_file_and_the_signing_keys_change_without_a_restart() {
         .await
         .ok();
     Site::verified(&service, given["id_token"].as_str().unwrap()).await;
+
+    // It signed until a moment ago, though another signs by now.
+    std::fs::write(&keys, json!({ "keys": [new] }).to_string()).unwrap();
+    service.process.signal(Signal::HUP);
+    let warned = service.log().line_with(&["gone from the file", &kid(&old)]).await;
+    assert!(warned.contains("WARN") && !warned.contains(&kid(&new)), "{warned}");
 }
 
 /// What is refused may be mended in a file that was named only now: whoever mounts secrets after the settings asks for nothing else.

@@ -5,6 +5,7 @@ use reqwest::{Method, RequestBuilder};
 use scanlogin::scene::s256;
 use serde_json::{Value, json};
 
+use crate::simulator::Wechat;
 use crate::stores::{Store, on_each_store};
 use crate::support::cli::cli;
 use crate::support::eventually;
@@ -579,26 +580,27 @@ async fn t38_redis_holds_no_code_and_nothing_that_is_found_by_trying() {
     assert!(tag.len() >= 22, "{tag}");
 }
 
+const TWO_SITES: &str = r#"
+    [[mini_program]]
+    appid = "wx1111111111111111"
+    secret = "canary0secret0of0one0000000000001"
+    [[mini_program]]
+    appid = "wx2222222222222222"
+    secret = "canary0secret0of0two0000000000002"
+    [[client]]
+    client_id = "one"
+    mini_program = "wx1111111111111111"
+    short_codes = true
+    [[client]]
+    client_id = "two"
+    mini_program = "wx2222222222222222"
+    short_codes = true
+"#;
+
 #[tokio::test]
 async fn a_code_is_typed_in_the_mini_program_of_its_site() {
     let redis = RedisServer::start();
-    let sites = r#"
-        [[mini_program]]
-        appid = "wx1111111111111111"
-        secret = "canary0secret0of0one0000000000001"
-        [[mini_program]]
-        appid = "wx2222222222222222"
-        secret = "canary0secret0of0two0000000000002"
-        [[client]]
-        client_id = "one"
-        mini_program = "wx1111111111111111"
-        short_codes = true
-        [[client]]
-        client_id = "two"
-        mini_program = "wx2222222222222222"
-        short_codes = true
-    "#;
-    let service = Service::builder().redis(&redis).config_toml(sites).start().await;
+    let service = Service::builder().redis(&redis).config_toml(TWO_SITES).start().await;
     let browser = start_at(&service, "one").await;
     let code = shown(&browser).await;
     let from = async |appid: Option<&str>| {
@@ -617,6 +619,38 @@ async fn a_code_is_typed_in_the_mini_program_of_its_site() {
         .await
         .problem(404, "unknown_short_code");
     let scanned = from(Some("wx1111111111111111")).await.ok();
+    assert_eq!(scanned["client"]["client_id"], "one");
+}
+
+#[tokio::test]
+async fn the_simulated_phone_types_in_the_mini_program_that_is_chosen_there() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).config_toml(TWO_SITES).start().await;
+    let browser = start_at(&service, "one").await;
+    let code = shown(&browser).await;
+    // One of its own, that knows where the service is: only phones go through it.
+    let at_service = service.base.parse().unwrap();
+    let phones = Wechat::start_with(|settings| settings.service_url = at_service).await;
+    for appid in ["wx2222222222222222", "wx1111111111111111"] {
+        let path = format!("/cgi-bin/token?grant_type=client_credential&appid={appid}&secret=any");
+        Reply::to(phones.call(Method::GET, &path)).await.ok();
+    }
+    let typed = async |within: &str| {
+        let body = json!({ "short_code": code, "code": service.wx_code("alice").await });
+        let path = format!("/simulator/service/short-codes/scan{within}");
+        Reply::to(phones.call(Method::POST, &path).json(&body)).await
+    };
+    let offered = Reply::to(phones.call(Method::GET, "/simulator/mini-programs"))
+        .await
+        .ok();
+    assert_eq!(offered, json!(["wx1111111111111111", "wx2222222222222222"]));
+    typed("?appid=wx2222222222222222")
+        .await
+        .problem(404, "unknown_short_code");
+    // No AppID, so nothing that could end up in a header.
+    typed("?appid=wx1%0d%0a").await.problem(400, "invalid_request");
+    // Whoever chooses none is in the first.
+    let scanned = typed("").await.ok();
     assert_eq!(scanned["client"]["client_id"], "one");
 }
 

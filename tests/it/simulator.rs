@@ -44,7 +44,7 @@ impl Served {
 }
 
 /// A simulator as `scanlogin simulate` runs it, and a client to call it with.
-struct Wechat {
+pub(crate) struct Wechat {
     served: Served,
     http: reqwest::Client,
 }
@@ -54,7 +54,7 @@ impl Wechat {
         Self::start_with(|_| {}).await
     }
 
-    async fn start_with(change: impl FnOnce(&mut SimulatorSettings)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut SimulatorSettings)) -> Self {
         let served = Served::start(|url| {
             let mut settings = SimulatorSettings {
                 public_url: url.clone(),
@@ -72,7 +72,7 @@ impl Wechat {
         Self { served, http: client() }
     }
 
-    fn call(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, self.served.url.join(path).unwrap())
     }
 
@@ -612,6 +612,7 @@ async fn echo(request: Request) -> impl IntoResponse {
                 "content_type": header("content-type"),
                 "cookie": header("cookie"),
                 "origin": header("origin"),
+                "referer": header("referer"),
                 "x_forwarded_for": header("x-forwarded-for"),
                 "body_len": body.len(),
             });
@@ -632,7 +633,8 @@ async fn the_phone_reaches_the_service_as_a_mini_program_would() {
         .header(header::AUTHORIZATION, "Bearer t")
         .header(header::CONTENT_TYPE, "image/png")
         .header(header::COOKIE, "scanlogin_abc=secret")
-        .header(header::ORIGIN, "https://elsewhere.example");
+        .header(header::ORIGIN, "https://elsewhere.example")
+        .header(header::REFERER, "https://elsewhere.example/page");
     let response = avatar.send().await.unwrap();
     assert_eq!(response.status(), StatusCode::CONFLICT);
     assert_eq!(header_of(&response, header::RETRY_AFTER), "7");
@@ -644,6 +646,7 @@ async fn the_phone_reaches_the_service_as_a_mini_program_would() {
         "content_type": "image/png",
         "cookie": null,
         "origin": null,
+        "referer": null,
         "x_forwarded_for": null,
         "body_len": 100_000,
     });

@@ -29,6 +29,7 @@ pub(super) fn router(simulator: Simulator) -> Router {
         .route("/simulator/login", post(login))
         .route("/simulator/faults", post(arm_fault).delete(forget_faults))
         .route("/simulator/calls", get(calls))
+        .route("/simulator/mini-programs", get(mini_programs))
         .route("/simulator/revoke", post(revoke))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .merge(phone::router())
@@ -129,6 +130,10 @@ async fn forget_faults(State(simulator): State<Simulator>) -> StatusCode {
 
 async fn calls(State(simulator): State<Simulator>) -> Json<Vec<CallRecord>> {
     Json(simulator.call_log().to_vec())
+}
+
+async fn mini_programs(State(simulator): State<Simulator>) -> Json<Vec<String>> {
+    Json(simulator.mini_programs())
 }
 
 async fn revoke(State(simulator): State<Simulator>) -> StatusCode {

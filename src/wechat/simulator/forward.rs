@@ -15,13 +15,14 @@ use super::Simulator;
 use super::control::Problem;
 
 const PREFIX: &str = "/simulator/service";
+const TYPED: &str = "/short-codes/scan";
 /// Of request and of answer.
 const BODY_MAX: usize = 128 * 1024;
 /// A long-poll may take 30 s.
 const TIMEOUT: Duration = Duration::from_secs(35);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a Mini Program sends. No cookie, origin or referer of the page: a Mini Program has none.
+/// What a Mini Program sends. No cookie and no origin of the page: a Mini Program has none, and its referer is WeChat's own.
 const PASSED_ON: [HeaderName; 6] = [
     header::ACCEPT,
     header::ACCEPT_LANGUAGE,
@@ -70,27 +71,48 @@ async fn forward(State(simulator): State<Simulator>, request: Request) -> Result
         let detail = "only the service's /scenes/ is reached from here";
         Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
     })?;
+    let played = simulator.played(request.uri());
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, BODY_MAX).await.map_err(|_| {
         let detail = format!("the body is above {BODY_MAX} bytes, or did not arrive");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     })?;
-    let asked = simulator
+    let mut asked = simulator
         .shared
         .http
         .request(parts.method, target)
         .headers(passed_on(&parts.headers));
+    if let Some(appid) = played {
+        // The version is 0 in editions that are not released.
+        let referer = format!("https://servicewechat.com/{appid}/0/page-frame.html");
+        asked = asked.header(header::REFERER, referer);
+    }
     let answer = asked.body(body).send().await.map_err(|error| away(&error))?;
     let (status, headers) = (answer.status(), passed_back(answer.headers()));
     let body = read(answer).await?;
     Ok((status, headers, Body::from(body)).into_response())
 }
 
+impl Simulator {
+    /// The AppID of the Mini Program that the phone is in: the one that the address names as `appid`, or else the first that is known,
+    /// where a short code is typed. A scan alone does not say whose code it was.
+    fn played(&self, uri: &axum::http::Uri) -> Option<String> {
+        let query = uri.query().unwrap_or_default().as_bytes();
+        let named = url::form_urlencoded::parse(query).find(|(name, _)| name == "appid");
+        let is_plain = |appid: &str| !appid.is_empty() && appid.bytes().all(|b| b.is_ascii_alphanumeric());
+        match named {
+            Some((_, appid)) => Some(appid.into_owned()).filter(|appid| is_plain(appid)),
+            None if uri.path().ends_with(TYPED) => self.mini_programs().into_iter().find(|appid| is_plain(appid)),
+            None => None,
+        }
+    }
+}
+
 /// Where a request goes: only to plain paths of scenes, and to where a short code is typed, so that no `..` and no `%2f` leads elsewhere.
 fn target(service: &Url, uri: &axum::http::Uri) -> Option<Url> {
     let path = uri.path().strip_prefix(PREFIX)?;
     let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_/".contains(&b));
-    if !plain || !(path.starts_with("/scenes/") || path == "/short-codes/scan") {
+    if !plain || !(path.starts_with("/scenes/") || path == TYPED) {
         return None;
     }
     let mut target = service.clone();

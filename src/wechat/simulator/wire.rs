@@ -276,6 +276,7 @@ impl Simulator {
         if !self.accepts_secret(secret) {
             return Err(Errcode::INVALID_APPSECRET);
         }
+        self.remember(appid);
         Ok(appid)
     }
 }

@@ -52,6 +52,22 @@ const TABLES: &[(&str, usize, &[&str])] = &[
         ],
     ),
     (
+        "number_matching = true",
+        11,
+        &["number_matching: it must be one of `off`, `on`, `on_warning`"],
+    ),
+    (
+        "subject_type = \"pair\"",
+        11,
+        &["subject_type: unknown variant `pair`, expected `public` or `pairwise`"],
+    ),
+    (
+        "entry_scenes = { 1048 = \"no\" }",
+        11,
+        &["entry_scenes.1048: unknown variant `no`, expected one of `allow`, `warn`, `refuse`"],
+    ),
+    ("name = 5", 11, &["name: it must be text in quotes"]),
+    (
         "mini_program = \"wx2\"",
         11,
         &[

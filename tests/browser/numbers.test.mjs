@@ -145,7 +145,7 @@ describe('a number', { concurrency: 2, timeout: 600_000 }, () => {
       await picks(phone, (await numbersOn(phone)).find((offered) => offered !== number))
       await phone.evaluate(() => scrollTo(0, 0))
       await canJudge(phone, 'after a wrong one')
-      await phone.getByTestId('not-me').scrollIntoViewIfNeeded()
+      await phone.locator('.foot').evaluate((foot) => foot.scrollIntoView({ block: 'end' }))
       await isInSight(phone.getByTestId('notice'), 'what was wrong')
       await canAnswer(phone, 'after a wrong one')
     }

@@ -24,6 +24,9 @@ const model = {
   askedAt: 0,
   number: null,
   wrong: new Set(),
+  giving: false,
+  avatar: null,
+  avatarSent: false,
   busy: false,
   problem: null,
   because: 'no',
@@ -46,8 +49,8 @@ function show(screen, changes = {}) {
   Object.assign(model, changes, { screen, busy: false });
   view.render(model);
   tick();
-  // On a phone the page scrolls, in the frame only the content does.
-  byId('app').querySelector('.content').scrollTop = 0;
+  // On a phone the page scrolls, in the frame only what is below its bar does.
+  byId('app').querySelector('.view').scrollTop = 0;
   scrollTo(0, 0);
   view.title.focus({ preventScroll: true });
 }
@@ -117,8 +120,7 @@ async function startScan() {
       entryScene: Number(byId('entry-scene').value),
       language: i18n.tag,
     });
-    nickname.value = model.person.name;
-    forgetAvatar();
+    forgetProfile();
     show('ask', {
       scene: asked.scene ?? model.scene, asked, askedAt: performance.now(), number: null, wrong: new Set(), problem: null,
     });
@@ -142,7 +144,8 @@ async function answer(call, again, screen, changes) {
     await call();
     show(screen, changes);
   } catch (problem) {
-    if (problem.code === 'wrong_match_number') numberWasWrong(problem);
+    if (problem instanceof AvatarTrouble) avatarWasRefused(problem);
+    else if (problem.code === 'wrong_match_number') numberWasWrong(problem);
     else if (problem.state === 'declined' && model.wrong.size > 0) show('declined', { because: 'wrong_numbers' });
     else fail(problem, again);
   }
@@ -157,12 +160,15 @@ function numberWasWrong(problem) {
   }
   Object.assign(model, { screen: 'ask', problem, number: null, busy: false });
   view.render(model);
-  byId('notice').focus({ preventScroll: true });
+  byId('notice').focus();
 }
 
 function sayYes() {
-  const { scene, number, asked: { confirm_token: token } } = model;
-  const call = () => confirm({ scene, token, number, nickname: nickname.value.trim() });
+  const { scene, number, giving, asked: { confirm_token: token } } = model;
+  const call = async () => {
+    if (giving && model.avatar && !model.avatarSent) await giveAvatar(scene, token);
+    await confirm({ scene, token, number, nickname: giving ? nickname.value.trim() : '' });
+  };
   return answer(call, sayYes, 'confirmed');
 }
 
@@ -179,28 +185,61 @@ const remedies = {
 
 // --- nickname and picture ----------------------------------------------------
 
+/** A picture that could not be given: the question stays, to be answered without it. */
+class AvatarTrouble extends Error {}
+
 function forgetAvatar() {
+  model.avatar = null;
   byId('avatar-file').value = '';
   byId('avatar-status').textContent = '';
   drawAvatar(byId('avatar-preview'), { name: '+' });
 }
 
+/** Off until the person switches it on, at each scan. */
+function forgetProfile() {
+  Object.assign(model, { giving: false, avatarSent: false });
+  nickname.value = '';
+  forgetAvatar();
+}
+
+byId('give').addEventListener('change', ({ target }) => {
+  forgetProfile();
+  model.giving = target.checked;
+  // WeChat's keyboard offers the person's own name so.
+  if (model.giving) nickname.value = model.person.name;
+  view.drawGiven(model);
+});
+
+/** The picture stays on the phone until the login is confirmed. */
 byId('avatar-file').addEventListener('change', async () => {
   const [file] = byId('avatar-file').files;
   if (!file) return;
-  const status = byId('avatar-status');
-  status.textContent = i18n.t('avatarSending');
-  const { body, preview } = await prepareAvatar(file);
-  try {
-    await sendAvatar({ scene: model.scene, token: model.asked.confirm_token, body });
-    if (preview) byId('avatar-preview').replaceChildren(preview);
-    status.textContent = i18n.t('avatarSent');
-  } catch (problem) {
-    forgetAvatar();
-    const key = `avatar_${problem.code}`;
-    status.textContent = i18n.t(i18n.has(key) ? key : 'avatar_other');
-  }
+  const picture = await prepareAvatar(file);
+  // Switched off, or another chosen, while it was read.
+  if (byId('avatar-file').files[0] !== file) return;
+  model.avatar = picture.body;
+  if (picture.preview) byId('avatar-preview').replaceChildren(picture.preview);
+  byId('avatar-status').textContent = i18n.t('avatarReady');
 });
+
+async function giveAvatar(scene, token) {
+  try {
+    await sendAvatar({ scene, token, body: model.avatar });
+  } catch (problem) {
+    throw new AvatarTrouble(problem.code, { cause: problem });
+  }
+  model.avatarSent = true;
+}
+
+function avatarWasRefused({ cause: { code } }) {
+  forgetAvatar();
+  Object.assign(model, { screen: 'ask', problem: null, busy: false });
+  view.render(model);
+  const status = byId('avatar-status');
+  const key = `avatar_${code}`;
+  status.textContent = i18n.t(i18n.has(key) ? key : 'avatar_other');
+  status.scrollIntoView({ block: 'center' });
+}
 
 byId('clear').addEventListener('click', () => {
   nickname.value = '';

@@ -44,16 +44,12 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     return t(i18n.has(`problem_${code}`) ? `problem_${code}` : 'problem_other');
   }
 
-  function words({ screen, typed, asked, problem, because }) {
+  function words({ screen, typed, problem, because }) {
     if (screen === 'error') return wordsOfProblem(problem);
     if (screen === 'choose' && typed) return [t('chooseTitle'), t('chooseTextTyped', { typed })];
     if (screen === 'declined') return [t('declinedTitle'), t(DECLINED[because])];
-    if (screen !== 'ask') return [t(`${screen}Title`), t(`${screen}Text`)];
-    const { name, domain } = asked.client;
-    return [
-      t('askTitle', { client: name }),
-      domain ? t('askTextDomain', { domain }) : t('askText'),
-    ];
+    if (screen === 'ask') return [t('askTitle'), ''];
+    return [t(`${screen}Title`), t(`${screen}Text`)];
   }
 
   function drawTechnical(problem) {
@@ -102,6 +98,8 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
   function drawFacts({ asked }) {
     const { client, browser, warning } = asked;
     drawAvatar(byId('site-logo'), { name: client.name, picture: client.logo_url });
+    byId('site-name').textContent = client.name;
+    byId('site-domain').textContent = client.domain ?? '';
     byId('fact-browser').textContent = t('browserOn', browser);
     fact('place', browser.place);
     fact('ip', browser.ip);
@@ -133,6 +131,14 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     byId('notice-text').textContent = text;
   }
 
+  /** What is closed gives nothing, and what the service has got cannot be withheld any more. */
+  function drawGiven({ giving, avatarSent, busy }) {
+    byId('give').checked = giving;
+    byId('give').disabled = busy || avatarSent;
+    byId('avatar-file').disabled = busy || avatarSent;
+    byId('profile').hidden = !giving;
+  }
+
   /** A choice only moves the mark: drawing the buttons anew would drop the focus. */
   function markNumber(number) {
     for (const button of byId('choices').children) {
@@ -140,7 +146,9 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     }
   }
 
-  function drawButtons({ screen, asked, number, busy }) {
+  function drawButtons(model) {
+    const { screen, asked, number, busy } = model;
+    drawGiven(model);
     const undecided = Boolean(asked?.match_choices?.length) && !number;
     byId('decline').disabled = busy;
     byId('not-me').disabled = busy;
@@ -189,5 +197,5 @@ export function createView(i18n, onChoosePerson, onChooseNumber) {
     byId('fact-asked').textContent = t('ago', { seconds: askedSeconds });
   }
 
-  return { render, drawButtons, drawPerson, markNumber, tick, retry, title };
+  return { render, drawButtons, drawGiven, drawPerson, markNumber, tick, retry, title };
 }

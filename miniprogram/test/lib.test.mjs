@@ -172,3 +172,15 @@ test('a file that cannot be read is told, whatever went wrong', async () => {
   assert.equal(await loadAvatar(wx(({ fail }) => fail({ errMsg: 'readFile:fail' })), 'x'), 'avatar_unreadable')
   assert.equal(await loadAvatar(wx(({ success }) => success({ data: 'text' })), 'x'), 'avatar_unreadable')
 })
+
+test('the simulated phone asks in the same words', async () => {
+  const source = fs.readFileSync(path.join(projectDir, '../assets/phone/strings.js'))
+  const { strings } = await import(`data:text/javascript;base64,${source.toString('base64')}`)
+  const same = {
+    question: 'askTitle', browser: 'factBrowser', place: 'factPlace', address: 'factIp', requested: 'factAsked',
+    chooseNumber: 'numbersLegend', numberHint: 'numbersHint', profile: 'give', profileHint: 'givenHint', decline: 'decline', confirm: 'confirm', notMe: 'notMe',
+  }
+  for (const language of ['zh', 'en']) {
+    for (const [here, there] of Object.entries(same)) assert.equal(strings[language][there], WORDS[language][here], `${language}: ${here}`)
+  }
+})

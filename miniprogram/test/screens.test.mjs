@@ -5,20 +5,17 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { quiet } from './support/project.mjs'
 import { DEVICES, Renderer, SCREENSHOTS } from './support/renderer.mjs'
-import { CONFIRMED, DECLINED, INTERRUPTED, SCENE, ScriptedPhone, ok, problem, scanReply } from './support/scripted.mjs'
+import { CONFIRMED, DECLINED, INTERRUPTED, SCENE, ScriptedPhone, WARNING, ok, problem, scanReply } from './support/scripted.mjs'
 
 const LANGUAGES = { zh: 'zh_CN', en: 'en' }
 const LOGO = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64" fill="#243b8f"/><path d="M14 44V20h8l10 14 10-14h8v24" fill="none" stroke="#fff" stroke-width="6"/></svg>'
 const PHOTO = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64" fill="#e9b872"/><circle cx="32" cy="26" r="12" fill="#7a4419"/><circle cx="32" cy="64" r="24" fill="#7a4419"/></svg>'
-const WARNING = {
-  zh: '这次不是用相机扫描的屏幕。如果这个码是别人发给你的，请拒绝。',
-  en: 'This was not a screen scanned with the camera. If somebody sent you the code, decline.',
-}
 
 const words = (phone, zh, en) => (phone.language === 'en' ? en : zh)
 const site = (phone, more) => ({ client_id: 'shop', name: words(phone, '青禾商店', 'Meadow Store'), domain: 'shop.example.com', logo_url: 'https://shop.example.com/logo.svg', ...more })
 const browser = (phone) => ({ name: 'Firefox 143', os: 'Windows', ip: '203.0.113.7', place: words(phone, '中国 杭州', 'Hangzhou, China') })
 const asked = (phone, more = {}) => ok(scanReply({ client: site(phone), browser: browser(phone), ...more }))
+const warned = (phone) => ({ warning: WARNING[words(phone, 'zh', 'en')] })
 const choices = { match_choices: ['27', '64', '91'] }
 const long = (phone) => ({
   client: site(phone, {
@@ -43,14 +40,22 @@ const typeCode = async (phone, code = 'k7wm p3xq') => {
   await quiet()
 }
 
+const picksAWrongNumber = async (phone, more) => {
+  await phone.opened(asked(phone, { ...choices, ...more }))
+  pick(phone, '27')
+  confirm(phone)
+  await answered(phone, '/confirm', problem(403, 'wrong_match_number'))
+}
+
 /** Each brings a phone to its screen. */
 const ASKING = {
   'asked': (phone) => phone.opened(asked(phone)),
   'asked-plain': (phone) => phone.opened(ok(scanReply({ client: { client_id: 'x', name: 'X' }, browser: { name: 'Chrome', os: 'macOS' } }))),
-  'asked-warned': (phone) => phone.opened(asked(phone, { warning: WARNING[words(phone, 'zh', 'en')] })),
+  'asked-warned': (phone) => phone.opened(asked(phone, warned(phone))),
   'asked-number': (phone) => phone.opened(asked(phone, choices)),
   'asked-number-chosen': async (phone) => (await phone.opened(asked(phone, choices)), pick(phone, '64')),
-  'asked-all': (phone) => phone.opened(asked(phone, { ...choices, ...long(phone), warning: WARNING[words(phone, 'zh', 'en')] })),
+  'asked-number-warned': (phone) => phone.opened(asked(phone, { ...choices, ...warned(phone) })),
+  'asked-all': (phone) => phone.opened(asked(phone, { ...choices, ...long(phone), ...warned(phone) })),
   'asked-long': (phone) => phone.opened(asked(phone, long(phone))),
   'asked-profile': async (phone) => {
     await phone.opened(asked(phone))
@@ -63,12 +68,8 @@ const ASKING = {
     await phone.pickAvatar('https://tmp.example/photo.svg')
   },
   'confirming': async (phone) => (await phone.opened(asked(phone)), confirm(phone), await quiet()),
-  'wrong-number': async (phone) => {
-    await phone.opened(asked(phone, choices))
-    pick(phone, '27')
-    confirm(phone)
-    await answered(phone, '/confirm', problem(403, 'wrong_match_number'))
-  },
+  'wrong-number': (phone) => picksAWrongNumber(phone),
+  'wrong-number-warned': (phone) => picksAWrongNumber(phone, warned(phone)),
   'offline-answer': async (phone) => (await phone.opened(asked(phone)), confirm(phone), await answered(phone, '/confirm', 'request:fail net::ERR')),
   'interrupted-answer': async (phone) => (await phone.opened(asked(phone)), confirm(phone), await answered(phone, '/confirm', INTERRUPTED)),
 }
@@ -110,17 +111,28 @@ const TROUBLES = {
 
 /** Words are as long on every scheme and colours the same in every language: not each needs each. */
 const KINDS = [
+  { language: 'zh', size: '320x568', dark: false },
+  { language: 'en', size: '320x568', dark: true },
   { language: 'zh', size: '375x667', dark: false, judged: true },
   { language: 'zh', size: '390x844', dark: true },
   { language: 'en', size: '375x667', dark: true, judged: true },
   { language: 'en', size: '390x844', dark: false },
   ...SCREENSHOTS ? [
+    { language: 'zh', size: '320x568', dark: true },
+    { language: 'en', size: '320x568', dark: false },
     { language: 'zh', size: '375x667', dark: true },
     { language: 'zh', size: '390x844', dark: false },
     { language: 'en', size: '375x667', dark: false },
     { language: 'en', size: '390x844', dark: true },
   ] : [],
 ]
+
+/** Which of what is asked, at each size, needs no scrolling to be judged and answered. */
+const ON_ONE_SCREEN = {
+  '320x568': /^(asked|asked-plain|asked-profile|asked-avatar|confirming)-(zh|en)/,
+  '375x667': /^(asked|asked-plain|asked-warned|asked-number|asked-number-chosen|asked-profile|asked-avatar|confirming|offline-answer|interrupted-answer)-(zh|en)/,
+  '390x844': /^(?!asked-all|wrong-number-warned)/,
+}
 
 let renderer
 before(async () => {
@@ -161,14 +173,37 @@ const boxOf = (locator) => locator.evaluate((element) => {
   return { x, y, width, height, letters: `${fontSize} ${fontWeight} ${borderRadius}` }
 })
 
-/** Without scrolling, all of it is on the screen and nothing lies over it. */
+/** Where the page stands, all of it is on the screen and nothing lies over it. */
 const isInSight = (locator) => locator.evaluate((element) => {
   const { left, right, top, bottom } = element.getBoundingClientRect()
   const points = [[(left + right) / 2, (top + bottom) / 2], [left + 20, bottom - 2], [right - 20, top + 2]]
   return top >= 0 && bottom <= innerHeight && points.every(([x, y]) => element.contains(document.elementFromPoint(x, y)))
 })
 
+/** What a person judges by: of what they are warned, which site it is, and every fact about the browser that asks. */
+const CONTEXT = '.question, .alert, .client .title, .domain, .fact, .check'
+
+/** Nothing can be answered before it can be judged: all that is to be judged stands above the answers, or they come after it. */
+async function canBeJudged({ phone, frame }, where) {
+  const { clientName, clientDomain, facts, warning } = phone.page.data
+  const { all, text, sheet, height } = await frame.evaluate((selector) => {
+    const boxOf = (element) => { const { top, bottom } = element.getBoundingClientRect(); return { what: element.textContent, top, bottom } }
+    const elements = [...document.querySelectorAll(selector)].filter((element) => !element.closest('.sheet'))
+    return { all: elements.map(boxOf), text: elements.map((element) => element.textContent), sheet: boxOf(document.querySelector('.sheet')), height: innerHeight }
+  }, CONTEXT)
+  for (const words of [clientName, clientDomain, warning]) assert.ok(!words || text.includes(words), `${where}: ${words}`)
+  for (const { label, value } of facts) assert.ok(text.some((words) => words.includes(label) && words.includes(value)), `${where}: ${label}`)
+  for (const { what, top, bottom } of all) {
+    assert.ok(top >= 0 && bottom <= sheet.top + 0.5, `${where}: "${what}" ends at ${bottom}, the answers begin at ${sheet.top} of ${height}`)
+  }
+  const fits = Math.max(...all.map(({ bottom }) => bottom)) + sheet.bottom - sheet.top <= height
+  assert.equal(sheet.bottom <= height + 0.5, fits, `${where}: all is on the screen at once if it fits there`)
+  assert.ok(fits || !ON_ONE_SCREEN[where.match(/\d+x\d+/)].test(where), `${where} fits`)
+}
+
 async function canBeAnswered(screen, where) {
+  await canBeJudged(screen, where)
+  await screen.frame.locator('.sheet').evaluate((sheet) => sheet.getBoundingClientRect().bottom > innerHeight && sheet.scrollIntoView({ block: 'end' }))
   const [decline, yes, notMe] = ['.decline', '.confirm', '.not-me'].map((each) => screen.frame.locator(each))
   const [left, right] = [await boxOf(decline), await boxOf(yes)]
   assert.ok(left.x < right.x, `${where}: decline comes first`)
@@ -177,6 +212,8 @@ async function canBeAnswered(screen, where) {
   for (const button of [decline, yes, notMe, ...await screen.frame.locator('.number').all()]) {
     assert.ok(await isInSight(button), `${where}: ${await button.innerText()} is in sight`)
   }
+  await screen.photograph(`${where}-answers`)
+  await screen.frame.evaluate(() => scrollTo(0, 0))
 }
 
 describe('every screen fits, is accessible, and can be read', () => {

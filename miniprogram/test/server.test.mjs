@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { until } from './support/project.mjs'
+import { WARNING } from './support/scripted.mjs'
 import { JPEG, Server, openid, scanned, shows } from './support/server.mjs'
 
 const CLIENTS = `
@@ -84,11 +85,12 @@ test('numbers: the one on the screen logs in, after a wrong one too, and is hone
 })
 
 test('who came by a picture is warned in their own language', async () => {
-  for (const [language, warning] of [['zh_CN', '如果这个码是别人发给你的'], ['en', 'That alone proves nothing']]) {
+  for (const [language, warning] of [['zh_CN', WARNING.zh], ['en', WARNING.en]]) {
     const { scene } = await shops.browser('shop')
     const phone = shops.phone(openid())
     Object.assign(phone, { language, entryScene: 1048 })
     await shows(phone.open(scene), warning)
+    assert.equal(phone.page.data.warning, warning, 'the service\'s words, and no others')
   }
 })
 

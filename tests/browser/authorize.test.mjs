@@ -5,7 +5,7 @@ import { describe } from 'node:test'
 import {
   CHINESE, DARK, ENGLISH, LIGHT, MOBILE_PHONE, isAccessible, part, photograph, reaches, sceneOf, shows,
 } from './support/chromium.mjs'
-import { confirms, isAsked } from './support/phone.mjs'
+import { confirms, gives, isAsked } from './support/phone.mjs'
 import { claimsOf, howto } from './support/site.mjs'
 import { withSites } from './support/stage.mjs'
 import { until } from './support/until.mjs'
@@ -35,9 +35,9 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     assert.equal(await computer.title(), 'Log in to The Shop')
     const phone = await stage.phone(computer)
     await isAsked(phone)
-    await shows(phone, 'h1', 'Log in to The Shop?')
+    await shows(phone, '[data-testid=site]', 'The Shop')
     await reaches(computer, 'scanned')
-    await phone.getByTestId('nickname').fill('Alice')
+    await gives(phone, 'Alice')
     await phone.getByTestId('confirm').click()
     await reaches(computer, 'confirmed')
     await shows(computer, '[part=text]', 'Taking Alice back to the site…')

@@ -6,7 +6,7 @@ import {
   DARK, LIGHT, MOBILE_PHONE, MOVING, isAccessible, part, photograph, shows,
 } from './support/chromium.mjs'
 import { Elsewhere } from './support/elsewhere.mjs'
-import { confirms, isAsked } from './support/phone.mjs'
+import { confirms, gives, isAsked } from './support/phone.mjs'
 import { Installation } from './support/service.mjs'
 import { LINES, README, Site } from './support/site.mjs'
 import { withChromium, withSites } from './support/stage.mjs'
@@ -51,9 +51,9 @@ describe('the web component', { concurrency: 2, timeout: 600_000 }, () => {
     await is(computer, 'waiting')
     const phone = await stage.phone(computer)
     await isAsked(phone)
-    await shows(phone, 'h1', 'Log in to The Shop?')
+    await shows(phone, '[data-testid=site]', 'The Shop')
     await is(computer, 'scanned')
-    await phone.getByTestId('nickname').fill('Alice')
+    await gives(phone, 'Alice')
     await phone.getByTestId('confirm').click()
     await shows(computer, '#who', 'Alice (o-simulated-xiaoming)')
     const [stream] = of(made, 'GET', /^\/events\//)

@@ -5,7 +5,7 @@ import { describe } from 'node:test'
 import {
   CHINESE, ENGLISH, MOBILE_PHONE, MOVING, isInSight, part, reaches, sceneOf, shows, tabTo,
 } from './support/chromium.mjs'
-import { confirms, isAsked } from './support/phone.mjs'
+import { confirms, gives, isAsked } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
 import { withService } from './support/stage.mjs'
 
@@ -20,14 +20,14 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     assert.equal(phone.url(), `${service.url}/simulator/phone?scene=${scene}`, 'the code says where and which')
 
     await isAsked(phone)
-    await shows(phone, 'h1', 'Log in to scanlogin demo?')
+    await shows(phone, '[data-testid=site]', 'scanlogin demo')
     await shows(phone, '[data-testid=browser]', /^Chrome( \d+)? on Linux$/)
     await shows(phone, '[data-testid=ip]', '127.0.0.1')
     await shows(phone, '[data-testid=asked]', /just now|seconds? ago/)
     await reaches(computer, 'scanned')
     await shows(computer, '#status-text', 'Now confirm on your phone.')
 
-    await phone.getByTestId('nickname').fill('阿明 🐼')
+    await gives(phone, '阿明 🐼')
     await phone.getByTestId('confirm').click()
     await reaches(phone, 'confirmed')
     await reaches(computer, 'profile')
@@ -91,6 +91,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     const computer = await stage.computer(service.url, MOVING)
     const phone = await stage.phone(computer, MOVING)
     await isAsked(phone)
+    await gives(phone)
     await phone.getByTestId('avatar').setInputFiles({ name: 'me.png', mimeType: 'image/png', buffer: await picture(phone) })
     await shows(phone, '#avatar-status', 'The picture goes with it.')
     await phone.getByTestId('clear').click()
@@ -99,6 +100,50 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await shows(computer, '#profile-title', /^Hello, WeChat user o-simu…ming$/)
     await computer.locator('#avatar img').waitFor()
     assert.match(await computer.locator('#avatar img').getAttribute('src'), /\/avatars\//)
+  })
+
+  it('gives the site nothing but who it is, unless the person switches it on, and leaves it on', async (stage, service) => {
+    const computer = await stage.computer(service.url)
+    const uploads = []
+    for (const [when, gone] of [
+      ['as it comes', () => {}],
+      ['switched on and off', async (phone) => {
+        await gives(phone)
+        await phone.getByTestId('avatar').setInputFiles({ name: 'me.png', mimeType: 'image/png', buffer: await picture(phone) })
+        await shows(phone, '#avatar-status', 'The picture goes with it.')
+        assert.equal(await phone.getByTestId('nickname').inputValue(), '小明', 'it offers a name')
+        await phone.getByTestId('give').uncheck()
+      }],
+    ]) {
+      const phone = await stage.phone(computer, MOBILE_PHONE)
+      phone.on('request', (request) => request.method() === 'PUT' && uploads.push(request.url()))
+      await isAsked(phone)
+      assert.equal(await phone.getByTestId('give').isChecked(), false, when)
+      assert.equal(await phone.getByTestId('nickname').isVisible(), false, when)
+      await gone(phone)
+      assert.equal(await phone.getByTestId('nickname').isVisible(), false, when)
+      await phone.getByTestId('confirm').click()
+      await reaches(computer, 'profile')
+      const { profile } = await computer.evaluate(async () => (await fetch('/demo/profile')).json())
+      assert.deepEqual([profile.nickname, profile.picture, uploads], [undefined, undefined, []], when)
+      await computer.getByTestId('logout').click()
+      await reaches(computer, 'waiting')
+    }
+  })
+
+  it('goes on without a picture that the service refuses', async (stage, service) => {
+    stage.tolerate(/status of 415/)
+    const computer = await stage.computer(service.url)
+    const phone = await stage.phone(computer, MOBILE_PHONE)
+    await isAsked(phone)
+    await gives(phone, 'Plain')
+    await phone.getByTestId('avatar').setInputFiles({ name: 'me.gif', mimeType: 'image/gif', buffer: Buffer.from('no picture') })
+    await shows(phone, '#avatar-status', 'The picture goes with it.')
+    await phone.getByTestId('confirm').click()
+    await shows(phone, '#avatar-status', 'This is not a JPEG, PNG or WebP picture.')
+    await phone.getByTestId('confirm').click()
+    await reaches(computer, 'profile')
+    await shows(computer, '#profile-title', 'Hello, Plain')
   })
 
   it('is declined on the phone, and started anew by one click', async (stage, service) => {
@@ -192,7 +237,7 @@ describe('a login', { concurrency: 3, timeout: 600_000 }, () => {
     await confirms(await stage.phone(two), 'Second tab')
     await reaches(two, 'profile')
     await reaches(one, 'scanned')
-    await phone.getByTestId('nickname').fill('First tab')
+    await gives(phone, 'First tab')
     await phone.getByTestId('confirm').click()
     await reaches(one, 'profile')
     await shows(one, '#profile-title', 'Hello, First tab')

@@ -5,7 +5,7 @@ import { describe } from 'node:test'
 import {
   CHINESE, DARK, DESKTOP, ENGLISH, LIGHT, MOBILE_PHONE, SCREENSHOTS, isAccessible, part, photograph, reaches,
 } from './support/chromium.mjs'
-import { cameBy, isAsked, numbersOn, picks } from './support/phone.mjs'
+import { cameBy, gives, isAsked, numbersOn, picks } from './support/phone.mjs'
 import { Service } from './support/service.mjs'
 import { withChromium } from './support/stage.mjs'
 
@@ -141,6 +141,8 @@ async function seePhone(stage, service, options, look, computer) {
   answer()
   await reaches(phone, 'ask')
   await look(phone, 'p-ask')
+  await gives(phone)
+  await look(phone, 'p-ask-given')
   return phone
 }
 

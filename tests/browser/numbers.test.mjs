@@ -30,6 +30,15 @@ async function isPlaced(phone) {
   })
 }
 
+/** What there is to judge by, which nothing lies over before the page is scrolled: the answers stand below it or come after it. */
+async function canJudge(phone, when) {
+  const foot = await phone.locator('.foot').boundingBox()
+  for (const id of ['site', 'warning', 'browser', 'place', 'ip', 'asked']) {
+    const box = await phone.getByTestId(id).boundingBox()
+    assert.ok(box.y >= 0 && box.y + box.height <= foot.y, `${id}, ${when}: ${box.y} and ${box.height} tall, the answers begin at ${foot.y}`)
+  }
+}
+
 /** What there is to answer with, and how to. */
 async function canAnswer(phone, when) {
   for (const id of ['decline', 'confirm', 'not-me', 'numbers']) await isInSight(phone.getByTestId(id), `${id}, ${when}`)
@@ -130,9 +139,13 @@ describe('a number', { concurrency: 2, timeout: 600_000 }, () => {
       await isAsked(phone)
       await shows(phone, '[data-testid=place]', '杭州')
       await canAnswer(phone, 'at once')
-      for (const id of ['warning', 'browser', 'place', 'ip', 'asked']) await isInSight(phone.getByTestId(id), id)
+      for (const id of ['site', 'warning', 'browser', 'place', 'ip', 'asked']) await isInSight(phone.getByTestId(id), id)
+      await canJudge(phone, 'at once')
       const number = await numberOn(computer)
       await picks(phone, (await numbersOn(phone)).find((offered) => offered !== number))
+      await phone.evaluate(() => scrollTo(0, 0))
+      await canJudge(phone, 'after a wrong one')
+      await phone.locator('.foot').evaluate((foot) => foot.scrollIntoView({ block: 'end' }))
       await isInSight(phone.getByTestId('notice'), 'what was wrong')
       await canAnswer(phone, 'after a wrong one')
     }

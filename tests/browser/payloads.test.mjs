@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import fs from 'node:fs'
 import { describe } from 'node:test'
 import { reaches } from './support/chromium.mjs'
-import { isAsked } from './support/phone.mjs'
+import { gives, isAsked } from './support/phone.mjs'
 import { withService } from './support/stage.mjs'
 
 const PAYLOADS = JSON.parse(fs.readFileSync(new URL('../payloads.json', import.meta.url)))
@@ -37,8 +37,8 @@ async function drawn({ kind, all }) {
     const model = { screen: 'ask', scene: 'x', person, people: [person], asked, number: null, wrong: new Set(), busy: false, problem: null }
     view.render(model)
     const seen = [
-      [text('title'), wanted('askTitle', { client: words })],
-      [text('text'), wanted('askTextDomain', { domain: words })],
+      [text('title'), wanted('askTitle')],
+      ...['site-name', 'site-domain'].map((id) => [text(id), words]),
       [text('fact-browser'), wanted('browserOn', asked.browser)],
       ...['fact-ip', 'fact-place', 'warning-text', 'bar-name', 'openid'].map((id) => [text(id), words]),
       [text('choices'), words + words + words],
@@ -146,6 +146,7 @@ describe('words of somebody else', { concurrency: 2, timeout: 600_000 }, () => {
       const phone = await stage.phone(computer)
       await isAsked(phone)
       const given = Array.from(words).slice(0, CODE_POINTS).join('')
+      await gives(phone)
       await phone.getByTestId('nickname').evaluate((input, value) => {
         input.removeAttribute('maxlength')
         input.value = value

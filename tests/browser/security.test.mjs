@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe } from 'node:test'
 import { part, reaches, shows } from './support/chromium.mjs'
-import { confirms, isAsked } from './support/phone.mjs'
+import { confirms, gives, isAsked } from './support/phone.mjs'
 import { withService } from './support/stage.mjs'
 
 const it = withService()
@@ -21,6 +21,7 @@ describe('a page', { concurrency: 2, timeout: 600_000 }, () => {
     })
     const phone = await stage.phone(computer)
     await isAsked(phone)
+    await gives(phone)
     await phone.getByTestId('nickname').evaluate((input, value) => {
       input.removeAttribute('maxlength')
       input.value = value

@@ -17,6 +17,7 @@ export const SCREENSHOTS = process.env.SCREENSHOTS
 
 /** Sizes in CSS pixels: of the screen, of what the system keeps above and below the page. */
 export const DEVICES = {
+  '320x568': { width: 320, height: 568, status: 20, below: 0 },
   '375x667': { width: 375, height: 667, status: 20, below: 0 },
   '390x844': { width: 390, height: 844, status: 47, below: 34 },
 }

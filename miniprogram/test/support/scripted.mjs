@@ -11,6 +11,12 @@ export const INTERRUPTED = 'request:fail interrupted'
 export const CONFIRMED = { state: 'confirmed', version: 3 }
 export const DECLINED = { state: 'declined', version: 3 }
 
+/** What the service says to who came by a picture. */
+export const WARNING = {
+  zh: '微信没有显示你是用相机扫描屏幕进入的。这本身不能证明什么，但如果这个码是别人发给你的，确认后对方将以你的身份登录，请拒绝。',
+  en: 'WeChat does not say that you scanned a screen with the camera. That alone proves nothing, but if somebody sent you this code, it logs them in as you: decline.',
+}
+
 export const scanReply = (more = {}) => ({
   confirm_token: 'token-1',
   client: { client_id: 'blog', name: '我的博客', domain: 'blog.example' },

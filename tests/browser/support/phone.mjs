@@ -77,9 +77,15 @@ export async function picks(phone, number) {
   await phone.getByTestId('confirm').click()
 }
 
-/** The whole of it: scan, and confirm with a nickname. */
+/** Switches on that the site is given something, as the person's own name. */
+export async function gives(phone, nickname) {
+  await phone.getByTestId('give').check()
+  if (nickname !== undefined) await phone.getByTestId('nickname').fill(nickname)
+}
+
+/** The whole of it: scan, and confirm, with a nickname if there is one. */
 export async function confirms(phone, nickname) {
   await isAsked(phone)
-  if (nickname !== undefined) await phone.getByTestId('nickname').fill(nickname)
+  if (nickname !== undefined) await gives(phone, nickname)
   await phone.getByTestId('confirm').click()
 }

@@ -9,8 +9,9 @@ import { buildSync } from 'esbuild'
  * words, an attribute or anything else that is also written in quotes.
  */
 export const INTERNAL = [
-  'anyway', 'autoRefresh', 'beginUrl', 'changed', 'deadline', 'feed', 'heard', 'kept', 'lastId', 'passing', 'picture', 'pictureFailed',
-  'pictureLoaded', 'settings', 'shortCode', 'showAnyway', 'showShortCode', 'startsOver', 'wake',
+  'anyway', 'autoRefresh', 'beginUrl', 'changed', 'deadline', 'end', 'feed', 'heard', 'kept', 'lastId', 'over', 'passing', 'picture',
+  'pictureFailed', 'pictureLoaded', 'program', 'request', 'secret', 'settings', 'shortCode', 'showAnyway', 'showShortCode', 'start',
+  'startsOver', 'stop', 'timeout', 'until', 'wait', 'wake',
 ]
 
 /** The file's text. */

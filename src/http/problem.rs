@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::ObjectBuilder;
 
+use super::assets;
 use super::load::{Overloaded, Undone};
 use super::openapi::words;
 use super::scenes::whole_seconds;
@@ -23,6 +24,9 @@ use crate::telemetry::chain;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::PictureError;
 use crate::wechat::errcode::{Class, Errcode};
+
+/// Around what each code means.
+const PAGE: &str = include_str!("../../assets/problems/index.html");
 
 /// When to come again to a store that is full.
 const FULL: Duration = Duration::from_secs(10);
@@ -44,7 +48,7 @@ pub(super) struct Problem {
 }
 
 macro_rules! codes {
-    ($($variant:ident $word:literal $status:ident $title:literal,)*) => {
+    ($($variant:ident $word:literal $status:ident $title:literal: $meaning:literal $remedy:literal,)*) => {
         /// The stable machine words of the contract.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[expect(clippy::enum_variant_names, reason = "they are the contract's words")]
@@ -62,40 +66,102 @@ macro_rules! codes {
             pub(super) fn status(self) -> StatusCode { match self { $(Self::$variant => StatusCode::$status,)* } }
             /// What it is called.
             pub(super) fn title(self) -> &'static str { match self { $(Self::$variant => $title,)* } }
+            /// When it is met: a sentence.
+            fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)* } }
+            /// What to do about it: a sentence.
+            fn remedy(self) -> &'static str { match self { $(Self::$variant => $remedy,)* } }
         }
     };
 }
 
 codes! {
-    InvalidRequest "invalid_request" BAD_REQUEST "The request can't be understood",
-    UnknownClient "unknown_client" FORBIDDEN "No site of this client_id",
-    OriginNotAllowed "origin_not_allowed" FORBIDDEN "This site may not call",
-    UnknownScene "unknown_scene" NOT_FOUND "No such scene",
-    ShortCodeRefused "short_code_refused" FORBIDDEN "This site has no short codes",
-    UnknownShortCode "unknown_short_code" NOT_FOUND "No such short code",
-    NotWaiting "not_waiting" GONE "The code is not shown any more",
-    BrowserSecretRequired "browser_secret_required" UNAUTHORIZED "Only the browser that started the scene may do this",
-    ConfirmTokenRequired "confirm_token_required" UNAUTHORIZED "Only the phone that scanned may do this",
-    InvalidWxCode "invalid_wx_code" BAD_REQUEST "The wx.login code is not valid",
-    ScannedByAnother "scanned_by_another" CONFLICT "Another person scanned first",
-    AlreadyFinished "already_finished" CONFLICT "The scene has ended",
-    Expired "expired" GONE "The scene's time is over",
-    EntrySceneRefused "entry_scene_refused" FORBIDDEN "This site takes no scan that came so",
-    WrongMatchNumber "wrong_match_number" FORBIDDEN "Not the number on the screen",
-    WechatBlockedUser "wechat_blocked_user" FORBIDDEN "WeChat blocked this login",
-    WechatQuota "wechat_quota" TOO_MANY_REQUESTS "WeChat's quota is used up for now",
-    WechatUnavailable "wechat_unavailable" SERVICE_UNAVAILABLE "WeChat can't be reached",
-    WechatTimeout "wechat_timeout" GATEWAY_TIMEOUT "WeChat does not answer",
-    WechatError "wechat_error" BAD_GATEWAY "WeChat refused",
-    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many at once",
-    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't do this just now",
-    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
-    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has another type than this takes",
-    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This address takes other methods",
-    NotFound "not_found" NOT_FOUND "Nothing is here",
-    RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request came too slowly",
-    ShuttingDown "shutting_down" SERVICE_UNAVAILABLE "This replica is going away",
-    Internal "internal" INTERNAL_SERVER_ERROR "Something is broken on our side",
+    InvalidRequest "invalid_request" BAD_REQUEST "The request can't be understood":
+        "A parameter, a header or the body is missing, malformed or contradicts another."
+        "Correct what detail names; the same request will fail again.",
+    UnknownClient "unknown_client" FORBIDDEN "No site of this client_id":
+        "No client of the settings has this client_id, or none was named where there are several."
+        "Compare the client_id with the [[client]] tables of the service's settings.",
+    OriginNotAllowed "origin_not_allowed" FORBIDDEN "This site may not call":
+        "The page that called has an origin that the client does not list."
+        "Add the page's scheme, host and port to the client's origins.",
+    UnknownScene "unknown_scene" NOT_FOUND "No such scene":
+        "The scene never was, or its record is gone for good."
+        "Start a new scene.",
+    ShortCodeRefused "short_code_refused" FORBIDDEN "This site has no short codes":
+        "A code to type was asked for at a client whose people may only scan."
+        "Set short_codes = true for the client, or show the code to scan.",
+    UnknownShortCode "unknown_short_code" NOT_FOUND "No such short code":
+        "What was typed is wrong, was used already, or is too old."
+        "Compare it with the screen once more, or show a new one there.",
+    NotWaiting "not_waiting" GONE "The code is not shown any more":
+        "The scene was scanned, or has ended, so its code is worth nothing any more."
+        "Ask for the scene's status; to show a code again, start a new scene.",
+    BrowserSecretRequired "browser_secret_required" UNAUTHORIZED "Only the browser that started the scene may do this":
+        "The request has neither the cookie that starting the scene set, nor the right browser secret."
+        "Send the cookie along, or browser_secret as Authorization: Bearer.",
+    ConfirmTokenRequired "confirm_token_required" UNAUTHORIZED "Only the phone that scanned may do this":
+        "The request lacks the confirm_token, or has one of an earlier scan."
+        "Send the one of the last scan as Authorization: Bearer, or scan again.",
+    InvalidWxCode "invalid_wx_code" BAD_REQUEST "The wx.login code is not valid":
+        "WeChat does not know the code that wx.login gave, or it was used already."
+        "Call wx.login again and send the fresh code at once; each works once.",
+    ScannedByAnother "scanned_by_another" CONFLICT "Another person scanned first":
+        "The code was scanned on somebody else's phone before."
+        "Get a new code on the browser's page and scan that.",
+    AlreadyFinished "already_finished" CONFLICT "The scene has ended":
+        "The scene was confirmed, declined or cancelled before, and an end is the end."
+        "Take the state in the problem as the outcome, or start a new scene.",
+    Expired "expired" GONE "The scene's time is over":
+        "Nobody confirmed while the scene lived."
+        "Start a new scene and scan its code.",
+    EntrySceneRefused "entry_scene_refused" FORBIDDEN "This site takes no scan that came so":
+        "The phone came to the code in a way, such as a card in a chat, that the client refuses."
+        "Scan with the camera, from the screen that shows the code; the site chooses by entry_scenes.",
+    WrongMatchNumber "wrong_match_number" FORBIDDEN "Not the number on the screen":
+        "The number picked on the phone is not the one that the browser shows."
+        "Look at the browser's screen once more; a second wrong number declines the login.",
+    WechatBlockedUser "wechat_blocked_user" FORBIDDEN "WeChat blocked this login":
+        "WeChat holds this account for a risk and says nothing of who it is."
+        "Nobody here can change it: the person can ask WeChat's support.",
+    WechatQuota "wechat_quota" TOO_MANY_REQUESTS "WeChat's quota is used up for now":
+        "As many calls were made as WeChat, or the service for its sake, allows the Mini Program for now."
+        "Try again when Retry-After says; if it stays so, look at the quota in WeChat's console.",
+    WechatUnavailable "wechat_unavailable" SERVICE_UNAVAILABLE "WeChat can't be reached":
+        "The service reached no WeChat that could answer, or one that was busy."
+        "Try again when Retry-After says.",
+    WechatTimeout "wechat_timeout" GATEWAY_TIMEOUT "WeChat does not answer":
+        "WeChat took longer than the service waits."
+        "Try again when Retry-After says; for a picture the work goes on meanwhile.",
+    WechatError "wechat_error" BAD_GATEWAY "WeChat refused":
+        "WeChat refused the call, most often because of how the Mini Program is set up."
+        "Let whoever runs the service look up errcode and follow detail.",
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many at once":
+        "A limit of the service was met, of what comes in a time or of what is open at once."
+        "Try again when Retry-After says; RateLimit-Policy names the limit.",
+    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The service can't do this just now":
+        "The service lacks its store, or room, to do it."
+        "Try again when Retry-After says: nothing was changed that the same request would spoil.",
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large":
+        "The body has more bytes than this address takes."
+        "Send a smaller one, such as a smaller picture.",
+    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has another type than this takes":
+        "The Content-Type, or what the body is in truth, is not what this address takes."
+        "Send the type that the contract names.",
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This address takes other methods":
+        "The address exists, and the method does not go with it."
+        "Use one of those in the reply's Allow.",
+    NotFound "not_found" NOT_FOUND "Nothing is here":
+        "The address belongs to nothing of the service."
+        "Compare it with the contract.",
+    RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request came too slowly":
+        "The body did not arrive in the time that the service gives it."
+        "Send it again, on a better connection.",
+    ShuttingDown "shutting_down" SERVICE_UNAVAILABLE "This replica is going away":
+        "The replica that was asked ends, as at every deploy."
+        "Send the same request again: another replica answers.",
+    Internal "internal" INTERNAL_SERVER_ERROR "Something is broken on our side":
+        "A defect of the service, which it could not name."
+        "Try again, and give request_id to whoever runs the service: its log knows more.",
 }
 
 /// What went wrong (RFC 9457).
@@ -576,17 +642,18 @@ impl Quota {
 }
 
 /// `GET /problems`: what each code means, where the `type` of a problem leads.
-pub(super) async fn page() -> Html<String> {
-    let rows = Code::ALL.iter().fold(String::new(), |mut rows, code| {
+pub(super) async fn page() -> Response {
+    let sections = Code::ALL.iter().fold(String::new(), |mut sections, code| {
         let (word, status, title) = (code.as_str(), code.status().as_u16(), code.title());
+        let (meaning, remedy) = (code.meaning(), code.remedy());
         let _ = write!(
-            rows,
-            "<dt id=\"{word}\"><code>{word}</code> ({status})</dt><dd>{title}.</dd>"
+            sections,
+            "<section id=\"{word}\"><h2><code>{word}</code> {status}</h2>\
+             <p><strong>{title}.</strong> {meaning}</p><p>{remedy}</p></section>"
         );
-        rows
+        sections
     });
-    Html(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Problems</title>\
-         <h1>What can go wrong</h1><p>Each problem's <code>detail</code> says what to do about it.</p><dl>{rows}</dl>"
-    ))
+    let mut response = Html(PAGE.replace("<!-- the codes -->", &sections)).into_response();
+    assets::protect(&mut response, None, &[]);
+    response
 }

@@ -12,7 +12,7 @@ use utoipa::openapi::{OpenApi, Server};
 use utoipa_swagger_ui::Config;
 
 use super::problem::{Code, Problem};
-use super::{AppState, contract};
+use super::{AppState, assets, contract};
 use crate::web::gzip;
 
 /// Swagger UI sets styles by script, which no policy forbids, and brings small pictures in its style sheet.
@@ -61,8 +61,20 @@ impl Document {
     }
 }
 
-/// One of Swagger UI's, most of which are gzip in the binary already.
+/// A file of the page. The page itself is ours, for Swagger UI's is made for no phone and has the name of that.
 fn file(name: &str, asked: &HeaderMap) -> Result<Response, Problem> {
+    let mut response = match name {
+        "index.html" => assets::page("openapi/index.html", asked)?,
+        _ => of_swagger_ui(name, asked)?,
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    Ok(response)
+}
+
+/// One of Swagger UI's, most of which are gzip in the binary already.
+fn of_swagger_ui(name: &str, asked: &HeaderMap) -> Result<Response, Problem> {
     // Calls are made with a client's own tools; and whoever reads needs nobody elsewhere to say that the document is valid.
     let config = Config::from("/openapi.json")
         .supported_submit_methods(Vec::<String>::new())
@@ -87,7 +99,5 @@ fn file(name: &str, asked: &HeaderMap) -> Result<Response, Problem> {
         headers.extend([gzip::IS_GZIP]);
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     Ok(response)
 }

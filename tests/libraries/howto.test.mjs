@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import fs from 'node:fs'
 import { describe, test } from 'node:test'
-import { linesOf, measured, programs } from './support/howto.mjs'
+import { linesOf, measured, measuredOfComponent, ofComponent, programs } from './support/howto.mjs'
 
 const here = (name) => new URL(name, import.meta.url)
 const tests = fs.readdirSync(here('.')).filter((name) => name.endsWith('.test.mjs') && name !== 'howto.test.mjs')
@@ -21,6 +21,10 @@ describe('docs/howto.md', () => {
   test('needs as many lines as docs/measurements.md says', () => {
     const lines = Object.entries(programs()).map(([name, text]) => [name, linesOf(text)])
     assert.deepEqual(measured(), Object.fromEntries(lines))
+  })
+
+  test('and so does the page with the web component, and its backend', () => {
+    assert.deepEqual(measuredOfComponent(), ofComponent().map(linesOf))
   })
 })
 

@@ -3,7 +3,7 @@
 export const ANSWER_MS = 15_000;
 export const TRIES = 3;
 
-/** An RFC 9457 problem, or what stands in for one when no answer came. */
+/** An RFC 9457 problem, or what stands in for one when no answer came; without a `code` where whoever answered gave none. */
 export class Problem extends Error {
   constructor(fields) {
     super(fields.detail || fields.code);
@@ -21,7 +21,7 @@ export const network = () => new Problem({ code: 'network' });
 export function problemFrom(body, status, headers) {
   return new Problem({
     status,
-    code: body.code ?? 'unexpected',
+    code: body.code,
     detail: body.detail,
     errcode: body.errcode,
     requestId: body.request_id ?? headers?.get('x-request-id'),
@@ -31,7 +31,10 @@ export function problemFrom(body, status, headers) {
 }
 
 /** What came in the place of an answer. */
-export const problemIn = (error) => (error instanceof Problem ? error : network());
+export function problemIn(error) {
+  if (error instanceof Problem) return error;
+  return error instanceof SyntaxError ? new Problem({ detail: 'no JSON' }) : network();
+}
 
 /** Aborts with `parent`, or when it was given too little time by the last `wait`. */
 export function watchdog(parent) {

@@ -202,7 +202,7 @@ export class Login {
   #fail(problem, again) {
     this.problem = problem;
     this.#again = again;
-    this.problem.until = Date.now() + (problem.retryAfter ?? 0) * 1000;
+    problem.until = Date.now() + (problem.retryAfter ?? 0) * 1000;
     this.#changed();
   }
 
@@ -259,9 +259,14 @@ export class Login {
     this.#changed();
     if (this.#dormant) return;
     try {
-      const begun = beginUrl ? await tries(signal, () => call('POST', beginUrl, { signal })) : {};
-      const json = { ...request };
-      for (const name of Object.keys(request)) json[name] = begun[name] ?? request[name];
+      const begun = beginUrl ? await tries(signal, () => call('POST', beginUrl, { signal })).catch((problem) => {
+        // Not the service's doing: whoever builds the site is told whose.
+        problem.detail = `POST ${beginUrl}: ${problem.detail || problem.status || problem.code}`;
+        problem.code ??= 'other';
+        throw problem;
+      }) : {};
+      const json = {};
+      for (const name in request) json[name] = begun[name] ?? request[name];
       if (json.code_challenge) json.code_challenge_method = 'S256';
       const scene = await tries(signal, () => call('POST', `${service}/scenes`, { json, signal }));
       const { browser_secret: secret, ...kept } = scene;

@@ -1,6 +1,7 @@
 // The file that the service serves and npm publishes: it is what the source says, and small.
 
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import { test } from 'node:test'
 import { gzipSync } from 'node:zlib'
@@ -31,6 +32,14 @@ test(`it is smaller than ${BYTES} bytes by gzip`, (t) => {
   const { length } = gzipSync(kept, { level: 9 })
   t.diagnostic(`scan-login.js: ${length} bytes by gzip, ${kept.length} bytes plain`)
   assert.ok(length < BYTES, `${length} bytes`)
+})
+
+test('docs/measurements.md says how large it is', () => {
+  const said = /^\| `<scan-login>`, `gzip -9` \| ([\d,]+) bytes \(([\d.]+) KiB\) \|$/m.exec(fs.readFileSync(file('../docs/measurements.md'), 'utf8'))
+  const bytes = Number(said[1].replace(',', ''))
+  const { length } = execFileSync('gzip', ['-9', '-c'], { input: kept })
+  assert.ok(Math.abs(bytes - length) <= length / 100, `it is ${length} bytes, not ${bytes}`)
+  assert.equal(said[2], (bytes / 1024).toFixed(1))
 })
 
 test('it can be imported where there is no page', async () => {

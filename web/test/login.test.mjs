@@ -85,6 +85,29 @@ test('what the page\'s backend begins with wins, and is kept for the page', asyn
   assert.equal(world.of('begin').length, 2, 'each login is begun anew')
 })
 
+for (const [what, answer, code, said] of [
+  ['fails', () => new Response('<h1>500</h1>', { status: 500 }), 'other', '500'],
+  ['is not there', () => new Response('<h1>404</h1>', { status: 404 }), 'other', '404'],
+  ['answers by a page', () => new Response('<!doctype html>'), 'other', 'no JSON'],
+  ['says why', () => Response.json({ detail: 'Closed.' }, { status: 403 }), 'other', 'Closed.'],
+  ['answers by a problem of its own', () => Response.json({ code: 'closed', detail: 'Closed.' }, { status: 503, headers: { 'retry-after': '9' } }), 'closed', 'Closed.'],
+  ['can\'t be reached', () => { throw new TypeError('Failed to fetch') }, 'network', 'network'],
+]) {
+  test(`that the page's backend ${what} is not said of the service, and who builds the site is told`, async (t) => {
+    const world = new World(t, { beginUrl: `${SERVICE}/begin` })
+    world.begin = async () => answer()
+    world.login.start()
+    await pass(10_000)
+    const { problem } = world.login
+    assert.deepEqual([problem.code, problem.detail], [code, `POST ${SERVICE}/begin: ${said}`])
+    assert.equal(world.scenes, 0)
+    world.begin = async () => Response.json({})
+    world.login.refresh()
+    await settle()
+    assert.equal(world.login.state, 'waiting', 'the button begins again')
+  })
+}
+
 test('a code that expires is renewed so often as is allowed, and by a click so often again', async (t) => {
   const world = await waiting(t)
   const expire = async () => {

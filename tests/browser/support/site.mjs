@@ -1,12 +1,18 @@
-// Somebody's site at an origin of its own: the page of web/README.md, and the backend that it wants.
+// Somebody's site at an origin of its own: the page of web/README.md, and behind it the backend of web/README.md.
 
 import { createHash, randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import http from 'node:http'
-import { Service } from './service.mjs'
+import path from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { Process, Service, freePort } from './service.mjs'
+import { until } from './until.mjs'
 
 export const README = fs.readFileSync(new URL('../../../web/README.md', import.meta.url), 'utf8')
-const SECRET = 'the shop\'s secret'
+/** Where a program finds the libraries that it imports. */
+const LIBRARIES = fileURLToPath(new URL('../node_modules', import.meta.url))
+export const SECRET = 'the-secret-of-the-shop'
 const sha256 = (text, how) => createHash('sha256').update(text).digest(how)
 
 /** What an id_token says. */
@@ -19,13 +25,16 @@ export function howto(heading) {
   return [...section.split('\n## ')[0].matchAll(/^```\w+\n([^]*?)^```$/gm)].map(([, block]) => block)
 }
 
-/** The lines that the README tells a site's owner to write. */
+/** The lines that the README tells a site's owner to write: of the page, and of the backend. */
 export const LINES = /```html\n([^]*?)```/.exec(README)[1]
+const BACKEND = /```js backend.mjs\n([^]*?)```/.exec(README)[1]
 
 export class Site {
-  /** Who logged in, as the site's sessions know it. */
-  claims = new Map()
-  #sessions = new Map()
+  /** With what status its backend ended each login. */
+  finished = []
+  /** Who came back to the callback, by session. */
+  #claims = new Map()
+  #backend = null
   /** What a test puts in the place of the README's lines. */
   lines = LINES
   /** What else its page says of itself. */
@@ -58,7 +67,34 @@ export class Site {
   async stop() {
     this.server.closeAllConnections()
     this.server.close()
-    await this.service?.kill()
+    const backend = await this.#backend?.catch(() => null)
+    await Promise.all([this.service?.kill(), backend?.process.end()])
+    if (backend) fs.rmSync(backend.dir, { recursive: true })
+  }
+
+  /** Runs the README's backend, with this site's addresses and secret. */
+  async #runs() {
+    const port = await freePort()
+    const dir = fs.mkdtempSync(path.join(LIBRARIES, '.site-'))
+    const file = path.join(dir, 'backend.mjs')
+    fs.writeFileSync(file, BACKEND.replaceAll('https://login.example', this.serviceUrl).replaceAll('CLIENT-SECRET', SECRET)
+      .replaceAll('listen(3000)', `listen(${port}, '127.0.0.1')`))
+    const backend = { dir, url: `http://127.0.0.1:${port}`, process: new Process(process.execPath, [file]) }
+    await until('the backend answers', () => {
+      if (backend.process.how !== undefined) throw new Error(`the backend ended (${backend.process.how}):\n${backend.process.log}`)
+      return fetch(backend.url).catch(() => null)
+    })
+    return backend
+  }
+
+  /** What the README's backend answers to a request, whose cookies are its own to set. */
+  async #behind({ method, headers }, pathname, reply, body) {
+    this.#backend ??= this.#runs()
+    const { url } = await this.#backend
+    const told = Object.fromEntries(['cookie', 'content-type'].filter((name) => headers[name]).map((name) => [name, headers[name]]))
+    const answer = await fetch(`${url}${pathname}`, { method, headers: told, body })
+    for (const cookie of answer.headers.getSetCookie()) reply.appendHeader('set-cookie', cookie)
+    return answer
   }
 
   /** What a page of this site may do: nothing inline but the README's script, and no markup out of text. */
@@ -73,10 +109,10 @@ export class Site {
     const { pathname, searchParams } = new URL(request.url, this.origin)
     const cookie = /session=(\w+)/.exec(request.headers.cookie ?? '')?.[1]
     const id = cookie ?? randomBytes(8).toString('hex')
-    if (!cookie) reply.setHeader('set-cookie', `session=${id}; Path=/; HttpOnly; SameSite=Lax`)
+    if (!cookie) reply.appendHeader('set-cookie', `session=${id}; Path=/; HttpOnly; SameSite=Lax`)
     if (request.method === 'GET' && pathname === '/') {
       const lines = this.lines.replaceAll('https://login.example', this.serviceUrl)
-      const found = this.claims.get(id)
+      const found = this.#claims.get(id) ?? await this.#person(request, reply)
       const body = found ? `<h1 id="who">${found.nickname} (${found.sub})</h1>` : `<main><h1>The Shop</h1>${lines}</main>`
       reply.setHeader('content-type', 'text/html; charset=utf-8')
       reply.setHeader('content-security-policy', this.#policy(lines))
@@ -87,32 +123,31 @@ export class Site {
     } else if (request.method === 'GET' && pathname === '/login') {
       reply.writeHead(303, { location: this.authorizeUrl() }).end()
     } else if (request.method === 'GET' && pathname === '/callback') {
-      if (this.back) this.#finish(id, await this.redeem(searchParams.get('code'), { redirect_uri: `${this.origin}/callback` }))
+      if (this.back) {
+        const { id_token: token } = await this.redeem(searchParams.get('code'), { redirect_uri: `${this.origin}/callback` })
+        if (token) this.#claims.set(id, claimsOf(token))
+      }
       reply.setHeader('content-type', 'text/html').end(`<!doctype html><title>Back</title><link rel="icon" href="data:,">${this.back ?? ''}`)
-    } else if (request.method === 'POST' && pathname === '/login/begin') {
-      const verifier = randomBytes(32).toString('base64url')
-      this.#sessions.set(id, verifier)
-      reply.setHeader('content-type', 'application/json').end(JSON.stringify({ code_challenge: sha256(verifier, 'base64url') }))
-    } else if (request.method === 'POST' && pathname === '/login/finish') {
-      let code = ''
-      for await (const chunk of request) code += chunk
-      const redeemed = await this.redeem(code, { code_verifier: this.#sessions.get(id) ?? '' })
-      reply.writeHead(this.#finish(id, redeemed) ? 204 : 403).end()
+    } else if (request.method === 'POST' && ['/login/begin', '/login/finish'].includes(pathname)) {
+      const body = await text(request)
+      const answer = await this.#behind(request, pathname, reply, body)
+      if (pathname === '/login/finish') this.finished.push(answer.status)
+      reply.writeHead(answer.status, { 'content-type': answer.headers.get('content-type') ?? 'text/plain' }).end(await answer.text())
     } else {
       reply.writeHead(404).end()
     }
   }
 
-  /** Whether this session is somebody's now. */
-  #finish(id, { id_token: token }) {
-    if (token) this.claims.set(id, claimsOf(token))
-    return Boolean(token)
+  /** Whose the session of the README's backend is, if it is somebody's. */
+  async #person(request, reply) {
+    const person = await (await this.#behind(request, '/', reply)).json()
+    return person.sub ? person : null
   }
 
   async redeem(code, more) {
     const reply = await fetch(`${this.service.url}/token`, {
       method: 'POST',
-      headers: { authorization: `Basic ${btoa(`shop:${encodeURIComponent(SECRET)}`)}` },
+      headers: { authorization: `Basic ${btoa(`shop:${SECRET}`)}` },
       body: new URLSearchParams({ grant_type: 'authorization_code', code, ...more }),
     })
     return reply.json()

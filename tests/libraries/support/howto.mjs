@@ -2,14 +2,23 @@
 
 import fs from 'node:fs'
 
-const read = (name) => fs.readFileSync(new URL(`../../../docs/${name}`, import.meta.url), 'utf8')
-const HOWTO = read('howto.md')
+const read = (name) => fs.readFileSync(new URL(`../../../${name}`, import.meta.url), 'utf8')
+const HOWTO = read('docs/howto.md')
 
 /** What a table of docs/measurements.md says of each program: its lines. */
 export function measured() {
-  const rows = read('measurements.md').matchAll(/^\| \[`([^`]+)`\]\(howto\.md[^|]*\| (\d+) \|/gm)
+  const rows = read('docs/measurements.md').matchAll(/^\| \[`([^`]+)`\]\(howto\.md[^|]*\| (\d+) \|/gm)
   return Object.fromEntries([...rows].map(([, name, lines]) => [name, Number(lines)]))
 }
+
+/** What it says of the page with the web component, and of its backend. */
+export function measuredOfComponent() {
+  const [, ...lines] = /`<scan-login>` takes (\d+) lines of a page and (\d+) of its backend/.exec(read('docs/measurements.md'))
+  return lines.map(Number)
+}
+
+/** Both, as they stand in the component's own document; `tests/browser` runs them. */
+export const ofComponent = () => ['html', 'js backend.mjs'].map((name) => read('web/README.md').split(`\n\`\`\`${name}\n`)[1].split('\n```')[0])
 
 /** Every program, by the name behind the language of its block. */
 export function programs() {

@@ -5,7 +5,7 @@ import { strings } from './strings.js';
 
 /** What became of it is to be seen before the browser goes on. */
 const SEEN_MS = 900;
-/** Of this tab alone: at the next login the site may ask for another. */
+/** Of this tab, for as long as it is open: who picked a language by hand wants it at the next login too. */
 const LANGUAGE = 'scanlogin.language';
 /** The scene that was taken back to its site last. */
 const LEFT = 'scanlogin.left';
@@ -36,13 +36,14 @@ function pick(language) {
 
 function draw() {
   const words = strings[page.lang];
-  const headline = words.headline.replace('{name}', () => name);
+  const isElsewhere = app.dataset.state === 'elsewhere';
+  const headline = isElsewhere ? words.elsewhere : words.headline.replace('{name}', () => name);
   byId('headline').textContent = headline;
   document.title = headline;
   byId('simulator-title').textContent = words.simulatorTitle;
   byId('simulator-text').textContent = words.simulatorText;
   byId('open-phone').textContent = words.openPhone;
-  byId('leave').textContent = words.leave;
+  byId('leave').textContent = isElsewhere ? words.goOnHere : words.leave;
   const [other, label] = TOGGLES[page.lang];
   byId('lang').textContent = label;
   byId('lang').lang = other;
@@ -73,8 +74,14 @@ function leave({ detail: { redirectTo }, type }) {
   const wait = type.endsWith(':cancelled') ? 0 : SEEN_MS;
   setTimeout(async () => {
     // At the last moment, so that a reload before it goes on.
-    if (await isFirst(scene)) location.replace(redirectTo);
-    else byId('headline').textContent = strings[page.lang].elsewhere;
+    if (await isFirst(scene)) {
+      location.replace(redirectTo);
+      return;
+    }
+    // Whoever closed that tab, or stopped it on its way, still gets back.
+    byId('leave').href = redirectTo;
+    app.dataset.state = 'elsewhere';
+    draw();
   }, wait);
 }
 

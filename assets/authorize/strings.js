@@ -8,6 +8,7 @@ export const strings = {
     openPhone: 'Open the simulated phone',
     leave: 'Cancel and go back to the site',
     elsewhere: 'Another tab goes on with this login',
+    goOnHere: 'It does not? Go on in this tab',
     // In the place of what <scan-login> says by itself; here {name} is the person's.
     login: {
       confirmed: ['Confirmed', 'Taking you back to the site…'],
@@ -24,6 +25,7 @@ export const strings = {
     openPhone: '打开模拟手机',
     leave: '取消并返回网站',
     elsewhere: '已在另一个标签页中继续登录',
+    goOnHere: '没有继续？在此标签页继续',
     login: {
       confirmed: ['已确认', '正在返回网站…'],
       confirmedName: '正在以“{name}”的身份返回网站…',

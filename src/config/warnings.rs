@@ -121,7 +121,8 @@ pub(super) fn of_links(programs: &[MiniProgram], public_url: Option<&PublicUrl>)
         let own = here
             .as_deref()
             .unwrap_or("/s/ of SCANLOGIN_PUBLIC_URL, which is not set");
-        (here.as_ref() != Some(prefix)).then(|| {
+        let read = |address: &str| Url::parse(address).ok();
+        (here.as_deref().and_then(read) != read(prefix)).then(|| {
             format!(
                 "mini_program {}: link_prefix: {prefix} is not {own}: whoever scans it outside WeChat, and WeChat's console, which looks for \
                  link_file there, find nothing of this service unless what answers there passes it on",

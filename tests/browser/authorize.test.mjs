@@ -126,6 +126,12 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await until('both know', async () => pages.some(isBack) && (await Promise.all(pages.map(stays))).some(Boolean))
     const { code } = await answer(pages.find(isBack), site)
     await site.redeem(code, { redirect_uri: `${site.origin}/callback` })
+    const other = pages.find((page) => !isBack(page))
+    await shows(other, '#leave', 'It does not? Go on in this tab')
+    await other.getByTestId('lang').click()
+    await shows(other, 'h1', '已在另一个标签页中继续登录')
+    await other.getByTestId('leave').click()
+    assert.equal((await answer(other, site)).code, code)
   })
 
   it('speaks as the site asks, and at a click otherwise', async (stage, site) => {

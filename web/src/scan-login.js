@@ -303,7 +303,7 @@ export class ScanLogin extends Base {
     const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
     at.box.classList.toggle('short', counts && seconds <= SHORT_SECONDS);
     write(at.countdown, counts ? t('valid', { time }) : '');
-    at.left.style.strokeDashoffset = counts ? 100 - (seconds / login.kept.expires_in) * 100 : 100;
+    at.left.style.strokeDashoffset = counts ? Math.max(0, 100 - (seconds / login.kept.expires_in) * 100) : 100;
     write(at.connection, counts && /ing$/.test(login.connection ?? '') ? `\u2003${t(login.connection)}` : '');
 
     // Not `disabled`: that would throw away the focus of whoever waits on it.

@@ -172,6 +172,7 @@ async fn links_that_lead_elsewhere_are_warned_about() {
         ("https://login.example", true),
         ("http://links.example", true),
         ("https://links.example", false),
+        ("https://LINKS.example:443", false),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let mut command = quiet(&dir, &format!("public_url = \"{public_url}\"\n{table}"));

@@ -308,6 +308,40 @@ async fn all_replicas_together_keep_within_the_calls_that_wechat_allows() {
 }
 
 #[tokio::test]
+async fn each_mini_program_has_calls_of_its_own() {
+    let site = |client: &str, appid: &str| {
+        format!(
+            "[[mini_program]]\nappid = \"{appid}\"\nsecret = \"{client}-of-wechat\"\n\
+             [[client]]\nclient_id = \"{client}\"\nmini_program = \"{appid}\"\n"
+        )
+    };
+    let redis = RedisServer::start();
+    let service = with(Service::builder(), &[("PICTURES", 10), ("CODE2SESSION", 10)])
+        .redis(&redis)
+        .config_toml(&(site("blog", "wx1111111111111111") + &site("shop", "wx2222222222222222")))
+        .start()
+        .await;
+    let start = async |client: &str| {
+        let wanted = json!({ "client_id": client, "code_challenge": s256(VERIFIER) });
+        Browser::start_with(&service, wanted).await
+    };
+    let pictures = (0..30).map(|_| async { start("blog").await.code_image().await });
+    let pictures = join_all(pictures).await;
+    let refused = pictures.iter().find(|reply| reply.status == 429).expect("a refusal");
+    assert_eq!(refused.json()["code"], "wechat_quota");
+    assert_eq!(start("shop").await.code_image().await.status, 200);
+
+    let scan = async |client: &str, person: usize| {
+        let scene = start(client).await.scene;
+        Phone::of(&format!("person-{person}")).scan(&service, &scene).await
+    };
+    let scans = join_all((0..30).map(|person| scan("blog", person))).await;
+    let refused = scans.iter().find(|reply| reply.status == 429).expect("a refusal");
+    assert_eq!(refused.json()["code"], "wechat_quota");
+    scan("shop", 30).await.ok();
+}
+
+#[tokio::test]
 async fn with_the_limits_off_nobody_is_refused_and_the_log_says_so() {
     let service = Service::builder().with("LIMITS", "off").start().await;
     let replies = join_all((0..200).map(|_| start(&service, "203.0.113.7"))).await;

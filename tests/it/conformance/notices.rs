@@ -157,7 +157,11 @@ pub(super) async fn however_much_is_due_of_one_site_anothers_is_taken_and_in_the
         let login = login_at(store, client_id).await;
         let seen = login.stored(store).await;
         let written = tell_with(store, &seen, Duration::ZERO, 1_000_000).await.unwrap();
-        assert_eq!(written, Replaced::Written);
+        // Of so many at once one may wait too long for a replica's word.
+        assert!(
+            matches!(written, Replaced::Written | Replaced::Unreplicated),
+            "{written:?}"
+        );
         *login.id()
     };
     let mut of_one = HashSet::new();

@@ -287,7 +287,7 @@ async fn the_warning_is_in_the_language_of_the_phone() {
         (Some("zh-CN,zh;q=0.9"), "拒绝"),
         (Some("en-US,en;q=0.9,zh;q=0.8"), "decline"),
         (Some("fr, en;q=0.5"), "decline"),
-        (Some("fr"), "拒绝"),
+        (Some("fr"), "decline"),
     ] {
         let browser = start(&service, "plain").await;
         let body = json!({ "code": service.wx_code("alice").await, "entry_scene": 1048 });

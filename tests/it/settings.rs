@@ -637,7 +637,7 @@ const FILES: &[Case] = &[
         &[],
         &[],
         "[[client]]\nclient_id = \"blog\"\norigins = \"https://blog.example\"",
-        &["SCANLOGIN_CONFIG", "line 3: it must be a list"],
+        &["SCANLOGIN_CONFIG", "line 3: origins: it must be a list"],
     ),
     Case(
         &[],

@@ -159,10 +159,10 @@ struct Signed(BTreeMap<String, Instant>);
 impl Signed {
     /// Says which keys there are now, and which are gone although somebody may still have to check what they signed.
     fn change(&mut self, then: &SigningKeys, now: &SigningKeys, at: Instant) {
-        let (published, signing): (Vec<_>, Vec<_>) = (now.kids().collect(), now.signing_kids().collect());
         if then.kids().eq(now.kids()) {
             return;
         }
+        let (published, signing): (Vec<_>, Vec<_>) = (now.kids().collect(), now.signing_kids().collect());
         tracing::info!(?published, ?signing, "the signing keys are others");
         self.0.retain(|_, last| at.duration_since(*last) < ID_TOKEN_LIFE);
         self.0.extend(then.signing_kids().map(|kid| (kid.to_owned(), at)));

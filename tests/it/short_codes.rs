@@ -580,13 +580,20 @@ async fn t38_redis_holds_no_code_and_nothing_that_is_found_by_trying() {
     assert!(tag.len() >= 22, "{tag}");
 }
 
-const TWO_SITES: &str = r#"
+/// These sites, of two Mini Programs.
+fn of_two_programs(sites: &str) -> String {
+    const PROGRAMS: &str = r#"
     [[mini_program]]
     appid = "wx1111111111111111"
     secret = "canary0secret0of0one0000000000001"
     [[mini_program]]
     appid = "wx2222222222222222"
     secret = "canary0secret0of0two0000000000002"
+    "#;
+    format!("{PROGRAMS}{sites}")
+}
+
+const TWO_SITES: &str = r#"
     [[client]]
     client_id = "one"
     mini_program = "wx1111111111111111"
@@ -600,7 +607,11 @@ const TWO_SITES: &str = r#"
 #[tokio::test]
 async fn a_code_is_typed_in_the_mini_program_of_its_site() {
     let redis = RedisServer::start();
-    let service = Service::builder().redis(&redis).config_toml(TWO_SITES).start().await;
+    let service = Service::builder()
+        .redis(&redis)
+        .config_toml(&of_two_programs(TWO_SITES))
+        .start()
+        .await;
     let browser = start_at(&service, "one").await;
     let code = shown(&browser).await;
     let from = async |appid: Option<&str>| {
@@ -625,7 +636,11 @@ async fn a_code_is_typed_in_the_mini_program_of_its_site() {
 #[tokio::test]
 async fn the_simulated_phone_types_in_the_mini_program_that_is_chosen_there() {
     let redis = RedisServer::start();
-    let service = Service::builder().redis(&redis).config_toml(TWO_SITES).start().await;
+    let service = Service::builder()
+        .redis(&redis)
+        .config_toml(&of_two_programs(TWO_SITES))
+        .start()
+        .await;
     let browser = start_at(&service, "one").await;
     let code = shown(&browser).await;
     // One of its own, that knows where the service is: only phones go through it.
@@ -654,13 +669,7 @@ async fn the_simulated_phone_types_in_the_mini_program_that_is_chosen_there() {
     assert_eq!(scanned["client"]["client_id"], "one");
 }
 
-const TWO_PROGRAMS: &str = r#"
-    [[mini_program]]
-    appid = "wx1111111111111111"
-    secret = "canary0secret0of0one0000000000001"
-    [[mini_program]]
-    appid = "wx2222222222222222"
-    secret = "canary0secret0of0two0000000000002"
+const MOVING: &str = r#"
     [[client]]
     client_id = "moving"
     mini_program = "wx1111111111111111"
@@ -695,11 +704,19 @@ async fn shows_a_code_that_counts(service: &Service, browser: &Browser, dead: &s
 #[tokio::test]
 async fn a_site_that_moves_to_another_mini_program_takes_nobody_from_the_one_it_left() {
     let redis = RedisServer::start();
-    let service = Service::builder().redis(&redis).config_toml(TWO_PROGRAMS).start().await;
+    let service = Service::builder()
+        .redis(&redis)
+        .config_toml(&of_two_programs(MOVING))
+        .start()
+        .await;
     let browser = start_at(&service, "moving").await;
     let code = shown(&browser).await;
     let moved = "mini_program = \"wx1111111111111111\"";
-    change(&service, &TWO_PROGRAMS.replace(moved, &moved.replace('1', "2"))).await;
+    change(
+        &service,
+        &of_two_programs(&MOVING.replace(moved, &moved.replace('1', "2"))),
+    )
+    .await;
     // Their openid there is another person's, or nobody's, at the Mini Program that the site has now.
     for appid in ["wx1111111111111111", "wx2222222222222222"] {
         let reply = typed_in(&service, appid, "alice", &code).await;
@@ -720,10 +737,15 @@ async fn a_site_that_moves_to_another_mini_program_takes_nobody_from_the_one_it_
 #[tokio::test]
 async fn a_code_from_before_a_new_app_secret_is_shown_no_more() {
     let redis = RedisServer::start();
-    let service = Service::builder().redis(&redis).config_toml(TWO_PROGRAMS).start().await;
+    let service = Service::builder()
+        .redis(&redis)
+        .config_toml(&of_two_programs(MOVING))
+        .start()
+        .await;
     let browser = start_at(&service, "moving").await;
     let code = shown(&browser).await;
-    let next = TWO_PROGRAMS.replace("canary0secret0of0one0000000000001", "canary0secret0of0one0000000000002");
+    let next =
+        of_two_programs(MOVING).replace("canary0secret0of0one0000000000001", "canary0secret0of0one0000000000002");
     change(&service, &next).await;
     let reply = typed_in(&service, "wx1111111111111111", "alice", &code).await;
     reply.problem(404, "unknown_short_code");

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Value;
 
 use super::check::{TYPED_IS_REFUSED, WebhookPart, only, read_file, refuses_typed, secret_of, webhook};
-use super::lines::{At, Lines, setting_at};
+use super::lines::{At, Lines};
 use super::values::{avatar_host, host_of, link_prefix, origin, redirect_uri, web_address};
 use super::warnings::is_secret;
 use super::words::one_line;
@@ -114,18 +114,19 @@ pub(super) fn apply_text(
     text: &str,
     path: &Path,
 ) -> Result<(clap::Command, Tables), ConfigError> {
+    let lines = Lines::of(text, path);
     let in_file = |problem: &str| wrong(format!("SCANLOGIN_CONFIG: {}: {problem}", path.display()));
     let parsed = text.parse::<toml::Table>();
     let unread = |error: toml::de::Error| {
         let (span, problem) = (error.span(), plainly(error.message()));
-        let setting = span.as_ref().and_then(|span| setting_at(text, span.start));
+        let setting = span.as_ref().and_then(|span| lines.setting_at(span.start));
         let problem = setting.map_or_else(|| problem.clone(), |setting| format!("{setting}: {problem}"));
         in_file(&placed(text, span, &problem))
     };
     let table = parsed.map_err(unread)?;
     // Of the text itself, which knows its lines.
     let mut tables: Tables = toml::from_str(text).map_err(unread)?;
-    tables.lines = Lines::of(text, path);
+    tables.lines = lines;
     for (name, value) in table {
         if ["client", "mini_program"].contains(&name.as_str()) {
             continue;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -9,12 +10,22 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, wrong};
 
-/// The file, and the line of each of its settings.
+/// The file, and where in it each of its settings is.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     path: PathBuf,
-    /// Counted from 1, by what leads there, such as `client.0.redirect_uris.1`.
-    of: HashMap<String, usize>,
+    /// By what leads there, such as `client.0.redirect_uris.1`.
+    of: HashMap<String, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    /// Counted from 1.
+    line: usize,
+    /// What its value takes of the text, in bytes.
+    value: Range<usize>,
+    /// What people call it, such as `client.redirect_uris`.
+    name: String,
 }
 
 impl Lines {
@@ -24,7 +35,11 @@ impl Lines {
         let line_at = |at: usize| ends.partition_point(|end| *end < at) + 1;
         let mut of = HashMap::new();
         if let Ok(table) = DeTable::parse(text) {
-            of_table(table.get_ref(), "", &line_at, &mut of);
+            let mut note = |place: &str, name: &str, at: Range<usize>, value: Range<usize>| {
+                let (line, name) = (line_at(at.start), name.to_owned());
+                of.insert(place.to_owned(), Place { line, value, name });
+            };
+            visit(table.get_ref(), ["", ""], &mut note);
         }
         Self {
             path: path.to_owned(),
@@ -32,10 +47,20 @@ impl Lines {
         }
     }
 
+    /// Which setting of a `[[client]]` or `[[mini_program]]` table has its value at this byte, such as `entry_scenes.1048`.
+    pub(super) fn setting_at(&self, at: usize) -> Option<&str> {
+        let around = self.of.values().filter(|place| place.value.contains(&at));
+        // A table begun by `[[client]]` may span no more than that line, so it is the innermost that counts.
+        let inmost = around.max_by_key(|place| place.name.len())?;
+        inmost.name.split_once('.').map(|(_, setting)| setting)
+    }
+
     /// What is wrong there. Of what is not written at all, it is the line of the nearest around it.
     pub(super) fn wrong_at(&self, place: &str, problem: impl Display) -> ConfigError {
         let mut places = std::iter::successors(Some(place), |place| Some(place.rsplit_once('.')?.0));
-        let line = places.find_map(|place| self.of.get(place)).copied().unwrap_or(1);
+        let line = places
+            .find_map(|place| self.of.get(place))
+            .map_or(1, |place| place.line);
         self.wrong_in(line, problem)
     }
 
@@ -49,57 +74,32 @@ impl Lines {
 
     /// The line of a setting or of a table that is there.
     pub(super) fn line(&self, place: &str) -> usize {
-        self.of.get(place).copied().unwrap_or(1)
+        self.of.get(place).map_or(1, |place| place.line)
     }
 }
 
-/// Which setting of a `[[client]]` or `[[mini_program]]` table has its value at this byte, such as `entry_scenes.1048`.
-pub(super) fn setting_at(text: &str, at: usize) -> Option<String> {
-    let table = DeTable::parse(text).ok()?;
-    let named = named_in(table.get_ref(), at)?;
-    named.split_once('.').map(|(_, setting)| setting.to_owned())
-}
-
-fn named_in(table: &DeTable<'_>, at: usize) -> Option<String> {
-    let (name, value) = table.iter().find(|(_, value)| holds(value, at))?;
-    let name = name.get_ref();
-    Some(named_within(value, at).map_or_else(|| name.to_string(), |within| format!("{name}.{within}")))
-}
-
-fn named_within(value: &Spanned<DeValue<'_>>, at: usize) -> Option<String> {
-    match value.get_ref() {
-        DeValue::Table(table) => named_in(table, at),
-        DeValue::Array(items) => items.iter().find_map(|item| named_within(item, at)),
-        _ => None,
+/// Tells `note` of each setting what leads there, its name, where that is written, and where its value.
+fn visit(table: &DeTable<'_>, within: [&str; 2], note: &mut impl FnMut(&str, &str, Range<usize>, Range<usize>)) {
+    for (key, value) in table {
+        let [place, name] = within.map(|within| format!("{within}{}", key.get_ref()));
+        note(&place, &name, key.span(), value.span());
+        visit_value(value, &place, &name, note);
     }
 }
 
-/// A table begun by `[[client]]` may span no more than that line, so what is in it is looked at too.
-fn holds(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
-    value.span().contains(&at) || named_within(value, at).is_some()
-}
-
-fn of_table(table: &DeTable<'_>, within: &str, line_at: &impl Fn(usize) -> usize, of: &mut HashMap<String, usize>) {
-    for (name, value) in table {
-        let place = format!("{within}{}", name.get_ref());
-        of.insert(place.clone(), line_at(name.span().start));
-        inside(value, &place, line_at, of);
-    }
-}
-
-fn inside(
+fn visit_value(
     value: &Spanned<DeValue<'_>>,
     place: &str,
-    line_at: &impl Fn(usize) -> usize,
-    of: &mut HashMap<String, usize>,
+    name: &str,
+    note: &mut impl FnMut(&str, &str, Range<usize>, Range<usize>),
 ) {
     match value.get_ref() {
-        DeValue::Table(table) => of_table(table, &format!("{place}."), line_at, of),
+        DeValue::Table(table) => visit(table, [&format!("{place}."), &format!("{name}.")], note),
         DeValue::Array(items) => {
             for (n, item) in items.iter().enumerate() {
                 let place = format!("{place}.{n}");
-                of.insert(place.clone(), line_at(item.span().start));
-                inside(item, &place, line_at, of);
+                note(&place, name, item.span(), item.span());
+                visit_value(item, &place, name, note);
             }
         }
         _ => {}

@@ -26,7 +26,7 @@ pub(super) async fn page(
         .filter_map(|program| program.mini_program.link_file.as_ref());
     let file = files.find(|file| file.name == name);
     let Some(file) = file else {
-        // Cut off on its way, as a rule, and opened by a person.
+        // Cut off on its way, as a rule, and opened by a person. Whole whatever they have of it: a 304 would be no 404.
         let mut page = assets::page("link/unknown.html", &HeaderMap::new())?;
         *page.status_mut() = StatusCode::NOT_FOUND;
         return Ok(page);

@@ -1,19 +1,18 @@
 //! The contract, to read and to make clients from: `/openapi.json`, and a page of it that needs nothing from elsewhere.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
-use bytes::Bytes;
-use utoipa::openapi::{OpenApi, Server};
+use utoipa::openapi::Server;
 use utoipa_swagger_ui::Config;
 
 use super::problem::{Code, Problem};
 use super::{AppState, assets, contract};
-use crate::web::gzip;
+use crate::web::gzip::{self, Constant};
 
 /// Swagger UI sets styles by script, which no policy forbids, and brings small pictures in its style sheet.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -23,8 +22,9 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(super) fn routes(state: &AppState) -> Router<AppState> {
     let mut document = contract();
     document.servers = Some(vec![Server::new(state.public_url.as_str())]);
-    let document = Arc::new(Document::new(&document));
-    let of_document = async move |asked: HeaderMap| document.reply(&asked);
+    let document = serde_json::to_vec(&document).unwrap_or_default();
+    let document = Arc::new(Constant::new(document.into()));
+    let of_document = async move |asked: HeaderMap| json(&document, &asked);
     let of_file = async |Path(name): Path<String>, asked: HeaderMap| file(&name, &asked);
     Router::new()
         .route("/openapi.json", get(of_document))
@@ -33,31 +33,14 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/openapi/{file}", get(of_file))
 }
 
-/// The document as it is sent.
-struct Document {
-    plain: Bytes,
-    /// Made when it is first asked for.
-    packed: OnceLock<Option<Bytes>>,
-}
-
-impl Document {
-    fn new(document: &OpenApi) -> Self {
-        Self {
-            plain: serde_json::to_vec(document).unwrap_or_default().into(),
-            packed: OnceLock::new(),
-        }
-    }
-
-    fn reply(&self, asked: &HeaderMap) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            gzip::VARY,
-        ];
-        let packed = || self.packed.get_or_init(|| gzip::pack(&self.plain).ok()).clone();
-        match gzip::is_taken(asked).then(packed).flatten() {
-            Some(packed) => (headers, [gzip::IS_GZIP], packed).into_response(),
-            None => (headers, self.plain.clone()).into_response(),
-        }
+fn json(document: &Constant, asked: &HeaderMap) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        gzip::VARY,
+    ];
+    match document.packed(asked) {
+        Some(packed) => (headers, [gzip::IS_GZIP], packed).into_response(),
+        None => (headers, document.plain()).into_response(),
     }
 }
 

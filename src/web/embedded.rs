@@ -1,7 +1,8 @@
 //! The pages' files, carried in the binary.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,17 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use super::gzip;
+use super::gzip::{self, Constant};
 
-/// Each file as gzip, with the hash of what was packed, since a debug build reads files from the disk. Made when it is first asked for:
-/// as constant as the files are, and no more than these.
-static PACKED: LazyLock<Mutex<HashMap<String, Packed>>> = LazyLock::new(Mutex::default);
-
-struct Packed {
-    /// What was packed.
-    hash: [u8; 32],
-    bytes: Bytes,
-}
+/// Each file by its hash: a debug build reads files from the disk, where they change.
+static FILES: LazyLock<Mutex<HashMap<[u8; 32], Arc<Constant>>>> = LazyLock::new(Mutex::default);
 
 #[derive(RustEmbed)]
 #[folder = "assets/"]
@@ -45,9 +39,17 @@ pub fn component(asked: &HeaderMap) -> Option<Response> {
 }
 
 fn reply(path: &str, file: EmbeddedFile, asked: &HeaderMap) -> Response {
-    let packed = gzip::is_taken(asked).then(|| packed(path, &file)).flatten();
+    let hash = file.metadata.sha256_hash();
+    let bytes = || match file.data {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = Arc::clone(files.entry(hash).or_insert_with(|| Arc::new(Constant::new(bytes()))));
+    drop(files);
+    let packed = file.packed(asked);
     // Two answers to one question, which a cache must not take for one another (RFC 9110 §8.8.3.3).
-    let etag = etag(&file, if packed.is_some() { "-gzip" } else { "" });
+    let etag = etag(hash, if packed.is_some() { "-gzip" } else { "" });
     let known = asked.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let unchanged = known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == etag));
     let headers = [
@@ -62,29 +64,8 @@ fn reply(path: &str, file: EmbeddedFile, asked: &HeaderMap) -> Response {
     match packed {
         _ if unchanged => (StatusCode::NOT_MODIFIED, headers).into_response(),
         Some(packed) => (headers, [gzip::IS_GZIP], packed).into_response(),
-        None => (headers, file.data).into_response(),
+        None => (headers, file.plain()).into_response(),
     }
-}
-
-/// The file as gzip. All that there are are text.
-fn packed(path: &str, file: &EmbeddedFile) -> Option<Bytes> {
-    let hash = file.metadata.sha256_hash();
-    let kept = || PACKED.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = kept()
-        .get(path)
-        .filter(|kept| kept.hash == hash)
-        .map(|kept| kept.bytes.clone());
-    if found.is_some() {
-        return found;
-    }
-    // Outside of the lock: at worst it is made twice.
-    let bytes = gzip::pack(&file.data).ok()?;
-    let packed = Packed {
-        hash,
-        bytes: bytes.clone(),
-    };
-    kept().insert(path.to_owned(), packed);
-    Some(bytes)
 }
 
 /// A debug build reads the files from the disk, where `..` leads elsewhere.
@@ -92,8 +73,8 @@ fn is_plain(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !name.starts_with('.')
 }
 
-fn etag(file: &EmbeddedFile, form: &str) -> HeaderValue {
-    let hash = URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash());
+fn etag(hash: [u8; 32], form: &str) -> HeaderValue {
+    let hash = URL_SAFE_NO_PAD.encode(hash);
     HeaderValue::try_from(format!("\"{hash}{form}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 

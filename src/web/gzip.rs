@@ -6,6 +6,7 @@
 //! Never what holds a secret beside words of others: how far it shrinks would tell the one by the other (BREACH).
 
 use std::io::{self, Read, Write};
+use std::sync::OnceLock;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
@@ -18,6 +19,38 @@ pub const VARY: (HeaderName, HeaderValue) = (header::VARY, HeaderValue::from_sta
 
 /// The header of an answer that is gzip.
 pub const IS_GZIP: (HeaderName, HeaderValue) = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+
+/// Bytes that do not change.
+#[derive(Debug)]
+pub struct Constant {
+    plain: Bytes,
+    /// Made when it is first asked for.
+    packed: OnceLock<Option<Bytes>>,
+}
+
+impl Constant {
+    /// These.
+    #[must_use]
+    pub fn new(plain: Bytes) -> Self {
+        Self {
+            plain,
+            packed: OnceLock::new(),
+        }
+    }
+
+    /// As they are.
+    #[must_use]
+    pub fn plain(&self) -> Bytes {
+        self.plain.clone()
+    }
+
+    /// As gzip, if who asks takes that.
+    #[must_use]
+    pub fn packed(&self, asked: &HeaderMap) -> Option<Bytes> {
+        let packed = || self.packed.get_or_init(|| pack(&self.plain).ok()).clone();
+        is_taken(asked).then(packed).flatten()
+    }
+}
 
 /// Whether who asks takes gzip (RFC 9110 §12.5.3). Whoever does not say so may not.
 #[must_use]
@@ -48,10 +81,7 @@ fn is_nothing(weight: &str) -> bool {
 }
 
 /// These bytes as gzip, as small as that makes them.
-///
-/// # Errors
-/// None that memory has.
-pub fn pack(plain: &[u8]) -> io::Result<Bytes> {
+fn pack(plain: &[u8]) -> io::Result<Bytes> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     packed.write_all(plain)?;
     Ok(packed.finish()?.into())

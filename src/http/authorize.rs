@@ -132,7 +132,7 @@ fn answer_of(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
     let language = Language::preferred(request.ui_locales(), headers);
     match check(state, &request) {
         Ok((site, authorization)) => {
-            // Nothing is lost of it: what is no text was refused.
+            // Nothing is lost of what counts: that was refused where it is no text.
             let query = String::from_utf8_lossy(query);
             code_page(state, &query, language, &site.client, &authorization)
         }

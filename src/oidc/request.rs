@@ -16,8 +16,26 @@ pub const NONCE_LEN: usize = 255;
 /// The longest state that is repeated, in bytes: some sites seal all they want to know again into it.
 const STATE_LEN: usize = 4_096;
 
-/// What somebody sent to `/authorize`. Whatever is none of its business there is ignored (§3.1.2.1); what has no value counts as left
-/// out (RFC 6749 §3.1).
+/// The parameters that decide something, whether they are taken or refused.
+const DECIDING: [&str; 14] = [
+    "client_id",
+    "code_challenge",
+    "code_challenge_method",
+    "max_age",
+    "nonce",
+    "prompt",
+    "redirect_uri",
+    "registration",
+    "request",
+    "request_uri",
+    "response_mode",
+    "response_type",
+    "scope",
+    "state",
+];
+
+/// What somebody sent to `/authorize`. Whatever is none of its business there is ignored, even what is no text (§3.1.2.1); what has no
+/// value counts as left out (RFC 6749 §3.1).
 #[derive(Debug)]
 pub struct AuthorizationRequest {
     /// Without a value: it is no text.
@@ -148,12 +166,9 @@ impl AuthorizationRequest {
         if let Some(name) = self.twice.first() {
             return invalid(&format!("{} is there twice.", sayable(name)));
         }
-        // Whatever it is: one that is ignored may be misspelt, and none is taken for what it does not say.
-        if let Some((name, _)) = self.by_name.iter().find(|(_, value)| value.is_none()) {
-            return invalid(&format!(
-                "{} is no text: it must be percent-encoded UTF-8.",
-                sayable(name)
-            ));
+        // None is taken for what it does not say.
+        if let Some(name) = DECIDING.iter().find(|name| self.by_name.get(**name) == Some(&None)) {
+            return invalid(&format!("{name} is no text: it must be percent-encoded UTF-8."));
         }
         self.has_nothing_unsupported()?;
         match self.get("response_type") {

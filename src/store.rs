@@ -161,10 +161,10 @@ pub trait NoticeStore: Send + Sync + 'static {
         claim: WriteId,
         text: &[u8],
         wait: Duration,
-    ) -> Result<PutOff, StoreError>;
+    ) -> Result<Ended, StoreError>;
 
-    /// Drops a claimed notice; leaves one that somebody else has claimed since.
-    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<(), StoreError>;
+    /// Drops a claimed notice; leaves one that somebody else has claimed since. A call whose reply was lost may find it absent.
+    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<Ended, StoreError>;
 }
 
 /// What a site is to be told of a scene. There is one of each scene at most; a later one takes the place of an earlier.
@@ -189,11 +189,11 @@ pub struct Due {
     pub waiting: usize,
 }
 
-/// What [`NoticeStore::put_off_notice`] did.
+/// How a claim of a notice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PutOff {
-    /// Kept.
-    Kept,
+pub enum Ended {
+    /// As asked for.
+    Done,
     /// Somebody else has claimed it since.
     Taken,
     /// It is not there.

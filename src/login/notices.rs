@@ -20,7 +20,7 @@ use tracing::Instrument;
 use super::{Login, Subject};
 use crate::entropy::{between, os_rng};
 use crate::scene::{EventId, Scene, SceneId, State, WriteId};
-use crate::store::{Applied, Notice, PutOff, StoreError, find_one, settled};
+use crate::store::{Applied, Ended, Notice, StoreError, find_one, settled};
 use crate::webhook::{SendError, Sender, Webhook};
 
 /// How many messages are under way from this replica, to all sites and to one.
@@ -127,6 +127,13 @@ enum Source {
     Written { until: Instant },
     /// It was due in the store. Nobody may have seen yet that what it tells of counts.
     Found,
+}
+
+impl Claimed {
+    /// Whether nobody else can have taken it, as this replica's claim of what it wrote is not over.
+    fn is_in_force(&self) -> bool {
+        matches!(self.source, Source::Written { until } if Instant::now() < until)
+    }
 }
 
 impl Webhooks {
@@ -307,8 +314,10 @@ impl Login {
                     message,
                     source,
                 };
-                if let Some((claimed, lane)) = self.spawn_sending(claimed) {
-                    self.give_up_in_time(&claimed, &lane).await;
+                if let Some((claimed, lane)) = self.spawn_sending(claimed)
+                    && !self.give_up_in_time(&claimed, &lane).await
+                {
+                    self.hand_over(&claimed).await;
                 }
             } else {
                 tracing::warn!(?scene, "what a site is to be told can't be read, and is dropped");
@@ -317,7 +326,7 @@ impl Login {
         }
     }
 
-    /// Gives back what finds no room here. It is due again when its claim ends.
+    /// Gives back what finds no room here.
     fn spawn_sending(&self, claimed: Claimed) -> Option<(Claimed, Arc<Lane>)> {
         let client_id = &claimed.message.client_id;
         // Another replica may know one by now, as settings are read again.
@@ -347,7 +356,10 @@ impl Login {
         if *source == Source::Found && message.sent == 0 {
             match self.still_stands(scene, message.event_id).await {
                 Ok(true) => {}
-                Ok(false) => return self.drop_notice(scene, *claim).await,
+                Ok(false) => {
+                    self.drop_notice(scene, *claim).await;
+                    return;
+                }
                 // It may count later; then it is due again.
                 Err(_) => return,
             }
@@ -382,8 +394,8 @@ impl Login {
             .put_off_notice(scene, *claim, &message.text(), Duration::ZERO)
             .await
         {
-            Ok(PutOff::Kept | PutOff::Taken) => {}
-            Ok(PutOff::Absent) => self.count_absent(claimed),
+            Ok(Ended::Done | Ended::Taken) => {}
+            Ok(Ended::Absent) => self.count_absent(claimed),
             Err(error) => tracing::debug!(?scene, %error, "a message to a site is late"),
         }
     }
@@ -398,7 +410,7 @@ impl Login {
     ) -> bool {
         let wait = between(rest, rest * 6 / 5).min(message.left());
         let put_off = self.store.put_off_notice(scene, *claim, &message.text(), wait).await;
-        !matches!(put_off, Ok(PutOff::Absent))
+        !matches!(put_off, Ok(Ended::Absent))
     }
 
     /// What does not come to a try in all its life, as too much waits before a receiver that does not work, is given up as the others are.
@@ -410,17 +422,20 @@ impl Login {
         is_over
     }
 
-    async fn give_up(
-        &self,
-        Claimed {
+    async fn give_up(&self, claimed: &Claimed, why: &(dyn Display + Sync)) {
+        let Claimed {
             scene, claim, message, ..
-        }: &Claimed,
-        why: &(dyn Display + Sync),
-    ) {
-        let client = &message.client_id;
-        self.count_webhook(client, "given_up");
-        tracing::warn!(client, ?scene, tries = message.sent, error = %why, "the webhook is not sent again");
-        self.drop_notice(scene, *claim).await;
+        } = claimed;
+        match self.drop_notice(scene, *claim).await {
+            // A claim that was over gives up nothing: whoever has it now sees to its end.
+            Some(Ended::Taken) => {}
+            Some(Ended::Absent) if !claimed.is_in_force() => self.count_absent(claimed),
+            Some(Ended::Done | Ended::Absent) | None => {
+                let client = &message.client_id;
+                self.count_webhook(client, "given_up");
+                tracing::warn!(client, ?scene, tries = message.sent, error = %why, "the webhook is not sent again");
+            }
+        }
     }
 
     /// One may be slow: it holds up nobody but itself.
@@ -466,7 +481,8 @@ impl Login {
                 if lane.fails.swap(false, Ordering::Relaxed) {
                     tracing::info!(client, "the webhook works again");
                 }
-                return self.drop_notice(scene, *claim).await;
+                self.drop_notice(scene, *claim).await;
+                return;
             }
             Err(SendError::Gone) => return self.give_up(&claimed, &SendError::Gone).await,
             Err(error) => error,
@@ -491,40 +507,34 @@ impl Login {
         let asked = asked.map(|asked| between(asked, asked * 6 / 5));
         let wait = asked.unwrap_or_default().max(own).min(left);
         match self.store.put_off_notice(scene, *claim, &message.text(), wait).await {
-            Ok(PutOff::Absent) => self.count_absent(&claimed),
+            Ok(Ended::Absent) => self.count_absent(&claimed),
             // Where it could not be put off its claim ends.
-            Ok(PutOff::Kept | PutOff::Taken) | Err(_) => self.count_webhook(client, "failed"),
+            Ok(Ended::Done | Ended::Taken) | Err(_) => self.count_webhook(client, "failed"),
         }
     }
 
     /// The store does not have it: there was no room for it, or somebody else came to its end when the claim was over.
-    fn count_absent(
-        &self,
-        Claimed {
-            scene, message, source, ..
-        }: &Claimed,
-    ) {
+    fn count_absent(&self, claimed: &Claimed) {
+        let Claimed { scene, message, .. } = claimed;
         let client = &message.client_id;
-        match source {
-            Source::Written { until } if Instant::now() < *until => {
-                self.count_webhook(client, "dropped");
-                tracing::warn!(client, ?scene, "too much waits for the webhook: this is not sent again");
-            }
-            Source::Written { .. } | Source::Found => {
-                self.count_webhook(client, "elsewhere");
-                tracing::info!(
-                    client,
-                    ?scene,
-                    "another replica has come to an end with this for the webhook"
-                );
-            }
+        if claimed.is_in_force() {
+            self.count_webhook(client, "dropped");
+            tracing::warn!(client, ?scene, "too much waits for the webhook: this is not sent again");
+        } else {
+            self.count_webhook(client, "elsewhere");
+            tracing::info!(
+                client,
+                ?scene,
+                "another replica has come to an end with this for the webhook"
+            );
         }
     }
 
-    async fn drop_notice(&self, scene: &SceneId, claim: WriteId) {
-        if let Err(error) = self.store.drop_notice(scene, claim).await {
-            tracing::debug!(?scene, %error, "what was told may be told again");
-        }
+    /// `None` where the store did not say what came of it.
+    async fn drop_notice(&self, scene: &SceneId, claim: WriteId) -> Option<Ended> {
+        let dropped = self.store.drop_notice(scene, claim).await;
+        let note = |error: &StoreError| tracing::debug!(?scene, %error, "what was told may be told again");
+        dropped.inspect_err(note).ok()
     }
 
     fn count_webhook(&self, client: &str, result: &str) {

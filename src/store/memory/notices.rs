@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::MemoryStore;
 use crate::scene::{Scene, SceneId, WriteId};
-use crate::store::{Due, Notice, NoticeStore, PutOff, StoreError};
+use crate::store::{Due, Ended, Notice, NoticeStore, StoreError};
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -100,25 +100,29 @@ impl NoticeStore for MemoryStore {
         claim: WriteId,
         text: &[u8],
         wait: Duration,
-    ) -> Result<PutOff, StoreError> {
+    ) -> Result<Ended, StoreError> {
         let mut state = self.state();
         Ok(match state.notices.by_scene.get_mut(id) {
-            None => PutOff::Absent,
-            Some(kept) if kept.claim != claim => PutOff::Taken,
+            None => Ended::Absent,
+            Some(kept) if kept.claim != claim => Ended::Taken,
             Some(kept) => {
                 kept.text = text.to_vec();
                 kept.due = Instant::now() + wait;
-                PutOff::Kept
+                Ended::Done
             }
         })
     }
 
-    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<(), StoreError> {
+    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<Ended, StoreError> {
         let mut state = self.state();
         let notices = &mut state.notices;
-        if notices.by_scene.get(id).is_some_and(|kept| kept.claim == claim) {
-            notices.remove(id);
-        }
-        Ok(())
+        Ok(match notices.by_scene.get(id) {
+            None => Ended::Absent,
+            Some(kept) if kept.claim != claim => Ended::Taken,
+            Some(_) => {
+                notices.remove(id);
+                Ended::Done
+            }
+        })
     }
 }

@@ -13,7 +13,7 @@ use super::keys::tags;
 use super::script::is_unknown;
 use super::{RedisStore, millis};
 use crate::scene::{Scene, SceneId, WriteId};
-use crate::store::{Due, Notice, NoticeStore, PutOff, StoreError};
+use crate::store::{Due, Ended, Notice, NoticeStore, StoreError};
 
 /// What nobody looks after any more, as no site has a webhook, is gone after this.
 const UNTOUCHED: Duration = Duration::from_hours(72);
@@ -90,15 +90,15 @@ impl NoticeStore for RedisStore {
         claim: WriteId,
         text: &[u8],
         wait: Duration,
-    ) -> Result<PutOff, StoreError> {
+    ) -> Result<Ended, StoreError> {
         let wait = millis(wait).to_string();
         self.end_notice("put_off_notice", id, claim, wait.into(), Bytes::copy_from_slice(text))
             .await
     }
 
-    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<(), StoreError> {
-        let dropped = self.end_notice("drop_notice", id, claim, Bytes::new(), Bytes::new());
-        dropped.await.map(drop)
+    async fn drop_notice(&self, id: &SceneId, claim: WriteId) -> Result<Ended, StoreError> {
+        self.end_notice("drop_notice", id, claim, Bytes::new(), Bytes::new())
+            .await
     }
 }
 
@@ -110,7 +110,7 @@ impl RedisStore {
         claim: WriteId,
         wait: Bytes,
         text: Bytes,
-    ) -> Result<PutOff, StoreError> {
+    ) -> Result<Ended, StoreError> {
         let tag = id.hash_tag();
         let keys = &[&*self.keys.notices_due(&tag), &*self.keys.notices(&tag)];
         let args = &[
@@ -124,9 +124,9 @@ impl RedisStore {
             .run(op, |route| async move {
                 let ended: String = self.scripts.end_notice.run(&route, keys, args).await?;
                 Ok::<_, Fault>(match &*ended {
-                    "taken" => PutOff::Taken,
-                    "absent" => PutOff::Absent,
-                    _ => PutOff::Kept,
+                    "taken" => Ended::Taken,
+                    "absent" => Ended::Absent,
+                    _ => Ended::Done,
                 })
             })
             .await

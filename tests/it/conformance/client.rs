@@ -99,6 +99,6 @@ pub(super) fn every_request<'a>(store: &'a RedisStore, seen: &'a Stored) -> Vec<
         Box::pin(async move { tell(store, seen).await.map(drop) }),
         Box::pin(async move { store.claim_notices(owner(), LEASE, 1, 1).await.map(drop) }),
         Box::pin(async move { store.put_off_notice(id, owner(), b"later", LEASE).await.map(drop) }),
-        Box::pin(async move { store.drop_notice(id, owner()).await }),
+        Box::pin(async move { store.drop_notice(id, owner()).await.map(drop) }),
     ]
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use scanlogin::scene::{Life, SceneId, WriteId};
-use scanlogin::store::{Created, Due, Notice, PutOff, Replaced, Store, Write};
+use scanlogin::store::{Created, Due, Ended, Notice, Replaced, Store, Write};
 
 use super::backend::{Backend, Login, TTL, changed, notice_text, tell, tell_with};
 use super::owner;
@@ -57,23 +57,20 @@ pub(super) async fn a_notice_that_is_put_off_comes_again_and_one_that_is_dropped
             .await
             .unwrap()
     };
-    assert_eq!(put_off(owner(), Duration::ZERO).await, PutOff::Taken);
-    assert_eq!(put_off(first, LEASE).await, PutOff::Kept);
+    assert_eq!(put_off(owner(), Duration::ZERO).await, Ended::Taken);
+    assert_eq!(put_off(first, LEASE).await, Ended::Done);
     assert!(claim(&*backend.here, owner()).await.claimed.is_empty(), "it waits");
     // As a call is repeated whose reply was lost.
-    assert_eq!(put_off(first, Duration::ZERO).await, PutOff::Kept);
+    assert_eq!(put_off(first, Duration::ZERO).await, Ended::Done);
     let second = claimed(&*backend.here, id, b"once more").await;
-    backend.there.drop_notice(id, first).await.unwrap();
-    assert_eq!(
-        claim(&*backend.there, owner()).await.waiting,
-        1,
-        "it is somebody else's by now"
-    );
-    for _ in 0..2 {
-        backend.here.drop_notice(id, second).await.unwrap();
+    let not_mine = backend.there.drop_notice(id, first).await.unwrap();
+    let left = claim(&*backend.there, owner()).await.waiting;
+    assert_eq!((not_mine, left), (Ended::Taken, 1), "it is somebody else's by now");
+    for expected in [Ended::Done, Ended::Absent] {
+        assert_eq!(backend.here.drop_notice(id, second).await.unwrap(), expected);
     }
     assert_eq!(claim(&*backend.there, owner()).await.waiting, 0);
-    assert_eq!(put_off(second, Duration::ZERO).await, PutOff::Absent);
+    assert_eq!(put_off(second, Duration::ZERO).await, Ended::Absent);
 }
 
 /// One at this site; all of them share a hash tag.
@@ -119,7 +116,7 @@ pub(super) async fn of_a_site_so_many_notices_wait_and_its_logins_go_on(backend:
     assert_eq!((&ids[..], due.waiting), (&expected[..], 2));
     assert_eq!(
         store.put_off_notice(logins[2].id(), mine, b"", LEASE).await.unwrap(),
-        PutOff::Absent
+        Ended::Absent
     );
     store.drop_notice(logins[0].id(), mine).await.unwrap();
     told(&logins[3]).await;

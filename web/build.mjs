@@ -6,12 +6,12 @@ import { buildSync } from 'esbuild'
 
 /**
  * What the modules call each other by, and no page: as short in the file as #private names are. None of them may be a key of the
- * words, an attribute or anything else that is also written in quotes.
+ * words, a place in them to fill in, an attribute or anything else that is also written in quotes.
  */
 export const INTERNAL = [
-  'anyway', 'autoRefresh', 'beginUrl', 'changed', 'deadline', 'end', 'feed', 'heard', 'kept', 'lastId', 'over', 'passing', 'picture',
-  'pictureFailed', 'pictureLoaded', 'program', 'request', 'secret', 'settings', 'shortCode', 'showAnyway', 'showShortCode', 'start',
-  'startsOver', 'stop', 'timeout', 'until', 'wait', 'wake',
+  'anyway', 'autoRefresh', 'beginUrl', 'changed', 'deadline', 'end', 'feed', 'heard', 'kept', 'lastId', 'miniProgram', 'over',
+  'passing', 'picture', 'pictureFailed', 'pictureLoaded', 'request', 'secret', 'settings', 'shortCode', 'showAnyway',
+  'showShortCode', 'start', 'startsOver', 'stop', 'timeout', 'until', 'wait', 'wake',
 ]
 
 /** The file's text. */

@@ -145,7 +145,7 @@ export class Login {
     try {
       const data = await call('POST', this.kept.short_code_url, { secret: this.#secret, signal });
       this.shortCode = data.short_code;
-      this.program = data.mini_program;
+      this.miniProgram = data.mini_program;
       this.#changed();
       await pause(data.expires_in * 1000, signal);
       this.shortCode = null;

@@ -275,10 +275,10 @@ export class ScanLogin extends Base {
     let [title, text] = own(key);
     if (key === 'waiting' && login.anyway) text = own('phoneCode');
     if (number) text = own('match');
-    if (short && login.program) text = own('typingIn');
+    if (short && login.miniProgram) text = own('typingIn');
     if (nickname) text = own('confirmedName');
     if (login.renewing) text = own('renewing');
-    const params = { number, name: nickname, program: login.program, address: location.host };
+    const params = { number, name: nickname, program: login.miniProgram, address: location.host };
     const said = state === 'error' ? problem : {};
     // Words that the page gave may be anybody's: in these nothing is filled in.
     [title, text] = said.words ?? [fill(title, params), fill(text, params)];

@@ -23,6 +23,7 @@ test('what is shortened in it is nothing that is also looked up by its name', ()
   for (const name of INTERNAL) {
     assert.ok(!(name in WORDS.en), `${name} is a key of the words`)
     assert.doesNotMatch(sources, new RegExp(`['"]${name}['"]`), `${name} is written in quotes`)
+    assert.ok(!JSON.stringify(WORDS).includes(`{${name}}`), `${name} is a place to fill in`)
     assert.doesNotMatch(types, new RegExp(`\\b${name}[?]?:`), `${name} is promised to pages`)
     assert.match(sources, new RegExp(`\\b${name}\\b`), `${name} is not there any more`)
   }

@@ -40,7 +40,7 @@ test('a code to type is asked for by a click, and gone when its time is over', a
   assert.equal(world.login.shortCode, null)
   world.login.showShortCode()
   await settle()
-  assert.deepEqual([world.login.shortCode, world.login.program], ['K7WM-P3XQ', '扫码登录'])
+  assert.deepEqual([world.login.shortCode, world.login.miniProgram], ['K7WM-P3XQ', '扫码登录'])
   const [asked] = world.of('short')
   assert.equal(`${asked.method} ${asked.url} ${asked.headers.authorization}`, `POST ${SERVICE}/scenes/1/short-code Bearer secret-1`)
   assert.equal(world.login.state, 'waiting')

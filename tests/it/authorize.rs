@@ -483,7 +483,19 @@ async fn what_is_no_text_is_refused_and_never_sent_back_as_another() {
         .body(body);
     let refused = Reply::to(posted).await;
     assert_eq!((refused.status, refused.header("location")), (400, ""));
-    // What decides nothing may be whatever it is (RFC 6749 §3.1).
+    // Of whom nothing is known, nobody is told.
+    for (name, value) in [("client_id", "blog%FF"), ("redirect_uri", "https://blog.example/%FF")] {
+        let asked = format!("{}&{name}={value}", asked(&[(name, None)]));
+        let refused = authorize(&service, &asked).await;
+        assert_eq!((refused.status, refused.header("location")), (400, ""), "{asked}");
+    }
+}
+
+/// RFC 6749 §3.1: a parameter that is not known is ignored.
+#[tokio::test]
+async fn what_decides_nothing_may_be_no_text() {
+    let service = sites().await;
+    let with_state = asked(&[]);
     for ignored in [
         "login_hint=Andr%E9",
         "ui_locales=%FF",
@@ -495,12 +507,6 @@ async fn what_is_no_text_is_refused_and_never_sent_back_as_another() {
         assert_eq!(authorize(&service, &asked).await.status, 200, "{ignored}");
         let start = service.post("/scenes", &json!({ "authorization_request": asked }));
         assert_eq!(Reply::to(start).await.status, 201, "{ignored}");
-    }
-    // Of whom nothing is known, nobody is told.
-    for (name, value) in [("client_id", "blog%FF"), ("redirect_uri", "https://blog.example/%FF")] {
-        let asked = format!("{}&{name}={value}", asked(&[(name, None)]));
-        let refused = authorize(&service, &asked).await;
-        assert_eq!((refused.status, refused.header("location")), (400, ""), "{asked}");
     }
 }
 

@@ -84,7 +84,7 @@ pub struct Metrics {
     /// Times that sites, Mini Programs and keys were read again, by `outcome`: `taken` or `refused`.
     pub settings_read_again_total: IntCounterVec,
     /// Tries to tell a site how a login ended, by `client` and `result`: `delivered`; `failed`, to be tried again; `given_up` after the
-    /// last try or for good; `dropped`, as too much waited for that site.
+    /// last try or for good; `dropped`, as too much waited for that site; `elsewhere`, as another replica had come to its end.
     pub webhooks_total: IntCounterVec,
     /// What sites are still to be told, as the store had it when this replica last looked.
     pub webhooks_waiting: IntGauge,

@@ -69,7 +69,7 @@ export async function ask(url, { secret, headers, ...options }) {
   });
   if (response.ok) return response;
   // Proxies in between may answer without a problem.
-  throw problemFrom(await response.json().catch(() => ({})), response.status, response.headers);
+  throw problemFrom(await response.json().catch(() => null) ?? {}, response.status, response.headers);
 }
 
 /** JSON in, JSON out; every failure is a `Problem`. */
@@ -85,7 +85,7 @@ export async function call(method, url, { json, secret, signal, timeout = ANSWER
       signal: dog.signal,
     });
     const text = await response.text();
-    return text ? JSON.parse(text) : {};
+    return (text ? JSON.parse(text) : null) ?? {};
   } catch (error) {
     throw problemIn(error);
   } finally {

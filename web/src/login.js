@@ -25,6 +25,8 @@ const DEAF = 2;
 /** So many long-polls, before a stream is tried again. */
 const POLLS = 10;
 const KEY = 'scan-login';
+/** Scenes that elements of this page show: no two go on with the same. */
+const TAKEN = new Set();
 const awake = () => !globalThis.document?.hidden;
 
 /**
@@ -95,6 +97,7 @@ export class Login {
     this.#changed();
     if (this.#dormant) return;
     if (kept) {
+      TAKEN.add(kept.scene);
       try {
         const data = await call('GET', kept.status_url, { secret: this.#secret, signal: run.signal });
         if (run.signal.aborted) return;
@@ -159,6 +162,7 @@ export class Login {
   /** Nothing goes on any more. `start` goes on from here. */
   stop() {
     this.#run.abort();
+    TAKEN.delete(this.kept?.scene);
     clearTimeout(this.#quiet);
     clearInterval(this.#clock);
     this.#quiet = null;
@@ -223,7 +227,7 @@ export class Login {
     } catch {
       // Storage may be forbidden; then a reload starts anew.
     }
-    return kept?.key === key ? kept : null;
+    return kept?.key === key && (this.kept || !TAKEN.has(kept.scene)) ? kept : null;
   }
 
   #store(kept) {
@@ -284,6 +288,7 @@ export class Login {
     const { signal } = this.#run;
     this.#secret = secret;
     this.kept = kept;
+    TAKEN.add(kept.scene);
     this.#store(kept);
     this.#lastId = data.id;
     this.#streamId = data.id;

@@ -266,7 +266,7 @@ export class ScanLogin extends Base {
     // What is said of it.
     let key = state;
     if (state === 'error') {
-      const known = Array.isArray(own(problem.code)) && problem.code;
+      const known = !STATES.includes(problem.code) && Array.isArray(own(problem.code)) && problem.code;
       key = known || (problem.passing ? 'busy' : 'other');
     }
     if (data?.reason === 'wrong_number') key = 'mismatch';
@@ -319,7 +319,7 @@ export class ScanLogin extends Base {
     at.show.hidden = state !== 'phone';
     write(at.type, t('noCamera'));
     at.type.hidden = key !== 'waiting' || !login.kept.short_code_url;
-    write(at.cancel, t(state === 'scanned' ? 'startOver' : 'cancel'));
+    write(at.cancel, t('cancel'));
     at.cancel.hidden = !counts || state === 'loading';
     // Whoever uses a keyboard or a screen reader is never dropped at the top of the page.
     if (focused?.hidden) at['status-title'].focus();

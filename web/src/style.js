@@ -44,15 +44,15 @@ img#code.ready{opacity:.07}
 .declined #seal,.cancelled #seal,.expired #seal{background:${tint('ink-soft')};color:var(--ink-soft)}
 .error #seal{background:${tint('caution')};color:var(--caution)}
 #match,#short-code{color:var(--accent);font-size:6.5em;font-weight:700;line-height:1}
-#short-code{margin-top:8px;font-size:2em}
+#short-code{margin-top:14px;font-size:2em}
 #words{width:100%;min-height:102px;margin-top:18px}
 #status-title{font-size:1.3125em;font-weight:650;line-height:1.3;outline:none}
 #status-text,#meta{margin-top:5px;color:var(--ink-soft);font-size:.9375em}
 #technical{margin-top:10px;color:var(--ink-soft);font-size:.8125em}
 #meta{display:flex;flex-wrap:wrap;justify-content:center;min-height:26px;font-variant-numeric:tabular-nums}
 .short #countdown{color:var(--caution);font-weight:600}
-#actions{display:flex;width:100%;min-height:46px;margin-top:10px}
-button{flex:auto;min-height:46px;padding:.55em .9em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}
+#actions{display:flex;flex-wrap:wrap;width:100%;min-height:46px;margin-top:10px}
+button{flex:auto;min-height:46px;padding:.55em .6em;border:1px solid transparent;border-radius:12px;background:none;color:var(--ink-soft);font:inherit;font-weight:600;line-height:1.25;cursor:pointer}
 button:hover{background:${tint('ink-soft')};color:var(--ink)}
 button.primary{background:var(--accent);color:var(--on-accent)}
 button.primary:hover{filter:brightness(.92)}

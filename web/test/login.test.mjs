@@ -91,6 +91,7 @@ for (const [what, answer, code, said] of [
   ['answers by a page', () => new Response('<!doctype html>'), 'other', 'no JSON'],
   ['says why', () => Response.json({ detail: 'Closed.' }, { status: 403 }), 'other', 'Closed.'],
   ['answers by a problem of its own', () => Response.json({ code: 'closed', detail: 'Closed.' }, { status: 503, headers: { 'retry-after': '9' } }), 'closed', 'Closed.'],
+  ['answers nothing', () => new Response('null', { status: 500 }), 'other', '500'],
   ['can\'t be reached', () => { throw new TypeError('Failed to fetch') }, 'network', 'network'],
 ]) {
   test(`that the page's backend ${what} is not said of the service, and who builds the site is told`, async (t) => {
@@ -418,15 +419,25 @@ test('a reload finds it again where the cookie is the proof, and only there', as
   const reloaded = world.make()
   reloaded.start()
   await settle()
-  assert.equal(world.scenes, 2)
+  const beside = world.make()
+  beside.start()
+  await settle()
   assert.equal(reloaded.kept.scene, first.kept.scene)
+  assert.notEqual(beside.kept.scene, first.kept.scene, 'no two elements of a page share a login')
+  assert.equal(world.scenes, 3)
+  beside.stop()
   reloaded.stop()
+  const inItsPlace = world.make()
+  inItsPlace.start()
+  await settle()
+  assert.equal(inItsPlace.kept.scene, beside.kept.scene, 'what is taken out leaves its login to what comes after it')
+  inItsPlace.stop()
 
   world.status = async () => Response.json({ id: '2.4', state: 'confirmed', expires_in: 9 })
   const late = world.make()
   late.start()
   await settle()
-  assert.equal(world.scenes, 3, 'one whose code is redeemed is over')
+  assert.equal(world.scenes, 4, 'one whose code is redeemed is over')
   late.stop()
 
   world.status = async () => Response.json({ id: '3.2', state: 'declined', expires_in: 9, redirect_to: 'https://site.example/?error=access_denied' })
@@ -434,12 +445,12 @@ test('a reload finds it again where the cookie is the proof, and only there', as
   declined.start()
   await settle()
   assert.equal(declined.state, 'declined')
-  assert.equal(world.scenes, 3, 'whoever was away is told of the no')
+  assert.equal(world.scenes, 4, 'whoever was away is told of the no')
   declined.stop()
   const again = world.make()
   again.start()
   await settle()
-  assert.equal(world.scenes, 4, 'and once: the same link begins anew')
+  assert.equal(world.scenes, 5, 'and once: the same link begins anew')
   again.stop()
 })
 

@@ -145,7 +145,7 @@ pub(super) async fn callback(
     };
     let redeem = state.login.redeem(site, presented, avatar_urls(&state), now);
     let redeem = redeem.map_err(|error| match error {
-        RedeemError::InvalidClient | RedeemError::InvalidGrant(_) => {
+        RedeemError::InvalidClient(_) | RedeemError::InvalidGrant(_) => {
             Problem::invalid("The login's code is used or too old. Start again.")
         }
         RedeemError::Unavailable(error) => error.into(),

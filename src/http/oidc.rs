@@ -150,7 +150,8 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
     let redeem = state
         .login
         .redeem(Arc::clone(&site), presented, avatar_urls(state), now);
-    let redeemed = state.load.carry(Work::Finish, redeem).await?;
+    let redeemed = state.load.carry(Work::Finish, redeem).await;
+    let redeemed = redeemed.map_err(|error| OauthError::from(error).to(&site))?;
     let Redeemed {
         access_token,
         claims,
@@ -309,7 +310,9 @@ pub(super) fn basic_credentials(headers: &HeaderMap) -> Result<Option<Basic>, Oa
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .map(Zeroizing::new);
     let pair = decoded.as_ref().and_then(|text| text.split_once(':'));
-    let (id, secret) = pair.ok_or_else(OauthError::invalid_client)?;
+    let (id, secret) = pair.ok_or_else(|| {
+        OauthError::invalid_client("Authorization: Basic is not base64 of a name, a colon and a secret")
+    })?;
     Ok(Some((id.to_owned(), Zeroizing::new(secret.to_owned()))))
 }
 
@@ -338,7 +341,7 @@ fn credentials<'a>(basic: Option<&'a Basic>, form: &'a Form) -> Result<ClientCre
             client_secret,
         }),
         (None, Some(client_id), None) => Ok(ClientCredentials::None { client_id }),
-        (None, None, _) => Err(OauthError::invalid_client()),
+        (None, None, _) => Err(OauthError::invalid_client("no client_id was sent")),
     }
 }
 
@@ -359,12 +362,20 @@ impl OauthError {
         Self::new(StatusCode::BAD_REQUEST, error, description)
     }
 
-    fn invalid_client() -> Self {
+    fn invalid_client(cause: impl Into<String>) -> Self {
         let words = "The client is unknown, or did not prove itself with its secret.";
         Self {
-            challenge: Some("Basic".to_owned()),
+            challenge: Some("Basic realm=\"scanlogin\"".to_owned()),
+            cause: Some(cause.into()),
             ..Self::new(StatusCode::UNAUTHORIZED, "invalid_client", words)
         }
+    }
+
+    /// To whom, for the log.
+    fn to(self, site: &Site) -> Self {
+        let client_id = &site.client.client_id;
+        let cause = self.cause.map(|cause| format!("client {client_id}: {cause}"));
+        Self { cause, ..self }
     }
 
     /// Whether it may have been a guess: whatever else is wrong too, as another answer past the limit would tell which guess was right.
@@ -422,7 +433,7 @@ impl<E: Into<Self>> From<Undone<E>> for OauthError {
 impl From<RedeemError> for OauthError {
     fn from(error: RedeemError) -> Self {
         match &error {
-            RedeemError::InvalidClient => Self::invalid_client(),
+            RedeemError::InvalidClient(_) => Self::invalid_client(chain(&error)),
             RedeemError::InvalidGrant(_) => Self {
                 cause: Some(chain(&error)),
                 ..Self::bad(
@@ -473,7 +484,7 @@ impl IntoResponse for OauthError {
             error: self.error,
             error_description: self.description,
         };
-        let mut response = (self.status, axum::Json(body)).into_response();
+        let mut response = (self.status, axum::Json(&body)).into_response();
         let headers = response.headers_mut();
         if let Some(challenge) = self.challenge.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -486,7 +497,7 @@ impl IntoResponse for OauthError {
         }
         response.extensions_mut().insert(Cause {
             code: self.error,
-            why: self.cause,
+            why: Some(self.cause.unwrap_or(body.error_description)),
             is_failure: self.status.is_server_error(),
         });
         response

@@ -44,7 +44,7 @@ pub enum ClientCredentials<'a> {
 pub enum RedeemError {
     /// The client is unknown, or did not prove itself.
     #[error("the client is unknown or did not prove itself")]
-    InvalidClient,
+    InvalidClient(#[source] ClientFault),
     /// The code gives nothing to this client. Which part was wrong is for the log only.
     #[error("the grant is invalid")]
     InvalidGrant(#[source] Option<GrantFault>),
@@ -54,6 +54,24 @@ pub enum RedeemError {
     /// Nothing was given: no replica of the store confirmed the redemption, and it was taken back.
     #[error("no replica of the store confirmed the redemption in time")]
     Unreplicated,
+}
+
+/// What was wrong with a client's proof: for the log only, the caller hears `invalid_client`. A name that is no client's is not repeated: it
+/// may be a secret in the wrong place.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientFault {
+    /// No client has this name.
+    #[error("no client of the settings has this client_id")]
+    Unknown,
+    /// A confidential client sent no secret.
+    #[error("client {0} has a secret, and sent none")]
+    NoSecret(String),
+    /// Not its own.
+    #[error("client {0} has another secret")]
+    WrongSecret(String),
+    /// A public client sent one.
+    #[error("client {0} has no secret in the settings, and sent one")]
+    UnwantedSecret(String),
 }
 
 /// None of what proves anything is shown.
@@ -168,12 +186,17 @@ impl Login {
     /// [`RedeemError::InvalidClient`], also for a confidential client without its secret.
     pub fn authenticate(&self, credentials: &ClientCredentials<'_>) -> Result<Arc<Site>, RedeemError> {
         let (ClientCredentials::Secret { client_id, .. } | ClientCredentials::None { client_id }) = credentials;
-        let site = self.site(client_id).map_err(|_| RedeemError::InvalidClient)?;
-        let is_proven = match credentials {
-            ClientCredentials::Secret { client_secret, .. } => site.client.accepts(client_secret),
-            ClientCredentials::None { .. } => site.client.is_public(),
+        let site = self.site(client_id);
+        let site = site.map_err(|_| RedeemError::InvalidClient(ClientFault::Unknown))?;
+        let is_public = site.client.is_public();
+        let fault = match credentials {
+            ClientCredentials::Secret { client_secret, .. } if site.client.accepts(client_secret) => return Ok(site),
+            ClientCredentials::None { .. } if is_public => return Ok(site),
+            ClientCredentials::Secret { .. } if is_public => ClientFault::UnwantedSecret,
+            ClientCredentials::Secret { .. } => ClientFault::WrongSecret,
+            ClientCredentials::None { .. } => ClientFault::NoSecret,
         };
-        is_proven.then_some(site).ok_or(RedeemError::InvalidClient)
+        Err(RedeemError::InvalidClient(fault(site.client.client_id.clone())))
     }
 
     /// Redeems an authorization code for `site`, once. `picture_url` makes an uploaded avatar an address; `now` is in Unix seconds.

@@ -161,6 +161,54 @@ async fn a_client_that_does_not_prove_itself_gets_nothing_and_burns_nothing() {
     Site::Basic("shop", "shop-secret").redeem(&service, &code).await.ok();
 }
 
+/// The client hears one thing; whoever reads the log is told which it was, and never what was sent.
+#[tokio::test]
+async fn what_was_wrong_with_a_redemption_is_told_to_the_log_alone() {
+    let service = three_sites().await;
+    let code = code_for("shop", &service).await;
+    let right = Site::Basic("shop", "shop-secret");
+    for (site, why) in [
+        (Site::Basic("shop", "a-guess"), "client shop has another secret"),
+        (Site::Public("shop"), "client shop has a secret, and sent none"),
+        (
+            Site::Post("app", "a-guess"),
+            "client app has no secret in the settings, and sent one",
+        ),
+        (
+            Site::Post("a-guess", "x"),
+            "no client of the settings has this client_id",
+        ),
+    ] {
+        site.redeem(&service, &code).await.oauth_error(401, "invalid_client");
+        service.log().line_with(&["invalid_client", why]).await;
+    }
+    let form = [("grant_type", "authorization_code"), ("code", &code)];
+    let send = |authorization: &str| {
+        let request = with_form(service.call(Method::POST, "/token"), &form);
+        Reply::to(request.header("authorization", authorization))
+    };
+    send("Bearer x").await.oauth_error(401, "invalid_client");
+    service
+        .log()
+        .line_with(&["invalid_client", "no client_id was sent"])
+        .await;
+    send("Basic !a-guess").await.oauth_error(401, "invalid_client");
+    service.log().line_with(&["invalid_client", "is not base64"]).await;
+    let mute = with_form(service.call(Method::POST, "/token"), &form[1..]);
+    let mute = Reply::to(mute.basic_auth("shop", Some("shop-secret"))).await;
+    mute.oauth_error(400, "invalid_request");
+    service
+        .log()
+        .line_with(&["invalid_request", "grant_type is missing"])
+        .await;
+    right.redeem(&service, &code).await.ok();
+    right.redeem(&service, &code).await.oauth_error(400, "invalid_grant");
+    let why = ["invalid_grant", "client shop", "the code was used before"];
+    service.log().line_with(&why).await;
+    let lines = service.log().lines();
+    assert!(!lines.iter().any(|line| line.contains("a-guess")), "{lines:#?}");
+}
+
 #[tokio::test]
 async fn a_client_proves_itself_in_one_way_at_a_time() {
     let service = three_sites().await;

@@ -92,6 +92,11 @@ pub enum KeysError {
          RSA key of 2048 bits or more for RS256 (kty RSA, with n, e, d, p, q, dp, dq and qi)"
     )]
     Unusable(usize),
+    /// The same key a second time; counted from 1.
+    #[error(
+        "its key {0} stands there before (kid {1}), and relying parties that find a key twice check with neither: move it, don't copy it"
+    )]
+    Twice(usize, String),
     /// The system gives no random numbers.
     #[error("no key could be drawn")]
     Generation,
@@ -307,10 +312,15 @@ impl SigningKeys {
         let keys = numbered.map(|(n, jwk)| Key::read(jwk).ok_or(KeysError::Unusable(n + 1)));
         let keys: Arc<[Arc<Key>]> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
         if keys.is_empty() {
-            Err(KeysError::Empty)
-        } else {
-            Ok(Self { keys })
+            return Err(KeysError::Empty);
         }
+        for (n, key) in keys.iter().enumerate() {
+            // Relying parties that find two of one name check with neither.
+            if keys.iter().take(n).any(|other| other.kid == key.kid) {
+                return Err(KeysError::Twice(n + 1, key.kid.clone()));
+            }
+        }
+        Ok(Self { keys })
     }
 
     /// None at all.
@@ -576,6 +586,16 @@ mod tests {
             assert!(!refused.contains(secret), "{refused}");
         }
         SigningKeys::parse(&good.to_string()).unwrap();
+    }
+
+    /// As somebody makes it who copies a key to the front and leaves it where it was.
+    #[test]
+    fn a_key_that_stands_twice_is_refused() {
+        let (first, second) = (es256(), es256());
+        let key = |set: &str| serde_json::from_str::<Value>(set).unwrap()["keys"][0].clone();
+        let twice = json!({ "keys": [key(&first), key(&second), key(&first)] });
+        let refused = SigningKeys::parse(&twice.to_string()).unwrap_err();
+        assert!(matches!(refused, KeysError::Twice(3, _)), "{refused}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::parts::Workshop;
 use crate::config::{self, Config, Reading};
 use crate::http::AppState;
+use crate::login::Pairwise;
 use crate::oidc::keys::{ID_TOKEN_LIFE, SigningKeys};
 
 /// Reads and checks all settings.
@@ -67,7 +68,10 @@ impl Rereading {
 
     async fn reread(self, read: Reader, mut files: Vec<PathBuf>, mut hangup: Signal) {
         let mut seen = Traces::of(&files).await;
-        let mut signed = Signed::default();
+        let mut known = Known {
+            pairwise: self.state.login.sites().pairwise().cloned(),
+            signed: Signed::default(),
+        };
         loop {
             tokio::select! {
                 _ = hangup.recv() => {}
@@ -81,7 +85,7 @@ impl Rereading {
                 Ok(reading) => (reading.files, reading.config.map_err(anyhow::Error::from)),
                 Err(error) => (Vec::new(), Err(error)),
             };
-            let now = match config.and_then(|config| self.take(&config, &mut signed)) {
+            let now = match config.and_then(|config| self.take(&config, &mut known)) {
                 Ok(()) => named,
                 Err(error) => {
                     self.count("refused");
@@ -97,19 +101,22 @@ impl Rereading {
         }
     }
 
-    fn take(&self, config: &Config, signed: &mut Signed) -> anyhow::Result<()> {
+    fn take(&self, config: &Config, known: &mut Known) -> anyhow::Result<()> {
         if config.wechat != self.settled.wechat {
             bail!("who answers as WeChat would be another one: that takes a restart");
         }
         let state = &self.state;
         let before = state.login.sites();
-        let sites = self.workshop.sites(config, Some(&before))?;
-        if sites.demo().is_some() && before.demo().is_none() {
+        // Before anything is set to work for it.
+        if config.demo && before.demo().is_none() {
+            let files = config.files.iter().map(|file| file.display().to_string());
             bail!(
-                "no site is left in the settings, and the demo site never takes the place of real ones: that takes a restart"
+                "{}: no site is left in the settings, and the demo site never takes the place of real ones: that takes a restart",
+                files.collect::<Vec<_>>().join(", ")
             );
         }
-        if let (Some(now), Some(then)) = (sites.pairwise(), before.pairwise())
+        let sites = self.workshop.sites(config, Some(&before))?;
+        if let (Some(now), Some(then)) = (sites.pairwise(), &known.pairwise)
             && !now.shares_secret(then)
         {
             bail!(
@@ -119,6 +126,7 @@ impl Rereading {
         let ids = |sites: &crate::login::Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
         let (now, then) = (ids(&sites), ids(&before));
         let keys = sites.keys().clone();
+        known.pairwise = sites.pairwise().cloned().or(known.pairwise.take());
         state.login.set_sites(sites);
         self.count("taken");
         let (added, removed): (Vec<_>, Vec<_>) = (now.difference(&then).collect(), then.difference(&now).collect());
@@ -130,7 +138,7 @@ impl Rereading {
             mini_programs,
             "settings were read again"
         );
-        signed.change(before.keys(), &keys, Instant::now());
+        known.signed.change(before.keys(), &keys, Instant::now());
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -150,6 +158,13 @@ impl Rereading {
         let metrics = &self.state.metrics;
         metrics.settings_read_again_total.with_label_values(&[outcome]).inc();
     }
+}
+
+/// What was in use since the start, and counts still though the settings have it no more.
+struct Known {
+    /// A site may come back that people have names at.
+    pairwise: Option<Pairwise>,
+    signed: Signed,
 }
 
 /// Keys that sign no more, by `kid`, and when they were seen to.

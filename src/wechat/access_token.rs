@@ -173,6 +173,8 @@ impl AccessTokens {
                 let error = self.get().await.err();
                 if let Some(error) = &error
                     && told.as_ref() != Some(error)
+                    // Then it is wanted no more.
+                    && !self.0.shutdown.is_cancelled()
                 {
                     let advice = error.errcode().map(Errcode::advice);
                     tracing::warn!(appid = self.0.fetcher.appid(), %error, advice, "there is no access_token");

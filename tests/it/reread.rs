@@ -173,6 +173,21 @@ async fn the_secret_of_pairwise_names_never_changes() {
     starts(&service, "shop").await.problem(403, "unknown_client");
     service.rewrite_config(&named(one, &format!("{SHOP}{BLOG}")));
     until_it_starts(&service, "shop").await;
+    // Nor in two steps, between which nobody has such a name.
+    service.rewrite_config(BLOG);
+    service
+        .log()
+        .line_with(&["settings were read again", "removed=[\"shop\"]"])
+        .await;
+    service.rewrite_config(&named(other, &format!("{SHOP}{BLOG}")));
+    eventually("it is refused again", || async {
+        let refused = service
+            .metric("scanlogin_settings_read_again_total", "outcome=\"refused\"")
+            .await;
+        (refused > 1.5).then_some(())
+    })
+    .await;
+    starts(&service, "shop").await.problem(403, "unknown_client");
 }
 
 #[tokio::test]

@@ -137,8 +137,13 @@ fn answer_of(state: &AppState, query: &[u8], headers: &HeaderMap) -> Response {
             code_page(state, &query, language, &site.client, &authorization)
         }
         Err(Refusal::Stay(stranger)) => {
+            // Then it is known whose it is.
             let sent = request.redirect_uri().filter(|_| stranger == Stranger::RedirectUri);
-            stranger_page(stranger, sent, language)
+            let words = match (request.client_id(), sent) {
+                (Ok(client_id), Some(sent)) => format!("client {client_id}: {stranger}: {:?}", loggable(sent)),
+                _ => stranger.to_string(),
+            };
+            stranger_page(stranger, words, language)
         }
         Err(Refusal::Return {
             redirect_to,
@@ -217,11 +222,7 @@ pub(super) const GAVE_UP: [(&str, &str); 2] =
     [("error", "access_denied"), ("error_description", "The person gave up.")];
 
 /// What the site's makers must mend, said to whoever stands before it: nobody is sent anywhere.
-fn stranger_page(stranger: Stranger, sent: Option<&str>, language: Language) -> Response {
-    let words = match sent {
-        Some(sent) => format!("{stranger}: {:?}", loggable(sent)),
-        None => stranger.to_string(),
-    };
+fn stranger_page(stranger: Stranger, words: String, language: Language) -> Response {
     let page = filled(
         "authorize/stranger.html",
         &[
@@ -247,11 +248,29 @@ fn stranger_page(stranger: Stranger, sent: Option<&str>, language: Language) -> 
 /// So much of a refused address stands in the log, in characters.
 const LOGGED: usize = 200;
 
-/// An address without what may be secret in it: a query, a fragment, a user.
+/// An address without what may be secret in it: a user, and what comes behind the path, whatever it was encoded as.
 fn loggable(address: &str) -> String {
-    let bare = address.split(['?', '#']).next().unwrap_or_default();
-    let (user, bare) = bare.rsplit_once('@').map_or(("", bare), |(_, rest)| ("…@", rest));
-    user.chars().chain(bare.chars()).take(LOGGED).collect()
+    let lower = address.to_ascii_lowercase();
+    let ends = ["?", "#", ";", "%3f", "%23", "%3b", "%253f", "%2523"];
+    let end = ends.iter().filter_map(|end| Some((lower.find(end)?, *end))).min();
+    let (bare, cut) = match end {
+        // What it was that is not listed there is seen all the same.
+        Some((at, end)) => (address.get(..at).unwrap_or_default(), format!("{end}…")),
+        None => (address, String::new()),
+    };
+    let whole = match bare.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+            format!("{scheme}://{}{path}", without_user(host, "@"))
+        }
+        None => without_user(&without_user(bare, "@"), "%40"),
+    };
+    whole.chars().take(LOGGED).collect::<String>() + &cut
+}
+
+fn without_user(host: &str, at: &str) -> String {
+    host.rsplit_once(at)
+        .map_or_else(|| host.to_owned(), |(_, host)| format!("…{at}{host}"))
 }
 
 /// The same in both languages.

@@ -37,9 +37,11 @@ impl Language {
     }
 
     fn first<'a>(tags: impl Iterator<Item = &'a str>) -> Option<Self> {
-        tags.map(str::trim_start).find_map(|tag| match tag.get(..2) {
-            Some("zh") => Some(Self::Chinese),
-            Some("en") => Some(Self::English),
+        // In whatever case (RFC 5646 §2.1.1).
+        let is = |tag: &str, language| tag.get(..2).is_some_and(|first| first.eq_ignore_ascii_case(language));
+        tags.map(str::trim_start).find_map(|tag| match tag {
+            _ if is(tag, "zh") => Some(Self::Chinese),
+            _ if is(tag, "en") => Some(Self::English),
             _ => None,
         })
     }

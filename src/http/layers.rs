@@ -99,10 +99,19 @@ const STRANGER_LEN: usize = 280;
 struct Strangers(Mutex<HashMap<String, Instant>>);
 
 impl Strangers {
-    fn warn_of(&self, origin: &str) {
+    /// `host` is where the request went.
+    fn warn_of(&self, origin: &str, host: Option<&str>) {
         // As browsers write them: nothing else is worth a line, whoever sends it.
         let is_origin = || PublicUrl::parse(origin).is_ok_and(|read| read.as_str() == origin);
         if origin.len() > STRANGER_LEN || !is_origin() || !self.is_due(origin, Instant::now()) {
+            return;
+        }
+        if origin.split_once("://").map(|(_, host)| host) == host {
+            tracing::warn!(
+                origin,
+                "a page of this service called that was opened at another address than SCANLOGIN_PUBLIC_URL; if people come by this \
+                 one, that setting must say so"
+            );
             return;
         }
         tracing::warn!(
@@ -135,9 +144,11 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
         let is_listed = sites.login.sites().list_origin(origin);
         let wants_in = parts.method == Method::OPTIONS || parts.uri.path() == "/scenes";
         if !is_listed && wants_in && origin != sites.public_url.as_str() {
-            strangers.warn_of(origin);
+            let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            strangers.warn_of(origin, host);
         }
-        is_listed
+        // People are sent there, and no page calls (RFC 9700 §2.6).
+        is_listed && parts.uri.path() != "/authorize"
     });
     let router = router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })

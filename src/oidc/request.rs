@@ -147,7 +147,9 @@ impl AuthorizationRequest {
         self.authorization(client, redirect_uri)
             .map_err(|(error, description)| {
                 let said = [("error", error), ("error_description", &*description)];
-                let state = self.get("state").filter(|state| state.len() <= STATE_LEN);
+                // Of two nobody knows which is the site's.
+                let state = self.get("state").filter(|_| !self.twice.contains("state"));
+                let state = state.filter(|state| state.len() <= STATE_LEN);
                 Refusal::Return {
                     redirect_to: answer(redirect_uri, &said, state, issuer),
                     error,

@@ -304,16 +304,20 @@ async fn a_redirect_uri_that_is_not_listed_is_told_to_the_log_without_its_secret
     let service = sites().await;
     for (sent, logged) in [
         ("https://blog.example/near-miss/", "https://blog.example/near-miss/\\\""),
-        ("https://blog.example/q?code=hidden", "https://blog.example/q\\\""),
-        ("https://blog.example/f#hidden", "https://blog.example/f\\\""),
-        ("https://me:hidden@blog.example/u", "…@blog.example/u\\\""),
+        ("https://blog.example/q?code=hidden", "https://blog.example/q?…\\\""),
+        ("https://blog.example/f#hidden", "https://blog.example/f#…\\\""),
+        ("https://blog.example/p;id=hidden", "https://blog.example/p;…\\\""),
+        ("https%3A%2F%2Fblog.example%2Fe%3Ftoken%3Dhidden", "%2Fe%3f…\\\""),
+        ("https://me:hidden@blog.example/u", "https://…@blog.example/u\\\""),
+        ("https://blog.example/@alice/u", "https://blog.example/@alice/u\\\""),
+        ("me%3Ahidden%40blog.example", "…%40blog.example\\\""),
     ] {
         let refused = authorize(&service, &asked(&[("redirect_uri", Some(sent))])).await;
         assert_eq!(refused.status, 400, "{sent}");
         assert!(!refused.text().contains("blog.example"), "{sent}");
         service
             .log()
-            .line_with(&["redirect_uri is none of those", logged])
+            .line_with(&["client blog: redirect_uri is none of those", logged])
             .await;
     }
     let long = format!("https://blog.example/{}", "x".repeat(1_000));
@@ -338,6 +342,8 @@ async fn why_nobody_is_sent_anywhere_is_said_in_the_language_of_who_reads_it() {
         (wrong.clone(), "en-GB,zh;q=0.5", en, zh, "en"),
         (wrong.clone(), "fr-FR,fr;q=0.5", en, zh, "en"),
         (wrong.clone(), "fr,zh;q=0.5", zh, en, "zh-CN"),
+        (wrong.clone(), "ZH-hant", zh, en, "zh-CN"),
+        (format!("{wrong}&ui_locales=EN"), "zh", en, zh, "en"),
         (wrong.clone(), "*", zh, en, "zh-CN"),
         (wrong.clone(), "", zh, en, "zh-CN"),
         (format!("{wrong}&ui_locales=fr"), "de", en, zh, "en"),
@@ -488,6 +494,57 @@ async fn what_is_no_text_is_refused_and_never_sent_back_as_another() {
         let asked = format!("{}&{name}={value}", asked(&[(name, None)]));
         let refused = authorize(&service, &asked).await;
         assert_eq!((refused.status, refused.header("location")), (400, ""), "{asked}");
+    }
+}
+
+/// One that is ignored in place of being refused would ask for less than the site did.
+#[tokio::test]
+async fn whatever_decides_something_must_be_text() {
+    let service = sites().await;
+    for name in [
+        "code_challenge",
+        "code_challenge_method",
+        "max_age",
+        "nonce",
+        "prompt",
+        "registration",
+        "request",
+        "request_uri",
+        "response_mode",
+        "response_type",
+        "scope",
+        "state",
+    ] {
+        let asked = format!("{}&{name}=%FF", asked(&[(name, None)]));
+        let refused = authorize(&service, &asked).await;
+        let (_, answer) = came_back(refused.header("location"));
+        assert_eq!(answer["error"], "invalid_request", "{name}: {answer}");
+        let words = answer["error_description"].as_str().unwrap();
+        assert!(words.starts_with(&format!("{name} is no text")), "{words}");
+    }
+}
+
+/// Nobody knows which of two the site will compare.
+#[tokio::test]
+async fn of_two_states_none_is_sent_back() {
+    let service = sites().await;
+    let refused = authorize(&service, &format!("{}&state=other", asked(&[]))).await;
+    let (_, answer) = came_back(refused.header("location"));
+    assert_eq!(
+        (&answer["error"], answer.get("state")),
+        (&json!("invalid_request"), None)
+    );
+}
+
+/// People are sent there; no page may call (RFC 9700 §2.6), not even one of a site that is listed.
+#[tokio::test]
+async fn no_page_reads_what_authorize_answers() {
+    let service = sites().await;
+    let path = format!("/authorize?{}", asked(&[]));
+    for method in [Method::GET, Method::OPTIONS] {
+        let request = service.call(method, &path).header("origin", "https://app.example");
+        let reply = Reply::to(request.header("access-control-request-method", "POST")).await;
+        assert_eq!(reply.header("access-control-allow-origin"), "");
     }
 }
 

@@ -125,7 +125,21 @@ async fn an_origin_that_no_client_lists_is_named_in_the_log_with_what_to_do() {
     Reply::to(simple).await.problem(403, "origin_not_allowed");
     let named = service.log().line_with(&["http://shop.example"]).await;
     assert!(named.contains("WARN"), "{named}");
+    // The service's own pages are at its own address; those that it has elsewhere by mistake need another setting.
+    preflight(&service.public_url).await;
+    let elsewhere = service.public_url.replace("127.0.0.1", "localhost");
+    let host = elsewhere.trim_start_matches("http://").to_owned();
+    let own = service.call(Method::POST, "/scenes").header("origin", &elsewhere);
+    Reply::to(own.header("host", host))
+        .await
+        .problem(403, "origin_not_allowed");
+    service.log().line_with(&["SCANLOGIN_PUBLIC_URL", &elsewhere]).await;
+    // A call that wants nothing of a page's is no sign of one.
+    Reply::to(service.get("/jwks.json").header("origin", "https://quiet.example"))
+        .await
+        .ok();
     let lines = service.log().lines();
+    assert!(!lines.iter().any(|line| line.contains("quiet.example")));
     let said: Vec<_> = lines
         .iter()
         .filter(|line| line.contains("in no client's origins"))

@@ -6,13 +6,17 @@ use axum::http::StatusCode;
 use utoipa::openapi::content::Content;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::link::Link;
-use utoipa::openapi::path::PathItem;
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, Paths, PathsBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, Header, InfoBuilder, License, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Response,
     ResponseBuilder,
 };
+use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::AppState;
@@ -64,9 +68,80 @@ pub(super) fn document(routes: OpenApiRouter<AppState>) -> OpenApi {
         );
     let titled = OpenApiBuilder::new().info(info).components(Some(components.build()));
     let mut document = OpenApiRouter::with_openapi(titled.build()).merge(routes).into_openapi();
+    document.webhooks = Some(webhooks());
+    if let Some(components) = &mut document.components {
+        components
+            .schemas
+            .insert("WebhookMessage".to_owned(), WebhookMessage::schema());
+    }
     link_scene(&mut document);
     require_bodies(&mut document);
     document
+}
+
+/// What a site's server is told, if it wants to be: see docs/webhooks.md.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone: crate::login::notices writes them")]
+struct WebhookMessage {
+    #[schema(pattern = "^login\\.(confirmed|declined|not_me)$")]
+    r#type: String,
+    #[schema(format = "date-time")]
+    timestamp: String,
+    #[schema(inline)]
+    data: WebhookData,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "as above")]
+struct WebhookData {
+    scene: String,
+    client_id: String,
+    /// Of a confirm: as in the id_token.
+    #[schema(nullable = false)]
+    sub: Option<String>,
+    /// Of a confirm: as in the id_token.
+    #[schema(nullable = false)]
+    amr: Option<Vec<String>>,
+    /// Of a decline.
+    #[schema(nullable = false, pattern = "^(no|wrong_number)$")]
+    reason: Option<String>,
+}
+
+fn webhooks() -> Paths {
+    let text = |name: &str, description: &str| {
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::True)
+            .description(Some(description))
+            .schema(Some(schema))
+            .build()
+    };
+    let body = Content::new(Some(Ref::from_schema_name("WebhookMessage")));
+    let body = RequestBodyBuilder::new()
+        .content("application/json", body)
+        .required(Some(Required::True));
+    let operation = OperationBuilder::new()
+        .operation_id(Some("login_ended"))
+        .summary(Some(
+            "Tells a site's webhook_url how a login ended (Standard Webhooks).",
+        ))
+        .parameter(text("webhook-id", "The same however often this message comes."))
+        .parameter(text(
+            "webhook-timestamp",
+            "When it was sent, in seconds since the Unix epoch.",
+        ))
+        .parameter(text(
+            "webhook-signature",
+            "`v1,` and the HMAC-SHA-256 of id, timestamp and body, in base64.",
+        ))
+        .request_body(Some(body.build()))
+        .response("2XX", Response::new("Taken."))
+        .response("410", Response::new("Not wanted, and not to come again."))
+        .response("default", Response::new("It comes again, not before `Retry-After`."));
+    let item = PathItem::new(HttpMethod::Post, operation);
+    PathsBuilder::new().path("login", item).build()
 }
 
 fn bearer(description: &str) -> SecurityScheme {

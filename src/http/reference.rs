@@ -1,12 +1,14 @@
 //! The contract, to read and to make clients from: `/openapi.json`, and a page of it that needs nothing from elsewhere.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use utoipa::openapi::Server;
 use utoipa_swagger_ui::Config;
 
@@ -17,6 +19,9 @@ use crate::web::gzip::{self, Constant};
 /// Swagger UI sets styles by script, which no policy forbids, and brings small pictures in its style sheet.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Swagger UI's files: its script is megabytes.
+static FILES: LazyLock<Mutex<HashMap<String, Arc<Constant>>>> = LazyLock::new(Mutex::default);
 
 /// The document of the service at this public URL, and its page.
 pub(super) fn routes(state: &AppState) -> Router<AppState> {
@@ -66,13 +71,22 @@ fn of_swagger_ui(name: &str, asked: &HeaderMap) -> Result<Response, Problem> {
     let found = utoipa_swagger_ui::serve(name, Arc::new(config));
     let found = found.map_err(|error| Problem::broken(&format!("the page of the contract is broken: {error}")))?;
     let found = found.ok_or_else(|| Problem::new(Code::NotFound, "There is no such file."))?;
-    let is_gzip = found.gzpipped && gzip::is_taken(asked);
-    let mut response = if found.gzpipped && !is_gzip {
-        let plain = gzip::unpack(&found.bytes);
-        plain.map_err(|_| Problem::broken("a file is no gzip"))?.into_response()
-    } else {
-        found.bytes.into_response()
-    };
+    let bytes = found.bytes;
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = files.entry(name.to_owned()).or_insert_with(|| {
+        let bytes = Bytes::from(bytes.into_owned());
+        let constant = if found.gzpipped {
+            Constant::of_packed(bytes)
+        } else {
+            Constant::new(bytes)
+        };
+        Arc::new(constant)
+    });
+    let file = Arc::clone(file);
+    drop(files);
+    let packed = file.packed(asked);
+    let is_gzip = packed.is_some();
+    let mut response = packed.unwrap_or_else(|| file.plain()).into_response();
     let headers = response.headers_mut();
     let media_type =
         HeaderValue::try_from(found.content_type).map_err(|_| Problem::broken("a file has no media type"))?;

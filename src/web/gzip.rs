@@ -20,35 +20,52 @@ pub const VARY: (HeaderName, HeaderValue) = (header::VARY, HeaderValue::from_sta
 /// The header of an answer that is gzip.
 pub const IS_GZIP: (HeaderName, HeaderValue) = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
 
-/// Bytes that do not change.
-#[derive(Debug)]
+/// Bytes that do not change. The form that they were not given in is made when it is first asked for.
+#[derive(Debug, Default)]
 pub struct Constant {
-    plain: Bytes,
-    /// Made when it is first asked for.
-    packed: OnceLock<Option<Bytes>>,
+    plain: OnceLock<Bytes>,
+    packed: OnceLock<Bytes>,
 }
 
 impl Constant {
     /// These.
     #[must_use]
     pub fn new(plain: Bytes) -> Self {
+        let plain = OnceLock::from(plain);
         Self {
             plain,
-            packed: OnceLock::new(),
+            ..Self::default()
         }
     }
 
-    /// As they are.
+    /// What this gzip holds.
+    #[must_use]
+    pub fn of_packed(packed: Bytes) -> Self {
+        let packed = OnceLock::from(packed);
+        Self {
+            packed,
+            ..Self::default()
+        }
+    }
+
+    /// As they are. Nothing of a gzip that is none.
     #[must_use]
     pub fn plain(&self) -> Bytes {
-        self.plain.clone()
+        let unpacked = || self.packed.get().and_then(|packed| unpack(packed).ok());
+        self.plain.get_or_init(|| unpacked().unwrap_or_default()).clone()
     }
 
     /// As gzip, if who asks takes that.
     #[must_use]
     pub fn packed(&self, asked: &HeaderMap) -> Option<Bytes> {
-        let packed = || self.packed.get_or_init(|| pack(&self.plain).ok()).clone();
-        is_taken(asked).then(packed).flatten()
+        if !is_taken(asked) {
+            return None;
+        }
+        if self.packed.get().is_none() {
+            let packed = pack(&self.plain()).ok()?;
+            let _ = self.packed.set(packed);
+        }
+        self.packed.get().cloned()
     }
 }
 

@@ -333,6 +333,7 @@ async fn a_site_is_told_how_each_login_ended_and_of_who_said_no_nothing(store: S
     login(&service, "alice-of-webhooks").await;
     let all = receiver.messages(4).await;
     assert_eq!(all.len(), 4);
+    all.iter().for_each(is_as_the_document_says);
     let mut ids: Vec<_> = all.iter().map(Received::id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -342,6 +343,23 @@ async fn a_site_is_told_how_each_login_ended_and_of_who_said_no_nothing(store: S
         (waiting(&service).await == 0.0).then_some(())
     })
     .await;
+}
+
+/// What is in it, and what is not.
+fn is_as_the_document_says(message: &Received) {
+    let document: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+    let schema = &document["components"]["schemas"]["WebhookMessage"];
+    let told = message.verified();
+    for (told, schema) in [(&told, schema), (&told["data"], &schema["properties"]["data"])] {
+        let named = |key: &str| schema["properties"].get(key).is_some();
+        assert!(told.as_object().unwrap().keys().all(|key| named(key)), "{told}");
+        for required in schema["required"].as_array().unwrap() {
+            assert!(
+                told.get(required.as_str().unwrap()).is_some(),
+                "{told} without {required}"
+            );
+        }
+    }
 }
 
 /// Two wrong numbers, and a person that the site knows by a name of its own.
@@ -598,6 +616,22 @@ async fn a_receivers_wish_to_be_left_alone_has_a_bound_and_brings_nothing_forwar
         let due = due_in(&redis, &scene);
         assert!((least - minute / 3..=most).contains(&due), "{due} ms for {asked} s");
     }
+}
+
+/// Of a short life an eighth is shorter than an hour.
+#[tokio::test]
+async fn a_receiver_is_left_alone_for_an_eighth_of_a_messages_life_at_most() {
+    let redis = RedisServer::start();
+    let receiver = Receiver::start(Manner::FirstAsksFor(999_999_999)).await;
+    let service = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_RETRIES", "1,3600")
+        .start()
+        .await;
+    let scene = login(&service, "alice").await;
+    until_counted(&service, "failed", 1.0).await;
+    // Of 1.2 times the pauses, and two seconds for each of three tries: 4,327 s.
+    let (due, eighth) = (due_in(&redis, &scene), 4_327_000 / 8);
+    assert!((eighth - 60_000..=eighth * 6 / 5).contains(&due), "{due} ms");
 }
 
 /// However long the next pause is: what waited for its turns, or was kept waiting, has its last try at its end.

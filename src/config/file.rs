@@ -201,6 +201,8 @@ fn plainly(problem: &str) -> String {
     let expected = problem.rsplit_once(", expected ").map(|(_, expected)| expected);
     let is_too_large = problem.contains("64 value was too large") || expected == Some("any valid TOML value");
     match expected.filter(|_| is_of_type) {
+        // Which of an untagged enum's is told.
+        _ if problem == "wanted string or table" => "it must be text in quotes".to_owned(),
         _ if is_too_large => "the number is too large: what is no number must stand in quotes".to_owned(),
         Some("a string" | "string only" | "string or table" | "path string") => "it must be text in quotes".to_owned(),
         Some("a sequence") => "it must be a list, such as [\"text\"], or tables, such as [[client]]".to_owned(),

@@ -79,7 +79,7 @@ codes! {
         "A parameter, a header or the body is missing, malformed or contradicts another."
         "Correct what detail names; the same request will fail again.",
     UnknownClient "unknown_client" FORBIDDEN "No site of this client_id":
-        "No client of the settings has this client_id, or none was named where there are several."
+        "No client of the settings has this client_id, or has it any more: a site that is taken out of the settings takes its logins along."
         "Compare the client_id with the [[client]] tables of the service's settings.",
     OriginNotAllowed "origin_not_allowed" FORBIDDEN "This site may not call":
         "The page that called has an origin that the client does not list."
@@ -103,8 +103,9 @@ codes! {
         "The request lacks the confirm_token, or has one of an earlier scan."
         "Send the one of the last scan as Authorization: Bearer, or scan again.",
     InvalidWxCode "invalid_wx_code" BAD_REQUEST "The wx.login code is not valid":
-        "WeChat does not know the code that wx.login gave, or it was used already."
-        "Call wx.login again and send the fresh code at once; each works once.",
+        "WeChat does not know the code that wx.login gave, or it was used already, or it is of another Mini Program than the site's."
+        "Call wx.login again and send the fresh code at once; each works once. If fresh ones are refused too, compare the AppID of the \
+         Mini Program's project.config.json with the one that the service has for the site.",
     ScannedByAnother "scanned_by_another" CONFLICT "Another person scanned first":
         "The code was scanned on somebody else's phone before."
         "Get a new code on the browser's page and scan that.",
@@ -389,7 +390,8 @@ impl From<Error> for Problem {
             Error::InvalidWxCode(source) => {
                 let problem = Self::new(
                     Code::InvalidWxCode,
-                    "Call wx.login again and send the fresh code; each works once.",
+                    "Call wx.login again and send the fresh code; each works once, within five minutes, and only for the Mini Program whose AppID the \
+                     service has for this site.",
                 );
                 source.map_or(problem.clone(), |error| problem.of_wechat(&error))
             }

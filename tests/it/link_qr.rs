@@ -148,6 +148,14 @@ async fn whoever_opens_the_link_elsewhere_is_told_what_it_is_for_and_not_whether
         assert_eq!(page.status, 404, "{wrong}");
         assert!(page.header("content-type").starts_with("text/html"), "{wrong}");
         assert!(page.text().contains("链接不完整") && page.text().contains("This link is not whole"));
+        let known = service
+            .get(&format!("/s/{wrong}"))
+            .header("if-none-match", page.header("etag"));
+        assert_eq!(
+            Reply::to(known).await.status,
+            404,
+            "{wrong}: what is not there has not changed either"
+        );
         assert!(
             page.header("content-security-policy")
                 .contains("frame-ancestors 'none'")

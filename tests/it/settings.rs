@@ -1128,11 +1128,10 @@ async fn the_sites_of_the_how_to_are_tried_with_a_simulated_wechat() {
     let (example, _) = example.split_once("```").unwrap();
     let service = Service::builder().config_toml(example).start().await;
     service.log().line_with(&["WeChat is simulated in this process"]).await;
-    for client in ["shop", "blog"] {
-        let start = json!({ "client_id": client, "code_challenge": s256(VERIFIER) });
+    for site in [Site::Basic("shop", "CLIENT-SECRET"), Site::Public("blog")] {
+        let start = json!({ "client_id": site.client_id(), "code_challenge": s256(VERIFIER) });
         let browser = Browser::start_with(&service, start).await;
         let code = browser.code_of("alice", &service).await;
-        let site = Site::Public(client);
         let given = site
             .token(&service, &[("code", &code), ("code_verifier", VERIFIER)])
             .await;

@@ -57,6 +57,18 @@ def free_ports(template):
     return {port["containerPort"]: free_port() for container in containers(template) for port in container["ports"]}
 
 
+def publish(folder, files):
+    """Puts files into a volume as the kubelet does: all of them at once, by the change of one link."""
+    data = folder / f"..{time.monotonic_ns()}"
+    data.mkdir()
+    for name, text in files.items():
+        (data / name).write_text(text)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..data_tmp").symlink_to(data.name)
+    (folder / "..data_tmp").rename(folder / "..data")
+
+
 class Readme:
     """What k8s/README.md has one do, done: with a kubectl that makes no Secret but prints it."""
 
@@ -139,9 +151,8 @@ class Cluster:
             paths[mount["mountPath"]] = here
         for mount in container.get("volumeMounts", []):
             (volume,) = [volume for volume in template["spec"]["volumes"] if volume["name"] == mount["name"]]
-            for name, data in self.files(volume).items():
-                text = self.change(data, paths, ports) + dict(added).get(name, "")
-                (paths[mount["mountPath"]] / name).write_text(text)
+            files = {name: self.change(data, paths, ports) + dict(added).get(name, "") for name, data in self.files(volume).items()}
+            publish(paths[mount["mountPath"]], files)
         env = {name: self.change(value, paths, ports) for name, value in environment(container).items()}
         command = [PROGRAM] if "command" not in container else container["command"]
         args = [self.change(arg, paths, ports) for arg in container.get("args", [])]
@@ -149,7 +160,7 @@ class Cluster:
         with log.open("w") as output:
             process = subprocess.Popen([*command, *args, *more], env={"PATH": os.environ["PATH"]} | env, stdout=output, stderr=output)
         self.processes.append(process)
-        process.log, process.ports = log, ports
+        process.log, process.ports, process.paths = log, ports, paths
         return process
 
     def files(self, volume):

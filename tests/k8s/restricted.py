@@ -32,8 +32,6 @@ def of_pod(template):
     for name in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(name):
             yield f"host namespaces: {name}"
-    if spec.get("hostUsers") is False and spec.get("hostNetwork"):
-        yield "host namespaces: hostUsers"
     for volume in spec.get("volumes", []):
         kinds = set(volume) - {"name"}
         if not kinds <= VOLUMES:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import re
+import subprocess
 import tempfile
 import unittest
 import urllib.parse
@@ -67,7 +68,7 @@ class Pods(unittest.TestCase):
         for process in processes:
             process.terminate()
         for process in processes:
-            pods.until("it is unready", 2, lambda process=process: cluster.probe(process, template, "readinessProbe")[0] == 503)
+            pods.until("it is unready", 5, lambda process=process: cluster.probe(process, template, "readinessProbe")[0] == 503)
             self.assertEqual(cluster.probe(process, template, "livenessProbe")[0], 200)
         for process in processes:
             self.assertEqual(process.wait(grace), 0, process.log.read_text())
@@ -91,6 +92,7 @@ class Pods(unittest.TestCase):
                 cluster.ready(replica, templates[""])
                 self.serves(cluster, replica)
             self.log_in(*[f"http://127.0.0.1:{replica.ports[8080]}" for replica in replicas], cluster.replaced["scanlogin-simulator:8090"])
+            self.keys_change(replicas[1])
             public = f"http://127.0.0.1:{replicas[0].ports[8080]}"
             with self.stream(public) as stream:
                 self.assertTrue(pods.until("it is said when to come again", 5, lambda: stream.readline().startswith(b"retry:")))
@@ -103,6 +105,21 @@ class Pods(unittest.TestCase):
         scene = json.loads(ask(f"{public}/scenes", "POST", json.dumps({"code_challenge": CHALLENGE}))[1])
         bearer = {"authorization": f"Bearer {scene['browser_secret']}"}
         return urllib.request.urlopen(urllib.request.Request(scene["events_url"].replace("http://127.0.0.1:8080", public), headers=bearer))
+
+    def keys_change(self, process):
+        """A Secret of other keys is taken as it comes into the pod, without a restart."""
+
+        def published():
+            return {key["kid"] for key in json.loads(ask(f"http://127.0.0.1:{process.ports[8080]}/jwks.json")[1])["keys"]}
+
+        old, folder = published(), process.paths["/run/secrets/scanlogin"]
+        files = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+        keys = json.loads(files["signing-keys.json"])
+        # In no environment of ours: SCANLOGIN_BIN is no setting.
+        new = subprocess.run([pods.PROGRAM, "keys", "new"], env={}, stdout=subprocess.PIPE, check=True)
+        keys["keys"] += json.loads(new.stdout)["keys"]
+        pods.publish(folder, files | {"signing-keys.json": json.dumps(keys)})
+        pods.until("the new key is published", 15, lambda: published() > old)
 
     def log_in(self, first, second, simulator):
         """The browser is at one replica, the phone at the other."""

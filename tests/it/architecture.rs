@@ -271,7 +271,7 @@ fn t34_our_code_is_safe_and_every_crate_is_one_of_the_registry_by_its_hash() {
 #[test]
 fn t35_the_container_may_do_no_more_than_it_needs() {
     let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
-    let deployment = read("k8s/deployment.yaml");
+    let deployment = read("k8s/base/deployment.yaml");
     for line in [
         "automountServiceAccountToken: false",
         "runAsNonRoot: true",

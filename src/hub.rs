@@ -124,7 +124,8 @@ impl Hub {
         peer: IpAddr,
     ) -> Result<Subscription, OpenError> {
         let membership = self.join(id, network_of(peer)).await?;
-        if !membership.topic(|topic| topic.is_watched()) {
+        let is_first = !membership.topic(|topic| topic.is_watched());
+        if is_first {
             self.shared.store.watch(&id).await?;
             membership.topic(Topic::set_watched);
         }
@@ -146,6 +147,13 @@ impl Hub {
                 Believed::Overtaken => {}
                 Believed::New | Believed::Known => {
                     membership.reschedule();
+                    if is_first {
+                        self.shared
+                            .metrics
+                            .login_steps_total
+                            .with_label_values(&["watched"])
+                            .inc();
+                    }
                     let told = membership.topic(|topic| topic.told());
                     return told.map_or(Err(OpenError::NotFound), |told| membership.watch(told, secret));
                 }

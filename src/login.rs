@@ -350,14 +350,14 @@ impl Login {
         let Program {
             codes, mini_program, ..
         } = &*site.program;
-        if let Some(prefix) = &mini_program.link_prefix {
-            return link::draw(&format!("{prefix}{id}"), mini_program.code.width).ok_or(Error::Undrawable);
-        }
-        let asked = stored.scene.env_version.as_deref().and_then(EnvVersion::of_word);
-        codes
-            .picture(*id, asked.unwrap_or(mini_program.code.env_version), life)
-            .await
-            .map_err(Error::Picture)
+        let picture = if let Some(prefix) = &mini_program.link_prefix {
+            link::draw(&format!("{prefix}{id}"), mini_program.code.width).ok_or(Error::Undrawable)
+        } else {
+            let asked = stored.scene.env_version.as_deref().and_then(EnvVersion::of_word);
+            let env_version = asked.unwrap_or(mini_program.code.env_version);
+            codes.picture(*id, env_version, life).await.map_err(Error::Picture)
+        };
+        picture.inspect(|_| self.step("shown"))
     }
 
     /// The scene of the browser that holds `secret`.
@@ -391,7 +391,7 @@ impl Login {
         let cancel = || Action::Cancel { browser_secret };
         match apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel).await {
             Ok(applied) if applied.changed => {
-                self.step("cancelled");
+                self.step_after(&applied.before, "cancelled");
                 self.retire_short_code(&applied.before, &applied.scene);
             }
             // A scene that expired meanwhile has no need to be cancelled, as one that had expired before.
@@ -428,6 +428,7 @@ impl Login {
             doubt: None,
             short_code: None,
             env_version: start.env_version.map(|edition| edition.as_str().to_owned()),
+            scanned_life_ms: None,
             unknown: std::collections::BTreeMap::new(),
         }
     }
@@ -468,6 +469,15 @@ impl Login {
 
     fn step(&self, step: &str) {
         self.metrics.login_steps_total.with_label_values(&[step]).inc();
+    }
+
+    /// A person's step, which has its time.
+    fn step_after(&self, before: &Stored, step: &str) {
+        self.step(step);
+        if let Some(time) = before.scene.since_last_step(before.life()) {
+            let seconds = self.metrics.login_step_seconds.with_label_values(&[step]);
+            seconds.observe(time.as_secs_f64());
+        }
     }
 }
 

@@ -105,6 +105,9 @@ pub struct Scene {
     /// The edition of the Mini Program that the code opens, in WeChat's word, where the site asked for another than the usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_version: Option<String>,
+    /// The record's life when it was first scanned, in milliseconds. Only tells; no rule looks at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scanned_life_ms: Option<u64>,
     /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side. Every new field
     /// belongs beside the others, since what stands within one of them is kept only if it is known.
     #[serde(flatten)]
@@ -741,6 +744,7 @@ impl Scene {
                 let held = Self {
                     caution: caution(rng)?,
                     doubt,
+                    scanned_life_ms: Some(life.as_millis()),
                     ..self.clone()
                 };
                 let scan = Scan {
@@ -958,6 +962,22 @@ impl Scene {
             }),
             rng,
         ))
+    }
+
+    /// How long ago the last step of a person was: that it was started, scanned or confirmed. `None` of a login that is over, and of
+    /// one that an earlier version saw scanned.
+    #[must_use]
+    pub fn since_last_step(&self, life: Life) -> Option<Duration> {
+        let life_then = match &self.state {
+            State::Waiting => {
+                let ttl = u64::try_from(self.expires_at - self.created_at).ok()?;
+                Life::of_new(Duration::from_secs(ttl)).0
+            }
+            State::Scanned(_) => Duration::from_millis(self.scanned_life_ms?),
+            State::Confirmed(confirmation) => return Some(confirmation.age(life)),
+            State::Declined(_) | State::Cancelled(_) => return None,
+        };
+        Some(life_then.saturating_sub(life.0))
     }
 
     fn scan(&self) -> Option<&Scan> {

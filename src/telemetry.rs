@@ -29,8 +29,11 @@ pub struct Metrics {
     registry: Registry,
     /// Scenes started.
     pub scenes_created_total: IntCounter,
-    /// Steps of logins, by `step` (`scanned`, `confirmed`, `declined`, `cancelled`, `redeemed`).
+    /// Steps of logins, by `step`: the code `shown` (again to who loads it again), its scene `watched` (once at each replica where it
+    /// is), `scanned`, `confirmed`, `redeemed`, or ended otherwise: `declined`, `cancelled`, `expired` while somebody watched.
     pub login_steps_total: IntCounterVec,
+    /// Seconds that people took from the step before to a `step`: `scanned`, `confirmed`, `redeemed`, `declined`, `cancelled`.
+    pub login_step_seconds: HistogramVec,
     /// Logins declined, by `client` and `reason` (`no`, `not_me`, `wrong_number`): many of the last two are an attack.
     pub declined_total: IntCounterVec,
     /// First scans by how the phone came to the code, by `client`, `entry` (`camera`, `picture`, `card`, `other`) and what the site
@@ -99,6 +102,10 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build_info = Opts::new(prefixed("build_info"), "1, of this version.");
+        register(&registry, IntGaugeVec::new(build_info, &["version"])?)?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
             register(&registry, IntCounter::new(prefixed(name), help)?)
         };
@@ -185,7 +192,15 @@ impl Metrics {
                 &registry,
                 Histogram::with_opts(
                     HistogramOpts::new(prefixed("login_seconds"), "From start of a scene to its redemption.")
-                        .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0]),
+                        .buckets(HUMAN_SECONDS.to_vec()),
+                )?,
+            )?,
+            login_step_seconds: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(prefixed("login_step_seconds"), "From a person's step to the next.")
+                        .buckets(HUMAN_SECONDS.to_vec()),
+                    &["step"],
                 )?,
             )?,
             webhooks_total: counters(
@@ -217,6 +232,9 @@ impl Metrics {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
+
+/// What people take for something.
+const HUMAN_SECONDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
 /// Ours among all that a Prometheus scrapes; the `process_*` series keep the names that everybody knows.
 fn prefixed(name: &str) -> String {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::topic::{Believed, Issued};
-use super::{Hub, LINGER, Shared, State, Topic};
+use super::{Hub, LINGER, Reason, Shared, State, Topic};
 use crate::entropy;
 use crate::scene::SceneId;
 use crate::store::{Found, News, StoreError, not_settled, settled};
@@ -213,7 +213,12 @@ impl Shared {
             };
             match believed {
                 Believed::Overtaken => pending.push(*id, *cause, true),
-                Believed::New => self.count(*cause, "new"),
+                Believed::New => {
+                    if topic.told().is_some_and(|told| told.reason() == Some(Reason::Time)) {
+                        self.metrics.login_steps_total.with_label_values(&["expired"]).inc();
+                    }
+                    self.count(*cause, "new");
+                }
                 Believed::Known => self.count(*cause, "known"),
             }
             self.reschedule(&mut state, *id);

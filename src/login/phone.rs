@@ -164,7 +164,7 @@ impl Login {
         let Applied { before, scene, .. } =
             apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await?;
         if scene.version > before.scene.version {
-            self.step("scanned");
+            self.step_after(&before, "scanned");
         }
         self.retire_short_code(&before, &scene);
         let (requested_ago, expires_in) = since_and_until(&scene, before.life());
@@ -246,7 +246,7 @@ impl Login {
                 Err(_) => {}
             }
             match &confirmed {
-                Ok(applied) if applied.changed => login.step("confirmed"),
+                Ok(applied) if applied.changed => login.step_after(&applied.before, "confirmed"),
                 // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what
                 // is over.
                 Err(
@@ -254,7 +254,7 @@ impl Login {
                     | ApplyError::Unreplicated(applied)
                     | ApplyError::Unknown(applied, _),
                 ) if matches!(applied.scene.state, State::Declined(_)) => {
-                    login.declined(&applied.scene, "wrong_number");
+                    login.declined(applied, "wrong_number");
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -287,7 +287,7 @@ impl Login {
                 Err(_) => None,
             };
             if let Some(applied) = written.filter(|applied| applied.changed) {
-                login.declined(&applied.scene, reason);
+                login.declined(applied, reason);
             }
             declined
         };
@@ -296,8 +296,8 @@ impl Login {
     }
 
     /// Counts it. Where somebody else may be behind the login, the operator is told who.
-    fn declined(&self, scene: &Scene, reason: &str) {
-        self.step("declined");
+    fn declined(&self, Applied { before, scene, .. }: &Applied, reason: &str) {
+        self.step_after(before, "declined");
         let labels = [scene.client_id.as_str(), reason];
         self.metrics.declined_total.with_label_values(&labels).inc();
         if reason != "no" {

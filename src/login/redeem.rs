@@ -228,9 +228,11 @@ impl Login {
         // Goes to its end even when the caller is gone: given up half-way, it would leave a code spent for nothing.
         self.tasks.spawn(attempt.run(tell).in_current_span());
         let redeemed = told.await.unwrap_or_else(|_| Err(going_away().into()));
-        let Applied { scene, granted, .. } = redeemed?;
+        let Applied {
+            before, scene, granted, ..
+        } = redeemed?;
         let AccessGrant { claims, .. } = read_grant(&granted)?;
-        self.step("redeemed");
+        self.step_after(&before, "redeemed");
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
             access_token: Zeroizing::new(format!("{}.{}", scene.id, *access_token.expose())),

@@ -46,6 +46,7 @@ impl Login {
             doubt: None,
             short_code: None,
             env_version: None,
+            scanned_life_ms: None,
             unknown: BTreeMap::new(),
         };
         Self {
@@ -561,4 +562,27 @@ proptest! {
         }
         prop_assert!(redemptions <= 1);
     }
+}
+
+/// Each later, so that what passed since the step before is known by the record's life.
+#[test]
+fn the_time_since_the_last_step_is_told_until_the_login_is_over() {
+    let mut login = Login::waiting();
+    let after = |seconds| FRESH.after(Duration::from_secs(seconds));
+    let mut passed = Vec::new();
+    for (step, at) in [(Try::Scan, 7), (Try::Scan, 9), (Try::Confirm, 12), (Try::Redeem, 14)] {
+        passed.push(login.scene.since_last_step(after(at)).map(|time| time.as_secs()));
+        match login.tries(step, after(at)) {
+            Ok(Outcome::Visible(next) | Outcome::Hidden(next)) => login.scene = next,
+            other => panic!("{step:?}: {other:?}"),
+        }
+    }
+    // Whoever scans again goes on with the scan that there was.
+    assert_eq!(passed, [Some(7), Some(2), Some(5), Some(2)]);
+    for over in ["declined", "cancelled", "cancelled after the scan"] {
+        assert_eq!(Login::in_state(over).scene.since_last_step(after(20)), None, "{over}");
+    }
+    let mut of_an_earlier_version = Login::in_state("scanned").scene;
+    of_an_earlier_version.scanned_life_ms = None;
+    assert_eq!(of_an_earlier_version.since_last_step(after(20)), None);
 }

@@ -334,6 +334,11 @@ async fn probes_and_metrics_are_for_operators_only() {
             1.0,
         ),
         ("scanlogin_simulator", "", 1.0),
+        (
+            "scanlogin_build_info",
+            concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
+            1.0,
+        ),
         ("process_resident_memory_bytes", "", 1.0),
     ] {
         let value = service.metric(name, labels).await;

@@ -100,6 +100,7 @@ impl Place {
             doubt: None,
             short_code: None,
             env_version: None,
+            scanned_life_ms: None,
             unknown: BTreeMap::new(),
         };
         self.store.inner.create(&scene, Life::of_new(TTL)).await.unwrap();

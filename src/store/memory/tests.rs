@@ -27,6 +27,7 @@ fn scene(rng: &mut StdRng) -> Scene {
         doubt: None,
         short_code: None,
         env_version: None,
+        scanned_life_ms: None,
         unknown: BTreeMap::new(),
     }
 }

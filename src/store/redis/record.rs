@@ -65,6 +65,7 @@ mod tests {
             doubt: None,
             short_code: None,
             env_version: None,
+            scanned_life_ms: None,
             unknown: BTreeMap::from([("later".to_owned(), serde_json::json!({"a": [1, 2]}))]),
         }
     }

@@ -154,6 +154,7 @@ impl Login {
             doubt: None,
             short_code: None,
             env_version: None,
+            scanned_life_ms: None,
             unknown: BTreeMap::new(),
         };
         let token = ConfirmToken::random(rng);

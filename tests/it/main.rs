@@ -25,6 +25,7 @@ mod contract;
 mod demo_site;
 mod events;
 mod failovers;
+mod healthcheck;
 mod kill_points;
 mod lease;
 mod lifecycle;

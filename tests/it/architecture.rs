@@ -284,6 +284,10 @@ fn t35_the_container_may_do_no_more_than_it_needs() {
     }
     let image = read("Dockerfile");
     let (_, last) = image.rsplit_once("\nFROM ").unwrap();
-    assert_eq!(last.lines().next(), Some("scratch"), "it holds what is copied into it, and no shell");
+    assert_eq!(
+        last.lines().next(),
+        Some("scratch"),
+        "it holds what is copied into it, and no shell"
+    );
     assert!(last.contains("\nUSER 65532:65532\n"), "{last}");
 }

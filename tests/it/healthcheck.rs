@@ -1,16 +1,18 @@
 //! `scanlogin healthcheck`, as a container engine runs it: what it says, and the status that it ends with.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use scanlogin::config::Cli;
 use tokio::net::TcpListener;
 
+use crate::support::eventually;
 use crate::support::process::scanlogin;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::service::Service;
 use crate::support::stopwatch::Stopwatch;
-use crate::support::eventually;
 
 /// Asks beside a service that was told to listen for its operators there.
 fn asked(ops_listen: &str) -> Command {
@@ -91,6 +93,18 @@ async fn nothing_there_and_nobody_who_answers_are_told_by_the_setting() {
         "{unanswered:?}"
     );
     asked.took_less_than(Duration::from_secs(4));
+}
+
+#[test]
+fn a_listener_on_all_addresses_is_asked_at_loopback() {
+    for (listens, asked) in [
+        ("0.0.0.0:9090", "127.0.0.1:9090"),
+        ("[::]:9090", "[::1]:9090"),
+        ("192.0.2.7:9090", "192.0.2.7:9090"),
+    ] {
+        let (cli, _) = Cli::read(["scanlogin", "--ops-listen", listens].map(OsString::from)).unwrap();
+        assert_eq!(cli.settings.own_ops_address().unwrap().to_string(), asked);
+    }
 }
 
 #[tokio::test]

@@ -22,12 +22,15 @@ export class Record {
   refused = []
   /** When each stream was opened again, and how long it had been told to wait, in milliseconds. */
   reopened = []
+  /** Pictures that a replica was making when it ended: the one thing that a restart may cost, and the page offers another. */
+  picturesGivenUp = 0
   /** Streams that were answered `unavailable`. */
   unavailable = 0
 
   note(what, status) {
     this.answers += 1
-    if (status >= 400) this.refused.push(`${status} ${what}`)
+    if (status === 503 && what.endsWith('/code')) this.picturesGivenUp += 1
+    else if (status >= 400) this.refused.push(`${status} ${what}`)
   }
 }
 
@@ -71,14 +74,32 @@ export class Person {
     await this.stream.until('waiting')
   }
 
-  /** The phone scans, and its owner says yes. */
-  async confirm() {
-    const { scene } = this.scene
+  /** The code's picture, which the page shows. */
+  async picture() {
+    const response = await this.ask('GET', new URL(this.scene.code_url).pathname)
+    const type = response.headers['content-type']
+    if (response.statusCode === 200 && !type.startsWith('image/')) throw new Error(`a picture is ${type}`)
+    response.resume()
+    return response.statusCode
+  }
+
+  /** The phone scans, and is told who asks. */
+  async scan() {
     const { code } = await this.json('POST', '/simulator/login', { openid: this.openid })
     learn('a code of wx.login', code)
-    const asked = await this.json('POST', `/scenes/${scene}/scan`, { code })
+    const asked = await this.json('POST', `/scenes/${this.scene.scene}/scan`, { code })
     await this.stream.until('scanned')
-    await this.json('POST', `/scenes/${scene}/confirm`, {}, asked.confirm_token)
+    return asked
+  }
+
+  /** Its owner says yes. */
+  sayYes({ confirm_token: token }) {
+    return this.json('POST', `/scenes/${this.scene.scene}/confirm`, {}, token)
+  }
+
+  async confirm() {
+    const asked = await this.scan()
+    await this.sayYes(asked)
     return asked
   }
 
@@ -97,6 +118,7 @@ export class Person {
 
   async logIn() {
     await this.start()
+    await this.picture()
     await this.confirm()
     return this.redeem()
   }

@@ -10,6 +10,7 @@ import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { Process, binary, freePort } from '../../browser/support/service.mjs'
 import { pause, until } from '../../browser/support/until.mjs'
+import { learn } from '../../support/leaks.mjs'
 import { image, ms, read, services } from './files.mjs'
 
 const run = promisify(execFile)
@@ -35,6 +36,7 @@ export class Stack {
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-compose-'))
     for (const dir of ['keys', 'redis', 'nginx', 'tmp']) fs.mkdirSync(path.join(this.dir, dir))
     this.services = services('docker-compose.yml')
+    learn('the password of Redis', this.services.redis.environment.REDISCLI_AUTH)
     const [redis, simulator, nginx] = [await freePort(), await freePort(), await freePort()]
     this.ports = { redis }
     this.origin = `http://127.0.0.1:${nginx}`
@@ -165,8 +167,13 @@ export class Stack {
     for (const mount of this.services.nginx.volumes) {
       const [file, place] = mount.split(':')
       const name = path.basename(place)
-      const text = without.includes(name) ? '' : this.placed(read(file))
-      fs.writeFileSync(path.join(this.dir, 'nginx', name), text.replace(/^(\s*)server scanlogin:8080(.*;)$/m, (_, space, how) => {
+      const mounted = path.join(this.dir, 'nginx', name)
+      if (without.includes(name)) {
+        fs.rmSync(mounted)
+        fs.symlinkSync('/dev/null', mounted)
+        continue
+      }
+      fs.writeFileSync(mounted, this.placed(read(file)).replace(/^(\s*)server scanlogin:8080(.*;)$/m, (_, space, how) => {
         return this.replicas.map(({ address }) => `${space}server ${address}${how}`).join('\n')
       }))
     }

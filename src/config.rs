@@ -73,6 +73,8 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Prints the HTTP contract as an OpenAPI 3.1 document.
     Openapi,
+    /// Asks the service that runs here with the same settings whether it is ready: 0 if so, 1 if not.
+    Healthcheck,
     /// Signing keys for id_tokens.
     Keys {
         /// What to do with them.

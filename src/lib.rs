@@ -32,6 +32,7 @@
 //! | [`scene`], [`rate`] | the rules |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
 //! | [`telemetry`], [`entropy`], [`hardening`] | logs and metrics; randomness; what others may see of the process |
+//! | [`healthcheck`] | how a container without any other program is asked whether it serves |
 //!
 //! # What always holds
 //!
@@ -50,6 +51,7 @@ pub mod entropy;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hardening;
+pub mod healthcheck;
 pub mod http;
 pub mod hub;
 pub mod keys;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use scanlogin::app::App;
 use scanlogin::config::{Cli, Command, Config, ConfigError, KeysCommand};
 use scanlogin::hardening;
+use scanlogin::healthcheck::{self, Unhealthy};
 use scanlogin::http;
 use scanlogin::keys;
 use scanlogin::telemetry::Logs;
@@ -15,6 +16,11 @@ use scanlogin::wechat::simulator;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+// See Cargo.toml.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What could not work as configured: trying again changes nothing.
 const MISCONFIGURED: u8 = 2;
@@ -41,6 +47,7 @@ async fn run() -> anyhow::Result<()> {
             command: KeysCommand::New { alg, out },
         }) => keys::new(&alg, out.as_deref()),
         Some(Command::Openapi) => Ok(writeln!(std::io::stdout(), "{}", http::contract().to_pretty_json()?)?),
+        Some(Command::Healthcheck) => healthcheck::run(cli.settings.own_ops_address()?).await,
         Some(Command::Simulate(args)) => {
             let _logs = Logs::init(false)?;
             hardening::keep_memory_private();
@@ -99,5 +106,8 @@ fn say(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("scanlogin: {error:#}");
+    if error.is::<Unhealthy>() {
+        return ExitCode::FAILURE;
+    }
     ExitCode::from(MISCONFIGURED)
 }

@@ -1,6 +1,7 @@
 //! What no setting shows by itself: files, and settings that must fit each other.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -91,6 +92,25 @@ impl Settings {
             files,
             fixed: BTreeMap::new(),
         })
+    }
+
+    /// Where a service with these settings reaches its own ops listener.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn own_ops_address(&self) -> Result<SocketAddr, ConfigError> {
+        let mut own = self.ops_listen;
+        if own.port() == 0 {
+            return Err(wrong(
+                "SCANLOGIN_OPS_LISTEN leaves the port open, so that it can't be known from here; give one, such as 127.0.0.1:9090",
+            ));
+        }
+        match own.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => own.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => own.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        Ok(own)
     }
 
     fn check_token_mode(&self, with_redis: bool) -> Result<(), ConfigError> {

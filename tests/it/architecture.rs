@@ -283,6 +283,11 @@ fn t35_the_container_may_do_no_more_than_it_needs() {
         assert!(deployment.lines().any(|found| found.trim() == line), "{line}");
     }
     let image = read("Dockerfile");
-    let last = image.lines().rfind(|line| line.starts_with("FROM ")).unwrap();
-    assert!(last.contains("distroless") && last.ends_with(":nonroot"), "{last}");
+    let (_, last) = image.rsplit_once("\nFROM ").unwrap();
+    assert_eq!(
+        last.lines().next(),
+        Some("scratch"),
+        "it holds what is copied into it, and no shell"
+    );
+    assert!(last.contains("\nUSER 65532:65532\n"), "{last}");
 }

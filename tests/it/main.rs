@@ -26,6 +26,7 @@ mod demo_site;
 mod events;
 mod failovers;
 mod funnel;
+mod healthcheck;
 mod kill_points;
 mod lease;
 mod lifecycle;

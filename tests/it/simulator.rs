@@ -568,8 +568,8 @@ async fn the_phones_page_runs_only_its_own_scripts() {
     let policy = header_of(&page, header::CONTENT_SECURITY_POLICY);
     assert_eq!(
         policy,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https:; connect-src 'self'; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: http://127.0.0.1:* http://localhost:*; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     assert_eq!(header_of(&page, header::X_CONTENT_TYPE_OPTIONS), "nosniff");
     assert_eq!(header_of(&page, header::REFERRER_POLICY), "no-referrer");

@@ -28,8 +28,8 @@ describe('the page of the contract', { timeout: 120_000 }, () => {
       if (url.protocol !== 'data:' && url.origin !== new URL(service.url).origin) elsewhere.push(request.url())
     })
     await page.goto(new URL('/openapi', service.url).href)
-    const { paths } = await (await fetch(new URL('/openapi.json', service.url))).json()
-    const calls = Object.values(paths).flatMap((path) => Object.keys(path)).length
+    const { paths, webhooks } = await (await fetch(new URL('/openapi.json', service.url))).json()
+    const calls = [...Object.values(paths), ...Object.values(webhooks)].flatMap((path) => Object.keys(path)).length
     await page.locator('.opblock').nth(calls - 1).waitFor()
     assert.equal(await page.locator('.opblock').count(), calls)
     await page.locator('.opblock-summary-path', { hasText: '/scenes/{scene}/scan' }).click()

@@ -46,10 +46,18 @@ def ask(url, method="GET", body=None, bearer=None, media_type="application/json"
         return 0, ""
 
 
+# Ports that were given away, to be listened on later.
+GIVEN = set()
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        port = one.getsockname()[1]
+    if port in GIVEN:
+        return free_port()
+    GIVEN.add(port)
+    return port
 
 
 def free_ports(template):

@@ -172,11 +172,16 @@ export class Wire {
   }
 }
 
+/** Ports that were given away, to be listened on later. */
+const given = new Set()
+
 export async function freePort() {
   const server = net.createServer()
   await new Promise((resolve) => { server.listen(0, '127.0.0.1', resolve) })
   const { port } = server.address()
   await new Promise((resolve) => { server.close(resolve) })
+  if (given.has(port)) return freePort()
+  given.add(port)
   return port
 }
 

@@ -964,15 +964,19 @@ impl Scene {
         ))
     }
 
+    /// How long it may be used from its start. A record that says nothing that can be says no time.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        let seconds = self.expires_at.saturating_sub(self.created_at);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
     /// How long ago the last step of a person was: that it was started, scanned or confirmed. `None` of a login that is over, and of
     /// one that an earlier version saw scanned.
     #[must_use]
     pub fn since_last_step(&self, life: Life) -> Option<Duration> {
         let life_then = match &self.state {
-            State::Waiting => {
-                let ttl = u64::try_from(self.expires_at - self.created_at).ok()?;
-                Life::of_new(Duration::from_secs(ttl)).0
-            }
+            State::Waiting => Life::of_new(self.ttl()).0,
             State::Scanned(_) => Duration::from_millis(self.scanned_life_ms?),
             State::Confirmed(confirmation) => return Some(confirmation.age(life)),
             State::Declined(_) | State::Cancelled(_) => return None,

@@ -389,7 +389,6 @@ pub(super) fn has_form_of_wx_code(code: &str) -> bool {
 
 /// How long ago the browser asked, and how long there is left: both by the record's life, not by this replica's clock.
 fn since_and_until(scene: &Scene, life: Life) -> (Duration, Duration) {
-    let ttl = Duration::from_secs(u64::try_from(scene.expires_at - scene.created_at).unwrap_or(0));
     let left = life.until_deadline();
-    (ttl.saturating_sub(left), left)
+    (scene.ttl().saturating_sub(left), left)
 }

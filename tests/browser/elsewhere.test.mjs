@@ -132,7 +132,6 @@ describe('a page elsewhere', { concurrency: 2, timeout: 600_000 }, () => {
         for (const enctype of ['application/x-www-form-urlencoded', 'text/plain', 'multipart/form-data']) {
           const response = await posted(evil, service.url + path, enctype)
           assert.ok(statuses.includes(response.status()), `${path} as ${enctype} from ${site}: ${response.status()}`)
-          assert.equal(await response.headerValue('set-cookie'), null)
         }
       }
       assert.deepEqual(await held(), before)

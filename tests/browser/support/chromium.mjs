@@ -6,7 +6,7 @@ import path from 'node:path'
 import axe from 'axe-core'
 import { chromium } from 'playwright-core'
 import { learn, learnFrom } from '../../support/leaks.mjs'
-import { DEADLINE_MS, until } from './until.mjs'
+import { DEADLINE_MS, until, within } from './until.mjs'
 import { Camera } from './phone.mjs'
 
 const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium'
@@ -20,6 +20,9 @@ const ARGS = [
   '--disable-sync',
 ]
 const MOBILE = 'Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36'
+
+/** A whole test, on a machine that does other things as well. */
+const TEST_DEADLINE_MS = 240_000
 
 /** Where pictures of the pages go, if anybody wants them. */
 export const SCREENSHOTS = process.env.SCREENSHOTS
@@ -84,7 +87,7 @@ export class Chromium {
   async stage(name, play) {
     const stage = new Stage(this)
     try {
-      await play(stage)
+      await within('the end of this test', play(stage), TEST_DEADLINE_MS)
       assert.deepEqual(stage.complaints, [], 'no page complains')
     } catch (error) {
       error.message += await stage.report(name)
@@ -182,8 +185,8 @@ class Stage {
   }
 
   /** Waits until all secrets are known that its browsers were given. */
-  async heard() {
-    await Promise.all(this.#heard)
+  heard() {
+    return within('every answer was read', Promise.all(this.#heard))
   }
 
   async clear() {

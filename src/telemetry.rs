@@ -66,6 +66,9 @@ pub struct Metrics {
     pub wechat_errcodes_total: IntCounterVec,
     /// Seconds until the access_token in use ends, by `appid`.
     pub access_token_left_seconds: IntGaugeVec,
+    /// Seconds until a replica that needed an access_token had one, or had to do without, by `appid` and `outcome` (`ok`, `failed`):
+    /// waiting for the one that holds the lease included.
+    pub access_token_fetch_seconds: HistogramVec,
     /// Codes made ahead and ready.
     pub code_pool_ready: IntGauge,
     /// Requests that the store or WeChat are busy with now.
@@ -168,6 +171,11 @@ impl Metrics {
                 &["call", "host"],
             )?,
             access_token_left_seconds: gauges("access_token_left_seconds", "Seconds until it ends.", &["appid"])?,
+            access_token_fetch_seconds: seconds(
+                "access_token_fetch_seconds",
+                "Needing an access_token, waiting for the lease's holder included.",
+                &["appid", "outcome"],
+            )?,
             code_pool_ready: gauge("code_pool_ready", "Codes made ahead and ready.")?,
             requests_under_way: gauge(
                 "requests_under_way",

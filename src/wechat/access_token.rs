@@ -245,7 +245,14 @@ impl Inner {
     /// Fetches, and learns from the outcome. One at a time.
     async fn fetch(&self) -> Result<AccessToken, Error> {
         let known = self.lock().known();
+        let began = Instant::now();
         let outcome = self.shutdown.run_until_cancelled(self.fetcher.fetch(&known)).await;
+        if let Some(outcome) = &outcome {
+            let outcome = if outcome.is_ok() { "ok" } else { "failed" };
+            let labels = [self.fetcher.appid(), outcome];
+            let seconds = self.metrics.access_token_fetch_seconds.with_label_values(&labels);
+            seconds.observe(began.elapsed().as_secs_f64());
+        }
         let result = {
             let mut local = self.lock();
             local.flight = None;

@@ -62,6 +62,13 @@ async fn three_hundred_cold_requests_at_three_replicas_ask_wechat_for_one_token_
     let services = replicas(&redis).await;
     three_hundred_codes(&services).await;
     assert_eq!(token_calls(&services[0]).await, 1);
+    // Two of them waited for the one that asked, and an operator sees for how long.
+    for service in &services {
+        let got = service
+            .metric("scanlogin_access_token_fetch_seconds_count", "outcome=\"ok\"")
+            .await;
+        assert!(got >= 1.0, "{got}");
+    }
 
     let revoked = Reply::to(services[0].simulator(Method::POST, "revoke")).await;
     assert!((200..300).contains(&revoked.status));

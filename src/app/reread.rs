@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::parts::Workshop;
 use crate::config::{self, Config, Reading};
 use crate::http::AppState;
-use crate::login::Pairwise;
+use crate::login::{Pairwise, Sites};
 use crate::oidc::keys::{ID_TOKEN_LIFE, SigningKeys};
 
 /// Reads and checks all settings.
@@ -123,8 +123,13 @@ impl Rereading {
                 "SCANLOGIN_PAIRWISE_SECRET is another, which would make strangers of all people of pairwise sites: it never changes"
             );
         }
-        let ids = |sites: &crate::login::Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
+        let ids = |sites: &Sites| sites.client_ids().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
         let (now, then) = (ids(&sites), ids(&before));
+        let strangers: Vec<_> = now
+            .iter()
+            .filter(|id| makes_strangers(&before, &sites, id))
+            .cloned()
+            .collect();
         let keys = sites.keys().clone();
         known.pairwise = sites.pairwise().cloned().or(known.pairwise.take());
         state.login.set_sites(sites);
@@ -138,6 +143,12 @@ impl Rereading {
             mini_programs,
             "settings were read again"
         );
+        if !strangers.is_empty() {
+            tracing::warn!(
+                clients = ?strangers,
+                "mini_program, subject_type or sector is another: whoever comes back to these sites has another sub, and is a stranger there"
+            );
+        }
         known.signed.change(before.keys(), &keys, Instant::now());
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -158,6 +169,15 @@ impl Rereading {
         let metrics = &self.state.metrics;
         metrics.settings_read_again_total.with_label_values(&[outcome]).inc();
     }
+}
+
+/// Whether a site knows people by other names now.
+fn makes_strangers(before: &Sites, now: &Sites, id: &str) -> bool {
+    let (Some(before), Some(now)) = (before.get(id), now.get(id)) else {
+        return false;
+    };
+    let (before, now) = (&before.client, &now.client);
+    before.mini_program != now.mini_program || !before.subject.names_like(&now.subject)
 }
 
 /// What was in use since the start, and counts still though the settings have it no more.

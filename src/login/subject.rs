@@ -18,6 +18,18 @@ pub enum Subject {
     Pairwise(Pairwise),
 }
 
+impl Subject {
+    /// Whether both know one person of one Mini Program by one name.
+    #[must_use]
+    pub fn names_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Public, Self::Public) => true,
+            (Self::Pairwise(one), Self::Pairwise(other)) => one.sector == other.sector && one.shares_secret(other),
+            (Self::Public, Self::Pairwise(_)) | (Self::Pairwise(_), Self::Public) => false,
+        }
+    }
+}
+
 /// Makes the names of one sector.
 #[derive(Clone)]
 pub struct Pairwise {

@@ -134,6 +134,23 @@ async fn a_file_that_can_not_be_used_is_told_with_its_line_and_changes_nothing()
 }
 
 #[tokio::test]
+async fn a_signal_has_all_read_again_though_no_file_changed() {
+    let service = Service::builder().config_toml(BLOG).start().await;
+    let taken = async || {
+        service
+            .metric("scanlogin_settings_read_again_total", "outcome=\"taken\"")
+            .await
+    };
+    let before = taken().await;
+    service.process.signal(Signal::HUP);
+    eventually("they were read", || async {
+        (taken().await > before + 0.5).then_some(())
+    })
+    .await;
+    assert_eq!(starts(&service, "blog").await.status, 201);
+}
+
+#[tokio::test]
 async fn what_takes_a_restart_is_named_and_stays() {
     let service = Service::builder().config_toml(BLOG).start().await;
     service.rewrite_config(&format!("heartbeat = 1\ncode_width = 300\n{BLOG}{SHOP}"));
@@ -188,6 +205,39 @@ async fn the_secret_of_pairwise_names_never_changes() {
     })
     .await;
     starts(&service, "shop").await.problem(403, "unknown_client");
+}
+
+#[tokio::test]
+async fn a_site_that_would_know_nobody_again_is_warned_of() {
+    let pairwise = |more: &str| {
+        format!(
+            "pairwise_secret = \"0123456789abcdef0123456789abcdef\"\n{BLOG}subject_type = \"pairwise\"\nsector = \"x.example\"\n{more}"
+        )
+    };
+    let service = Service::builder().config_toml(&pairwise("")).start().await;
+    let said = |words: &str| service.log().lines().iter().filter(|line| line.contains(words)).count();
+    let warned_of = async |toml: &str| {
+        let (read, warned) = (said("settings were read again"), said("is a stranger there"));
+        service.rewrite_config(toml);
+        service.process.signal(Signal::HUP);
+        eventually("it is read", || async {
+            (said("settings were read again") > read).then_some(())
+        })
+        .await;
+        // What it warns of it says next.
+        Reply::to(service.get("/jwks.json")).await.ok();
+        said("is a stranger there") - warned
+    };
+    // Its name is nothing that people go by.
+    assert_eq!(warned_of(&pairwise("name = \"Another name\"\n")).await, 0);
+    for other in [
+        pairwise("").replace("x.example", "y.example"),
+        BLOG.to_owned(),
+        pairwise(""),
+    ] {
+        assert_eq!(warned_of(&other).await, 1, "{other}");
+    }
+    service.log().line_with(&["blog", "is a stranger there"]).await;
 }
 
 #[tokio::test]

@@ -98,6 +98,8 @@ async fn a_person_logs_in_and_goes_back_to_the_site_with_a_code() {
         html.contains(&asked.replace('&', "&amp;")),
         "the page knows what to start: {html}"
     );
+    let logo = "https://cdn.blog.example/logo.png";
+    assert!(html.contains(&format!("data-logo=\"{logo}\"")), "{html}");
     let policy = page.header("content-security-policy");
     assert!(
         policy.contains(" https://cdn.blog.example;"),
@@ -105,7 +107,12 @@ async fn a_person_logs_in_and_goes_back_to_the_site_with_a_code() {
     );
 
     let browser = start(&service, &asked).await;
-    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
+    let mut alice = Phone::of("alice");
+    let shown = alice.scan(&service, &browser.scene).await.ok();
+    assert_eq!(
+        (&shown["client"]["name"], &shown["client"]["logo_url"]),
+        (&json!("My <b>Blog</b>"), &json!(logo))
+    );
     assert!(
         browser.status().await.get("redirect_to").is_none(),
         "not before the yes"
@@ -768,6 +775,7 @@ async fn a_site_may_have_names_of_its_own_for_people_and_rs256() {
         let form = [("code", &*code), ("redirect_uri", "https://shop.example/cb")];
         let given = Site::Basic("shop", "shop-secret").token(&service, &form).await.ok();
         let id_token = given["id_token"].as_str().unwrap();
+        assert_eq!(Site::alg(id_token), "RS256");
         let claims = Site::verified(&service, id_token).await;
         let told = Site::userinfo(&service, given["access_token"].as_str().unwrap())
             .await

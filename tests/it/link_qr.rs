@@ -1,7 +1,9 @@
 //! An ordinary QR code in place of WeChat's: drawn here, opened by WeChat's scan, and told when it was scanned.
 
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::extract::Query;
 use axum::routing::post;
 use axum::{Json, Router};
 use reqwest::Method;
@@ -217,14 +219,18 @@ client_id = "all"
 env_versions = ["release", "trial", "develop"]
 "#;
 
-/// A WeChat that gives a token, and keeps what it is asked to draw.
+/// A WeChat that gives each Mini Program a token, and keeps what it is asked to draw, and with which.
 async fn drawing() -> (String, mpsc::UnboundedReceiver<Value>) {
     #[expect(clippy::disallowed_methods, reason = "a test asks for a few pictures")]
     let (asked, drawn) = mpsc::unbounded_channel();
-    let token = || async { Json(json!({ "access_token": "token-of-the-test", "expires_in": 7200 })) };
-    let draw = move |Json(request): Json<Value>| {
+    let token = async |Json(request): Json<Value>| {
+        let token = format!("token-of-{}", request["appid"].as_str().unwrap());
+        Json(json!({ "access_token": token, "expires_in": 7200 }))
+    };
+    let draw = move |Query(mut query): Query<Value>, Json(mut request): Json<Value>| {
         let asked = asked.clone();
         async move {
+            request["access_token"] = query["access_token"].take();
             asked.send(request).unwrap();
             scanlogin::wechat::link::draw("a picture", 280).unwrap().bytes().clone()
         }
@@ -237,6 +243,56 @@ async fn drawing() -> (String, mpsc::UnboundedReceiver<Value>) {
     #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
     tokio::spawn(async move { axum::serve(listener, wechat).await.unwrap() });
     (base, drawn)
+}
+
+const TWO: &str = r#"
+[[mini_program]]
+appid = "wx1111111111111111"
+secret = "canary0secret0of0link00000000002"
+[[mini_program]]
+appid = "wx2222222222222222"
+secret = "canary0secret0of0link00000000003"
+[[client]]
+client_id = "one"
+mini_program = "wx1111111111111111"
+[[client]]
+client_id = "two"
+mini_program = "wx2222222222222222"
+"#;
+
+/// A code of the other one would open a Mini Program that asks for another site.
+#[tokio::test]
+async fn codes_made_ahead_are_of_the_mini_program_of_their_site() {
+    let (base, mut drawn) = drawing().await;
+    let service = Service::builder()
+        .with("WECHAT_API_BASE", base)
+        .with("SIMULATOR", true)
+        .with("CODE_POOL", 2)
+        .config_toml(TWO)
+        .start()
+        .await;
+    let mut made_by = HashMap::new();
+    for _ in 0..4 {
+        let ahead = drawn.recv().await.unwrap();
+        let (scene, token) = (
+            ahead["scene"].as_str().unwrap(),
+            ahead["access_token"].as_str().unwrap(),
+        );
+        made_by.insert(scene.to_owned(), token.to_owned());
+    }
+    for (client, token) in [
+        ("one", "token-of-wx1111111111111111"),
+        ("two", "token-of-wx2222222222222222"),
+        ("one", "token-of-wx1111111111111111"),
+        ("two", "token-of-wx2222222222222222"),
+    ] {
+        let browser = Browser::start_with(
+            &service,
+            json!({ "client_id": client, "code_challenge": s256(VERIFIER) }),
+        )
+        .await;
+        assert_eq!(made_by.remove(&browser.scene).as_deref(), Some(token), "{client}");
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::stores::{Store, on_each_store};
 use crate::support::canaries;
 use crate::support::cli::{cli, cli_ok};
 use crate::support::eventually;
-use crate::support::process::Process;
+use crate::support::process::{Process, scanlogin};
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::roles::{Browser, Phone, VERIFIER};
@@ -616,6 +616,37 @@ async fn a_receivers_wish_to_be_left_alone_has_a_bound_and_brings_nothing_forwar
         let due = due_in(&redis, &scene);
         assert!((least - minute / 3..=most).contains(&due), "{due} ms for {asked} s");
     }
+}
+
+/// Each pause is the next of the setting's, and those that it has by itself grow.
+#[tokio::test]
+async fn a_receiver_that_fails_is_tried_ever_more_seldom() {
+    let redis = RedisServer::start();
+    let receiver = Receiver::start(Manner::Answers(500)).await;
+    let service = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_RETRIES", "1,60")
+        .start()
+        .await;
+    let scene = login(&service, "alice").await;
+    until_counted(&service, "failed", 2.0).await;
+    let due = due_in(&redis, &scene);
+    assert!((40_000..=72_000).contains(&due), "{due} ms");
+
+    let help = scanlogin().arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, of_retries) = help.split_once("--webhook-retries").unwrap();
+    let (_, default) = of_retries.split_once("[default: ").unwrap();
+    let pauses: Vec<u32> = default
+        .split_once(']')
+        .unwrap()
+        .0
+        .split(',')
+        .map(|pause| pause.trim().parse().unwrap())
+        .collect();
+    assert!(
+        pauses.len() > 5 && pauses.is_sorted() && pauses.last() > pauses.first(),
+        "{pauses:?}"
+    );
 }
 
 /// Of a short life an eighth is shorter than an hour.

@@ -243,6 +243,15 @@ impl Site {
         Reply::to(service.get("/userinfo").bearer_auth(access_token)).await
     }
 
+    /// What an id_token says that it is signed with.
+    pub(crate) fn alg(id_token: &str) -> String {
+        let header = URL_SAFE_NO_PAD
+            .decode(id_token.split('.').next().expect("a header"))
+            .expect("base64url");
+        let header: Value = serde_json::from_slice(&header).expect("JSON");
+        header["alg"].as_str().expect("an algorithm").to_owned()
+    }
+
     /// The claims of an id_token whose signature fits a published key.
     pub(crate) async fn verified(service: &Service, id_token: &str) -> Value {
         let jwks = Reply::to(service.get("/jwks.json")).await.ok();

@@ -104,8 +104,8 @@ def streams_of(objects):
 
 
 def memory_of(streams):
-    stream = measured("resident memory per idle stream, 1,000 open") + measured("kernel memory per end of a connection")
-    return streams * stream + measured("resident memory at rest")
+    stream = measured("the image's program: resident memory per idle stream, 10,000 open") + measured("kernel memory per end of a connection")
+    return streams * stream + measured("the image's program (musl, jemalloc): resident memory at rest")
 
 
 def of_memory(objects):

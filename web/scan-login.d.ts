@@ -59,6 +59,20 @@ export interface ScanLoginEvents {
   'scan-login:change': { state: ScanLoginState; connection: ScanLoginConnection; scene: string | null };
 }
 
+/** What can be written in markup, for the types of a framework's templates. */
+export interface ScanLoginAttributes {
+  service?: string;
+  'client-id'?: string;
+  'begin-url'?: string;
+  'code-challenge'?: string;
+  nonce?: string;
+  'env-version'?: 'release' | 'trial' | 'develop';
+  'authorization-request'?: string;
+  lang?: string;
+  'auto-refresh'?: number | `${number}`;
+  paused?: boolean;
+}
+
 export class ScanLogin extends HTMLElement {
   /** What is shown now; the attribute `state` says it too. */
   readonly state: ScanLoginState;

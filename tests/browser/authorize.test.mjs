@@ -171,25 +171,42 @@ describe('the page of /authorize', { concurrency: 2, timeout: 600_000 }, () => {
     await shows(computer, '#logo', '<')
   }, { CLIENT_NAME: '<img src=x onerror="document.title=1"> {name} {person} "x" & \'y\'' })
 
+  const LOGO = 'https://static.shop.example/logo.svg'
+  const withLogo = { table: { logo_url: LOGO } }
+
   for (const [shape, [width, height]] of Object.entries({ wide: [240, 60], tall: [60, 240], square: [100, 100] })) {
     it(`shows the whole of the site's picture: ${shape}`, async (stage, site) => {
       const context = await stage.person()
       const body = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><rect width="100%" height="100%" fill="#f00"/></svg>`
-      await context.route('**/logo.svg', (route) => route.fulfill({ contentType: 'image/svg+xml', body }))
-      await context.route('**/authorize?*', async (route) => {
-        const response = await route.fetch()
-        await route.fulfill({ response, body: (await response.text()).replace('data-logo=""', 'data-logo="/logo.svg"') })
+      const asked = []
+      await context.route(LOGO, (route, request) => {
+        asked.push(request.headers().referer)
+        return route.fulfill({ contentType: 'image/svg+xml', body })
       })
       const page = await context.newPage()
       await page.goto(site.authorizeUrl())
       await reaches(page, 'waiting')
       await page.locator('#logo img').waitFor()
+      assert.deepEqual(asked, [undefined], 'once, and without the address of this page, which says who logs in where')
       await photograph(page, `authorize-logo-${shape}`)
       const seen = await stage.camera.extent(await page.locator('#logo').screenshot(), [255, 0, 0])
       assert.ok(Math.abs(seen.width / seen.height / (width / height) - 1) < 0.15, `it is ${seen.width} by ${seen.height}`)
       assert.ok(Math.max(seen.width, seen.height) >= 44, `it is ${seen.width} by ${seen.height}`)
-    })
+    }, withLogo)
   }
+
+  it('has a letter where the site\'s picture does not come', async (stage, site) => {
+    stage.tolerate(/Failed to load resource.*logo\.svg$/)
+    const context = await stage.person()
+    const failed = context.waitForEvent('requestfailed', (request) => request.url() === LOGO)
+    await context.route(LOGO, (route) => route.abort('connectionrefused'))
+    const page = await context.newPage()
+    await page.goto(site.authorizeUrl())
+    await failed
+    await reaches(page, 'waiting')
+    await shows(page, '#logo', 'T')
+    assert.equal(await page.locator('#logo img').count(), 0)
+  }, withLogo)
 
   it('tells a visitor on a phone to open the site on a computer', async (stage, site) => {
     const visitor = await sent(stage, site, {}, MOBILE_PHONE)

@@ -3,6 +3,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import http from 'node:http'
+import os from 'node:os'
 import path from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
@@ -42,8 +43,8 @@ export class Site {
   /** What its callback answers, if it is to redeem the code itself. */
   back = null
 
-  /** Beside it a service that knows it, with these settings. */
-  static async start(settings = {}) {
+  /** Beside it a service that knows it, with these settings; by a table, if there is `table`, with what else that says of it. */
+  static async start({ table, ...settings } = {}) {
     const site = new Site()
     site.server = http.createServer((request, reply) => {
       site.#answer(request, reply).catch((error) => reply.writeHead(500).end(String(error)))
@@ -51,17 +52,28 @@ export class Site {
     await new Promise((resolve) => { site.server.listen(0, '127.0.0.1', resolve) })
     // Another site than 127.0.0.1, so that no cookie of the service's goes along.
     site.origin = `http://localhost:${site.server.address().port}`
-    site.service = await Service.start({
-      SIMULATOR: 'true',
+    const client = table ? site.#writes(table) : {
       CLIENT_ID: 'shop',
       CLIENT_NAME: 'The Shop',
       CLIENT_SECRET: SECRET,
       CLIENT_ORIGINS: site.origin,
       CLIENT_REDIRECT_URIS: `${site.origin}/callback`,
-      ...settings,
-    })
+    }
+    site.service = await Service.start({ SIMULATOR: 'true', ...client, ...settings })
     site.serviceUrl = site.service.url
     return site
+  }
+
+  /** Settings with a table of this site. */
+  #writes(table) {
+    const client = {
+      client_id: 'shop', name: 'The Shop', client_secret: SECRET, origins: [this.origin], redirect_uris: [`${this.origin}/callback`], ...table,
+    }
+    this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-browser-'))
+    const file = path.join(this.dir, 'scanlogin.toml')
+    const lines = Object.entries(client).map(([name, value]) => `${name} = ${JSON.stringify(value)}\n`)
+    fs.writeFileSync(file, `[[client]]\n${lines.join('')}`, { mode: 0o600 })
+    return { CONFIG: file }
   }
 
   async stop() {
@@ -69,7 +81,7 @@ export class Site {
     this.server.close()
     const backend = await this.#backend?.catch(() => null)
     await Promise.all([this.service?.kill(), backend?.process.end()])
-    if (backend) fs.rmSync(backend.dir, { recursive: true })
+    for (const dir of [backend?.dir, this.dir]) if (dir) fs.rmSync(dir, { recursive: true })
   }
 
   /** Runs the README's backend, with this site's addresses and secret. */

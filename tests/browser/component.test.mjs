@@ -129,6 +129,22 @@ describe('the web component', { concurrency: 2, timeout: 600_000 }, () => {
     await until('by the click', () => started() === 4)
   }, { SCENE_TTL: 2 })
 
+  it('hears of the confirm in a tab that nobody sees', async (stage, site) => {
+    const context = await stage.person()
+    await context.addInitScript(seen)
+    const computer = await context.newPage()
+    const made = requests(computer, site)
+    await computer.goto(site.origin)
+    await is(computer, 'waiting')
+    const phone = await stage.phone(computer)
+    await computer.evaluate(() => window.see(false))
+    await isAsked(phone)
+    await is(computer, 'scanned')
+    await phone.getByTestId('confirm').click()
+    await shows(computer, '#who', 'o-simulated-xiaoming')
+    assert.equal(of(made, 'POST', /^\/scenes$/).length, 1)
+  })
+
   it('begins nothing in a tab that nobody has looked at, nor while it is paused', async (stage, site) => {
     site.lines = LINES.replace('<scan-login ', '<scan-login paused ')
     const context = await stage.person()

@@ -22,7 +22,7 @@ export const claimsOf = (token) => JSON.parse(Buffer.from(token.split('.')[1], '
 /** The blocks of docs/howto.md that stand below this heading. */
 export function howto(heading) {
   const text = fs.readFileSync(new URL('../../../docs/howto.md', import.meta.url), 'utf8')
-  const [, section] = text.split(`\n## ${heading}\n`)
+  const [, section] = text.split(new RegExp(`^##? ${heading}\n`, 'm'))
   return [...section.split('\n## ')[0].matchAll(/^```\w+\n([^]*?)^```$/gm)].map(([, block]) => block)
 }
 

@@ -83,11 +83,11 @@ export class Person {
     return response.statusCode
   }
 
-  /** The phone scans, and is told who asks. */
-  async scan() {
+  /** The phone scans, having come `how`, and is told who asks. */
+  async scan(how = {}) {
     const { code } = await this.json('POST', '/simulator/login', { openid: this.openid })
     learn('a code of wx.login', code)
-    const asked = await this.json('POST', `/scenes/${this.scene.scene}/scan`, { code })
+    const asked = await this.json('POST', `/scenes/${this.scene.scene}/scan`, { code, ...how })
     await this.stream.until('scanned')
     return asked
   }

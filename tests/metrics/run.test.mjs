@@ -18,7 +18,7 @@ const UNSHOWN = {
 /** Names that begin as our metrics do. */
 const NO_METRICS = /^scanlogin_(demo|browser|keys|client)/
 
-describe('a Prometheus that watched it all', { timeout: 300_000 }, () => {
+describe('a Prometheus that watched it all', { timeout: 600_000 }, () => {
   let world
   let asked
   let families

@@ -14,32 +14,44 @@ import { ROOT, read } from './monitoring.mjs'
 const mounts = (name) => Object.fromEntries(parse(read('docker-compose.yml'), { merge: true }).services[name].volumes
   .map((mount) => mount.split(':')).filter(([source]) => source.startsWith('./')).map(([source, place]) => [place, source]))
 
+/** On a machine that has much else to do. */
+export const PATIENCE_MS = 120_000
+
 export class Prometheus {
   static async start(targets) {
     const prometheus = new Prometheus()
-    prometheus.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-metrics-'))
+    try {
+      await prometheus.#start(targets)
+    } catch (error) {
+      await prometheus.stop()
+      throw error
+    }
+    return prometheus
+  }
+
+  async #start(targets) {
+    this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-metrics-'))
     const config = parse(read(mounts('prometheus')['/etc/prometheus/prometheus.yml']))
     const rules = config.rule_files.map((file) => new URL(mounts('prometheus')[`/etc/prometheus/${file}`], ROOT).pathname)
     const { dns_sd_configs: found, ...scraped } = config.scrape_configs[0]
     assert.ok(found.length === 1 && config.scrape_configs.length === 1, 'who is scraped is known here')
-    const file = path.join(prometheus.dir, 'prometheus.yml')
+    const file = path.join(this.dir, 'prometheus.yml')
     fs.writeFileSync(file, stringify({
       global: { scrape_interval: '1s', evaluation_interval: '1s' },
       rule_files: rules,
       scrape_configs: [{ ...scraped, static_configs: [{ targets }] }],
     }))
     const port = await freePort()
-    prometheus.url = `http://127.0.0.1:${port}`
-    prometheus.process = new Process('prometheus', [
-      `--config.file=${file}`, `--storage.tsdb.path=${prometheus.dir}/data`, `--web.listen-address=127.0.0.1:${port}`, '--log.level=warn',
+    this.url = `http://127.0.0.1:${port}`
+    this.process = new Process('prometheus', [
+      `--config.file=${file}`, `--storage.tsdb.path=${this.dir}/data`, `--web.listen-address=127.0.0.1:${port}`, '--log.level=warn',
     ])
-    prometheus.since = Date.now() / 1000
+    this.since = Date.now() / 1000
     await until('Prometheus sees each replica', async () => {
-      if (prometheus.process.how !== undefined) throw new Error(`Prometheus ended (${prometheus.process.how}):\n${prometheus.process.log}`)
-      const seen = await prometheus.query('up == 1').catch(() => [])
+      if (this.process.how !== undefined) throw new Error(`Prometheus ended (${this.process.how}):\n${this.process.log}`)
+      const seen = await this.query('up == 1').catch(() => [])
       return seen.length === targets.length
-    })
-    return prometheus
+    }, PATIENCE_MS)
   }
 
   /** What its API says. */

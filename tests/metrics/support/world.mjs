@@ -9,14 +9,16 @@ import os from 'node:os'
 import path from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Process, Redis, Service, binary, freePort } from '../../browser/support/service.mjs'
-import { pause, until } from '../../browser/support/until.mjs'
+import { pause, until as untilWithin } from '../../browser/support/until.mjs'
 import { Person } from '../../compose/support/people.mjs'
 import { learn } from '../../support/leaks.mjs'
-import { Prometheus } from './prometheus.mjs'
+import { PATIENCE_MS, Prometheus } from './prometheus.mjs'
 
 const SECRET = `whsec_${Buffer.from('0123456789abcdef0123456789abcdef').toString('base64')}`
 const TTL = 10
 const PICTURE = 1048
+const until = (what, condition) => untilWithin(what, condition, PATIENCE_MS)
+
 /** More pictures than a replica waits for. */
 const BUSY = 600
 const START = { code_challenge: 'E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM' }
@@ -188,10 +190,12 @@ ${more}`, { mode: 0o600 })
     const person = this.person()
     await person.start()
     await person.picture()
-    await this.fault({ call: 'jscode2session', times: 6, reset: true })
-    for (let tries = 0; tries < 7; tries += 1) await this.scanned(0).catch(() => null)
-    const works = () => this.scanned(0).then(() => true, () => false)
-    await until('WeChat is asked again', async () => await works() || pause(500).then(() => false))
+    const scans = () => this.scanned(0).then(() => true, () => false)
+    await this.fault({ call: 'jscode2session', times: 1000, reset: true })
+    await until('WeChat is thought dead', async () => !(await scans()) && await this.replicas[0].metric('scanlogin_wechat_circuit_open') > 0)
+    await scans()
+    await fetch(`${this.wechat}/simulator/faults`, { method: 'DELETE' })
+    await until('WeChat is asked again', async () => await scans() || pause(500).then(() => false))
   }
 
   /** One address starts too many logins and opens too many streams; one login has too many pages; and everybody waits for

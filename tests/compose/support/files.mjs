@@ -21,6 +21,16 @@ export function services(name, set = {}) {
   return parse(text, { merge: true }).services
 }
 
+/** The services of several files where nothing is set outside: what a later one says of a service stands in the place of the earlier's. */
+export function merged(files) {
+  const all = {}
+  for (const [name, service] of files.flatMap((file) => Object.entries(services(file)))) {
+    const { environment, ...had } = all[name] ?? {}
+    all[name] = { ...had, ...service, environment: { ...environment, ...service.environment } }
+  }
+  return all
+}
+
 /** `15s` and the like, in milliseconds. */
 export const ms = (duration) => Number(/^(\d+)s$/.exec(duration)[1]) * 1000
 

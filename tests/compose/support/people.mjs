@@ -42,10 +42,10 @@ export class Person {
     this.openid = `o-${randomBytes(8).toString('hex')}`
   }
 
-  /** A request from this person's address, and the answer once its head is there. */
-  ask(method, path, { headers = {}, body } = {}) {
+  /** A request from this person's address, and the answer once its head is there. On a connection of its own, unless an agent keeps some. */
+  ask(method, path, { headers = {}, body, agent = false } = {}) {
     return new Promise((resolve, reject) => {
-      const request = http.request(new URL(path, this.origin), { method, headers, localAddress: this.address, agent: false })
+      const request = http.request(new URL(path, this.origin), { method, headers, localAddress: this.address, agent })
       request.on('error', reject).on('response', (response) => {
         this.record.note(`${method} ${path.replace(/[0-9a-f]{32}/, '…')}`, response.statusCode)
         resolve(response)

@@ -1,8 +1,8 @@
 // docker-compose.yml without an engine: the same processes with the same settings, in the same order. What differs is what a container
-// has of its own: addresses, ports and paths.
+// has of its own: addresses, ports and paths. The proxy is nginx, or what a file beside it has in nginx's place.
 
 import assert from 'node:assert/strict'
-import { execFile, execFileSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -11,9 +11,14 @@ import { promisify } from 'node:util'
 import { Process, binary, freePort } from '../../browser/support/service.mjs'
 import { pause, until } from '../../browser/support/until.mjs'
 import { learn } from '../../support/leaks.mjs'
-import { image, ms, read, services } from './files.mjs'
+import { image, merged, ms } from './files.mjs'
+import { Haproxy } from './haproxy.mjs'
+import { Nginx } from './nginx.mjs'
 
 const run = promisify(execFile)
+
+/** By the files that have them. */
+const PROXIES = { 'docker-compose.yml': Nginx, 'compose/haproxy.yml': Haproxy }
 
 export class Stack {
   #running = []
@@ -21,10 +26,11 @@ export class Stack {
   /** The replicas that serve: each is `{ process, address, ops }`. */
   replicas = []
 
-  static async start() {
+  /** What `docker compose up` starts by these files. `settings` are the replicas' own in the place of theirs. */
+  static async start(files = ['docker-compose.yml'], settings = {}) {
     const stack = new Stack()
     try {
-      await stack.#start()
+      await stack.#start(files, settings)
     } catch (error) {
       await stack.stop()
       throw error
@@ -32,27 +38,32 @@ export class Stack {
     return stack
   }
 
-  async #start() {
+  async #start(files, settings) {
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'scanlogin-compose-'))
-    for (const dir of ['keys', 'redis', 'nginx', 'tmp']) fs.mkdirSync(path.join(this.dir, dir))
-    this.services = services('docker-compose.yml')
+    for (const dir of ['keys', 'redis', 'tmp']) fs.mkdirSync(path.join(this.dir, dir))
+    this.services = merged(files)
+    Object.assign(this.services.scanlogin.environment, settings)
+    this.proxy = new PROXIES[files.at(-1)](this)
     learn('the password of Redis', this.services.redis.environment.REDISCLI_AUTH)
-    const [redis, simulator, nginx] = [await freePort(), await freePort(), await freePort()]
+    const [redis, simulator, proxy] = [await freePort(), await freePort(), await freePort()]
     this.ports = { redis }
-    this.origin = `http://127.0.0.1:${nginx}`
+    this.origin = `http://127.0.0.1:${proxy}`
     // What stands for what: the rest of each text is passed on as it is.
     this.places = {
       '172.31.251.10/32': '127.0.0.1/32',
       '@redis:6379': `@127.0.0.1:${redis}`,
       '0.0.0.0:8090': `127.0.0.1:${simulator}`,
       '//simulator:8090': `//127.0.0.1:${simulator}`,
-      '//nginx:8080': `//127.0.0.1:${nginx}`,
-      '//127.0.0.1:8080': `//127.0.0.1:${nginx}`,
-      'listen 8080 ': `listen 127.0.0.1:${nginx} `,
+      'phone simulator:8090': `phone 127.0.0.1:${simulator}`,
+      '//nginx:8080': `//127.0.0.1:${proxy}`,
+      '//haproxy:8080': `//127.0.0.1:${proxy}`,
+      '//127.0.0.1:8080': `//127.0.0.1:${proxy}`,
+      'listen 8080 ': `listen 127.0.0.1:${proxy} `,
+      'bind :8080': `bind 127.0.0.1:${proxy}`,
       '/keys/': `${this.dir}/keys/`,
       '/tmp/': `${this.dir}/tmp/`,
     }
-    await this.#bringUp('nginx')
+    await this.#bringUp(this.proxy.constructor.service)
   }
 
   /** A text of one of the files, at the addresses and paths of this stack. */
@@ -76,7 +87,7 @@ export class Stack {
       else if (condition === 'service_completed_successfully') await Promise.all(processes.map((process) => this.#completed(process)))
       else assert.equal(condition, 'service_started')
     }))
-    const starts = { redis: () => this.startRedis(), nginx: () => this.#startNginx(), scanlogin: () => this.startReplica() }
+    const starts = { redis: () => this.startRedis(), [this.proxy.constructor.service]: () => this.#startProxy(), scanlogin: () => this.startReplica() }
     const start = starts[name] ?? (() => this.startProgram(name))
     const { replicas = 1 } = this.services[name].deploy ?? {}
     return Promise.all(Array.from({ length: replicas }, start))
@@ -132,7 +143,7 @@ export class Stack {
     return this.redis
   }
 
-  /** One more replica: not sent anybody before nginx is told. */
+  /** One more replica: not sent anybody before the proxy is told. */
   async startReplica() {
     const own = (port) => port.replace(/^0\.0\.0\.0:\d+$/, '127.0.0.1:')
     const { SCANLOGIN_LISTEN: listen, SCANLOGIN_OPS_LISTEN: opsListen } = image().environment
@@ -162,45 +173,13 @@ export class Stack {
     return performance.now() - asked
   }
 
-  /** The files that it mounts, as they are mounted. */
-  #mountNginx(without = []) {
-    for (const mount of this.services.nginx.volumes) {
-      const [file, place] = mount.split(':')
-      const name = path.basename(place)
-      const mounted = path.join(this.dir, 'nginx', name)
-      if (without.includes(name)) {
-        fs.rmSync(mounted)
-        fs.symlinkSync('/dev/null', mounted)
-        continue
-      }
-      fs.writeFileSync(mounted, this.placed(read(file)).replace(/^(\s*)server scanlogin:8080(.*;)$/m, (_, space, how) => {
-        return this.replicas.map(({ address }) => `${space}server ${address}${how}`).join('\n')
-      }))
-    }
-  }
-
-  async #startNginx() {
-    this.#mountNginx()
-    // As its image starts it; and who is root here is root there, since its worker has to write where we may.
-    const alone = process.getuid() === 0 ? 'daemon off; user root;' : 'daemon off;'
-    const args = ['-e', 'stderr', '-p', path.join(this.dir, 'nginx'), '-c', path.join(this.dir, 'nginx', 'nginx.conf'), '-g', alone]
-    this.nginx = this.runs('nginx', args, { PATH: `${process.env.PATH}:/usr/sbin` })
-    await until('nginx answers', () => {
-      if (this.nginx.process.how !== undefined) throw new Error(`nginx ended:\n${this.nginx.process.log}`)
+  async #startProxy() {
+    const running = await this.proxy.start()
+    await until('the proxy answers', () => {
+      if (running.process.how !== undefined) throw new Error(`the proxy ended:\n${running.process.log}`)
       return fetch(this.origin, { redirect: 'manual' }).catch(() => null)
     })
-    return this.nginx
-  }
-
-  /** `nginx -s reload`: it looks up the addresses of the replicas that there are. */
-  async reloadNginx(without) {
-    this.#mountNginx(without)
-    const master = fs.readFileSync(path.join(this.dir, 'tmp', 'nginx.pid'), 'utf8').trim()
-    // Those that end call themselves otherwise.
-    const workers = () => execFileSync('pgrep', ['-P', master, '-f', 'worker process$'], { encoding: 'utf8' })
-    const before = workers()
-    this.nginx.process.signal('SIGHUP')
-    await until('nginx has read it again', () => !before.split('\n').some((pid) => pid && workers().split('\n').includes(pid)))
+    return running
   }
 
   /** How many requests each replica has answered. */
@@ -213,8 +192,7 @@ export class Stack {
   }
 
   async stop() {
-    // Killed, it would leave its workers behind.
-    await this.nginx?.process.end('SIGTERM')
+    await this.proxy?.stop()
     await Promise.all(this.#running.map((process) => process.end()))
     fs.rmSync(this.dir, { recursive: true })
   }

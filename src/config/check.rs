@@ -1,6 +1,7 @@
 //! What no setting shows by itself: files, and settings that must fit each other.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -609,7 +610,7 @@ pub(super) fn secret_of(
     let secret: SecretString = match (value, file) {
         (Some(_), Some(_)) => return Err(wrong(format!("{setting} and {in_file} are both set; keep one"))),
         (Some(value), None) => value.clone(),
-        (None, Some(path)) => read_file(path, in_file)?.trim().into(),
+        (None, Some(path)) => return secret_in(path, in_file).map(Some),
         (None, None) => return Ok(None),
     };
     if secret.expose_secret().is_empty() {
@@ -618,11 +619,32 @@ pub(super) fn secret_of(
     Ok(Some(secret))
 }
 
+/// The only line of a file.
+fn secret_in(path: &Path, setting: &str) -> Result<SecretString, ConfigError> {
+    let text = read_file(path, setting)?;
+    let problem = match text.trim() {
+        "" => "is empty: it must hold the secret",
+        secret if secret.contains(char::is_control) => "holds more than one line: it must hold the secret alone",
+        secret => return Ok(secret.into()),
+    };
+    Err(wrong(format!("{setting}: {} {problem}", path.display())))
+}
+
 /// The text of a file that may hold secrets. What it is read into by others, such as TOML's values, is theirs to wipe.
 pub(super) fn read_file(path: &Path, setting: &str) -> Result<Zeroizing<String>, ConfigError> {
-    std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|error| wrong(format!("{setting}: {} can't be read: {error}", path.display())))
+    std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => "give the path of a file that is there",
+            ErrorKind::IsADirectory => "give the path of the file in it",
+            ErrorKind::PermissionDenied => "let the user that this runs as read it",
+            ErrorKind::InvalidData => "it must be text",
+            _ => "give the path of another",
+        };
+        wrong(format!(
+            "{setting}: {} can't be read: {error}; {remedy}",
+            path.display()
+        ))
+    })
 }
 
 fn count(count: u32) -> usize {

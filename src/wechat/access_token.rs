@@ -22,7 +22,6 @@ use tracing::Instrument;
 use self::fetch::{Failure, Fetcher, Known};
 use super::MiniProgram;
 use super::client::{Client, Error};
-use super::errcode::Errcode;
 use crate::entropy::between;
 use crate::limits::Limits;
 use crate::store::{Generation, TokenStore};
@@ -176,7 +175,9 @@ impl AccessTokens {
                     // Then it is wanted no more.
                     && !self.0.shutdown.is_cancelled()
                 {
-                    let advice = error.errcode().map(Errcode::advice);
+                    let advice = error
+                        .errcode()
+                        .map_or_else(|| unreached(error), |code| Some(code.advice()));
                     tracing::warn!(appid = self.0.fetcher.appid(), %error, advice, "there is no access_token");
                 }
                 told = error;
@@ -411,4 +412,13 @@ impl fmt::Debug for AccessToken {
             .field("left", &self.left())
             .finish_non_exhaustive()
     }
+}
+
+/// What to do where no answer comes at all.
+fn unreached(error: &Error) -> Option<&'static str> {
+    let Error::Unavailable(why) = error else { return None };
+    why.contains("UnknownIssuer").then_some(
+        "No authority that this machine trusts vouches for that server: install ca-certificates, and see what answers at \
+         SCANLOGIN_WECHAT_API_BASE",
+    )
 }

@@ -51,6 +51,7 @@ mod settings;
 mod shapes;
 mod short_codes;
 mod simulator;
+mod start_errors;
 mod stores;
 mod subscriber;
 mod threats;

@@ -119,6 +119,44 @@ impl From<Fault> for Unfit {
     }
 }
 
+/// What an operator can do about what Redis says, or about what a connection to it comes to; nothing where it says so itself.
+pub(super) fn remedy(why: &str) -> &'static str {
+    const RIGHTS: &str = "give its user the rights that docs/redis.md lists";
+    const NAMES: &str = "name it as its certificate does";
+    const MODE: &str = "redis:// is for one server, redis-cluster:// for a Cluster, redis-sentinel:// for sentinels";
+    const NOBODY: &str = "nothing listens there: start it, or give the port that it has";
+    const TLS: &str = "rediss:// is for a Redis with TLS, redis:// for one without";
+    let known = [
+        ("NOPERM", RIGHTS),
+        ("The user executing the script", RIGHTS),
+        ("WRONGPASS", "give the user and the password that it has"),
+        ("NOAUTH", "it wants a password, as in redis://user:password@host:6379"),
+        (
+            "ERR DB index",
+            "leave the number behind the / out, or give one that it has",
+        ),
+        ("cluster support disabled", MODE),
+        ("SENTINEL", MODE),
+        (
+            "UnknownIssuer",
+            "name the file of the authority that its certificate is from in SCANLOGIN_REDIS_CA_FILE",
+        ),
+        ("NotValidForName", NAMES),
+        ("not valid for name", NAMES),
+        ("lookup", "its host is not known here"),
+        ("Connection refused", NOBODY),
+        ("ConnectionRefused", NOBODY),
+        (
+            "imed out",
+            "it does not answer: a firewall may be between, and rediss:// is for a Redis with TLS alone",
+        ),
+        ("reset", TLS),
+        ("closed", TLS),
+    ];
+    let found = known.iter().find(|(words, _)| why.contains(words));
+    found.map_or("it must be reached from here", |(_, remedy)| remedy)
+}
+
 /// What of an error no further try can change: credentials, rights, and a server of another kind than the URL says.
 pub(super) fn refusal(error: &Error) -> Option<FatalError> {
     let fatal = matches!(error.kind(), ErrorKind::Auth | ErrorKind::Config) || is_refusal(error.details());

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks;
 use super::commands::Commands;
-use super::fault::Unfit;
+use super::fault::{Unfit, remedy};
 use super::replication::Replication;
 use super::script::Scripts;
 use super::settings::FatalError;
@@ -51,11 +51,18 @@ impl Trial {
                     start.send_replace(Start::Done);
                 }
                 Err(Unfit::Forever(fatal)) => fail(&start, Some(fatal)),
-                Err(Unfit::Yet(why)) if why != told && begun.elapsed() >= PATIENCE => {
-                    tracing::warn!(why, "redis is not usable yet");
-                    told = why;
+                Err(Unfit::Yet(why)) => {
+                    // Of a connection that there is not, a command knows less.
+                    let why = self.commands.trouble().unwrap_or(why);
+                    if why != told && begun.elapsed() >= PATIENCE {
+                        let remedy = remedy(&why);
+                        tracing::warn!(
+                            why,
+                            "redis is not usable yet, and tried on: SCANLOGIN_REDIS_URL: {remedy}"
+                        );
+                        told = why;
+                    }
                 }
-                Err(Unfit::Yet(_)) => {}
             }
             let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
         }

@@ -101,7 +101,7 @@ const TABLES: &[(&str, usize, &[&str])] = &[
     (
         "client_secret_file = \"/dev/null\"",
         11,
-        &["client blog: client_secret is empty"],
+        &["client blog: client_secret_file: /dev/null is empty"],
     ),
     (
         "entry_scenes = { 1047 = \"allow\", camera = \"warn\" }",

@@ -23,6 +23,7 @@ mod conformance;
 mod connections;
 mod contract;
 mod demo_site;
+mod earlier_versions;
 mod events;
 mod failovers;
 mod funnel;

@@ -61,6 +61,18 @@ impl Browser {
         }
     }
 
+    /// One that started this scene elsewhere.
+    pub(crate) fn that_has(scene: &str, secret: &str, service: &Service) -> Self {
+        Self {
+            http: service.http.clone(),
+            base: service.base.clone(),
+            scene: scene.to_owned(),
+            secret: secret.to_owned(),
+            started: Value::Null,
+            set_cookie: String::new(),
+        }
+    }
+
     /// The same browser, asking another replica from now on.
     pub(crate) fn at(&self, replica: &Service) -> Self {
         Self {

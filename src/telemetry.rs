@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+mod lines;
 mod logs;
 
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub(crate) use lines::Lines;
 pub use logs::Logs;
 
 /// An error and all that lies behind it, for the log.

@@ -61,7 +61,7 @@ impl Ground {
     pub(super) fn new(logs: &Logs) -> anyhow::Result<Self> {
         raise_limit();
         let metrics = Metrics::new()?;
-        metrics.register(logs.dropped())?;
+        logs.count_in(&metrics)?;
         Ok(Self::on(metrics))
     }
 

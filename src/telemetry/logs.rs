@@ -1,16 +1,12 @@
-//! The log: lines on standard error, written by a thread of its own, so that no request waits for whoever reads them.
+//! The log: lines on standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
-use prometheus::IntCounter;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::prelude::*;
+
+use super::{Lines, Metrics};
 
 /// Enough for the busiest second; lines beyond are dropped and counted.
 const WAITING_MAX: usize = 4_096;
@@ -18,8 +14,7 @@ const WAITING_MAX: usize = 4_096;
 /// The log, while this lives. Dropped, it writes the lines that wait, and gives up after a second.
 #[derive(Debug)]
 pub struct Logs {
-    dropped: DroppedLines,
-    _worker: WorkerGuard,
+    lines: Lines,
 }
 
 impl Logs {
@@ -32,19 +27,10 @@ impl Logs {
             .with_default_directive(tracing::Level::INFO.into())
             .from_env()
             .context("RUST_LOG: it must be such as info or scanlogin=debug")?;
-        let total = IntCounter::new(
-            super::prefixed("log_lines_dropped_total"),
-            "Lines of the log that nobody will read.",
-        )?;
-        let output = StandardError { failed: total.clone() };
-        let builder = NonBlockingBuilder::default().lossy(true);
-        let (lines, worker) = builder.buffered_lines_limit(WAITING_MAX).finish(output);
-        let dropped = DroppedLines {
-            overflowed: lines.error_counter(),
-            counted: Arc::default(),
-            total,
-        };
-        let layer = tracing_subscriber::fmt::layer().with_writer(lines);
+        let dropped = ["log_lines_dropped_total", "Lines of the log that nobody will read."];
+        // Of a log that can't be written there is nowhere to tell.
+        let lines = Lines::to(io::stderr(), |_| {}, WAITING_MAX, dropped)?;
+        let layer = tracing_subscriber::fmt::layer().with_writer(lines.writer().make_writer());
         let layer = if json {
             layer.json().flatten_event(true).boxed()
         } else {
@@ -52,16 +38,15 @@ impl Logs {
         };
         tracing_subscriber::registry().with(filter).with(layer).try_init()?;
         std::panic::set_hook(Box::new(tell_of_panic));
-        Ok(Self {
-            dropped,
-            _worker: worker,
-        })
+        Ok(Self { lines })
     }
 
-    /// Counts the lines that were not written.
-    #[must_use]
-    pub fn dropped(&self) -> impl Collector + use<> {
-        self.dropped.clone()
+    /// Counts there the lines that were not written.
+    ///
+    /// # Errors
+    /// They are counted there already.
+    pub fn count_in(&self, metrics: &Metrics) -> anyhow::Result<()> {
+        self.lines.count_in(metrics)
     }
 }
 
@@ -71,50 +56,10 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!("panicked at {location}");
 }
 
-/// Takes every line: one that can't be written is counted, since there is nowhere to tell it.
-#[derive(Debug)]
-struct StandardError {
-    failed: IntCounter,
-}
-
-impl Write for StandardError {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if io::stderr().write_all(line).is_err() {
-            self.failed.inc();
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Lines that found no room and lines that could not be written, in one number.
-#[derive(Debug, Clone)]
-struct DroppedLines {
-    overflowed: ErrorCounter,
-    /// How many of those the total has.
-    counted: Arc<AtomicUsize>,
-    total: IntCounter,
-}
-
-impl Collector for DroppedLines {
-    fn desc(&self) -> Vec<&Desc> {
-        self.total.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let overflowed = self.overflowed.dropped_lines();
-        let counted = self.counted.fetch_max(overflowed, Ordering::Relaxed);
-        self.total.inc_by(overflowed.saturating_sub(counted) as u64);
-        self.total.collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 

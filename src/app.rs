@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::AuditLog;
 use crate::config::Config;
 use crate::http::ops::{self, OpsState};
 use crate::http::serve::{Door, Share, serve};
@@ -45,6 +46,8 @@ pub struct App {
     /// What they stand on, and what ends last.
     ground: Ground,
     fatal: Option<mpsc::Receiver<FatalError>>,
+    /// Ended when nobody has anything to tell any more.
+    audit_log: Option<AuditLog>,
 }
 
 impl App {
@@ -96,6 +99,7 @@ impl App {
             serving,
             ground,
             fatal: wired.fatal,
+            audit_log: wired.audit_log,
         })
     }
 
@@ -127,6 +131,7 @@ impl App {
             drain_delay,
             serving,
             ground,
+            audit_log,
             ..
         } = self;
         tracing::info!(
@@ -143,6 +148,7 @@ impl App {
             tracing::warn!(connections = serving.len(), "connections that did not end are cut");
         }
         ground.end().await;
+        drop(audit_log);
         tracing::info!("ended");
     }
 }
@@ -155,6 +161,7 @@ struct Wired {
     started: Arc<AtomicBool>,
     fatal: Option<mpsc::Receiver<FatalError>>,
     rereading: Rereading,
+    audit_log: Option<AuditLog>,
 }
 
 async fn wire(
@@ -166,8 +173,11 @@ async fn wire(
 ) -> anyhow::Result<Wired> {
     // One provider of cryptography for every TLS connection of this process; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let kept = Kept::start(&config, ground)?;
     let wechat = WeChat::connect(&config, &public_url, listener, ground).await?;
+    let open = |settings| AuditLog::open(settings, wechat.simulated, &ground.metrics);
+    let audit_log = config.audit.as_ref().map(open).transpose()?;
+    let audit = audit_log.as_ref().map(AuditLog::audit).unwrap_or_default();
+    let kept = Kept::start(&config, ground, audit.clone())?;
     let limits = limits(&config, &kept.store, ground);
     let workshop = wechat.workshop(&config, &kept.store, &limits, ground)?;
     let settled = Settled::of(&config);
@@ -181,6 +191,7 @@ async fn wire(
             config.scene_ttl,
             wechat.simulated,
             webhooks,
+            audit,
             ground.tasks.clone(),
         ),
         hub: kept.hub,
@@ -206,6 +217,7 @@ async fn wire(
         store: kept.store,
         started: kept.started,
         fatal: kept.fatal,
+        audit_log,
     })
 }
 

@@ -28,6 +28,7 @@ use self::values::{
     token_mode, whole,
 };
 use self::words::one_line;
+use crate::audit::AuditSettings;
 use crate::http::{ForwardedHeader, Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
@@ -350,6 +351,18 @@ pub struct Settings {
     /// Live scenes in the embedded store.
     #[arg(long, env = "SCANLOGIN_LIMIT_SCENES", value_name = "SCENES", default_value_t = 100_000, value_parser = whole::<u32>(1, u32::MAX, 100_000))]
     limit_scenes: u32,
+    /// The audit log, JSON lines of who logged in where and how it ended (docs/audit.md): a file, or - for standard output. None unless set.
+    #[arg(long, env = "SCANLOGIN_AUDIT_LOG", value_name = "FILE")]
+    audit_log: Option<PathBuf>,
+    /// What people are called in it: hashed, by what SCANLOGIN_AUDIT_KEY makes of AppID and openid; or plain, by their openid.
+    #[arg(long, env = "SCANLOGIN_AUDIT_NAMES", value_name = "HOW", default_value = "hashed", value_parser = ["hashed", "plain"])]
+    audit_names: String,
+    /// What their names are made with: 32 characters or more, the same at all replicas. With another key people have other names.
+    #[arg(long, env = "SCANLOGIN_AUDIT_KEY", value_name = "SECRET", hide_env_values = true)]
+    audit_key: Option<SecretString>,
+    /// A file that holds SCANLOGIN_AUDIT_KEY.
+    #[arg(long, env = "SCANLOGIN_AUDIT_KEY_FILE", value_name = "FILE")]
+    audit_key_file: Option<PathBuf>,
     /// The log's form: text or json. Its level comes from RUST_LOG.
     #[arg(long, env = "SCANLOGIN_LOG", value_name = "FORM", default_value = "text", value_parser = ["text", "json"])]
     log: String,
@@ -404,6 +417,8 @@ pub struct Config {
     pub connections_per_address: usize,
     /// How sites' servers are told.
     pub webhooks: WebhookSettings,
+    /// Where it is written down who logged in, if anywhere.
+    pub audit: Option<AuditSettings>,
     /// Whether the log is JSON.
     pub log_json: bool,
     /// What is unsafe in it, in words for the log.

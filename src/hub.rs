@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::audit::Audit;
 use crate::limits::network_of;
 use crate::scene::{BrowserSecret, SceneId};
 use crate::store::{SceneStore, StoreError, find_one, settled};
@@ -54,6 +55,7 @@ pub struct Hub {
 struct Shared {
     store: Arc<dyn SceneStore>,
     metrics: Metrics,
+    audit: Audit,
     limits: StreamLimits,
     slow_reread: Duration,
     state: Mutex<State>,
@@ -97,10 +99,17 @@ pub enum OpenError {
 impl Hub {
     /// A hub without topics. `slow_reread` is how often a watched scene is read although nothing says so.
     #[must_use]
-    pub fn new(store: Arc<dyn SceneStore>, metrics: Metrics, limits: StreamLimits, slow_reread: Duration) -> Self {
+    pub fn new(
+        store: Arc<dyn SceneStore>,
+        metrics: Metrics,
+        audit: Audit,
+        limits: StreamLimits,
+        slow_reread: Duration,
+    ) -> Self {
         let shared = Shared {
             store,
             metrics,
+            audit,
             limits,
             slow_reread,
             state: Mutex::default(),

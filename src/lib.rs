@@ -27,6 +27,7 @@
 //! | [`login`] | the order of steps, and what each asks of the store and of WeChat |
 //! | [`limits`] | who may do what how often, and how all replicas count together |
 //! | [`wechat`] | WeChat's hosts, oddities and quotas; the access_token; codes made ahead; the simulator |
+//! | [`audit`] | who logged in where, written down |
 //! | [`webhook`] | how a site's server is sent a signed message |
 //! | [`store`] | Redis: its keys, scripts and failures; and the same promises kept in memory |
 //! | [`scene`], [`rate`] | the rules |
@@ -45,6 +46,7 @@
 //! - Every queue, map, body, wait and retry has a bound.
 
 pub mod app;
+pub mod audit;
 pub mod config;
 pub mod entropy;
 #[cfg(any(test, fuzzing))]

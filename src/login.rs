@@ -23,13 +23,14 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::audit::{Audit, Event};
 use crate::entropy::os_rng;
 use crate::limits::{Limited, Limits, Rule, octets};
 use crate::scene::{
     Action, Authorization, AvatarId, BrowserDescription, BrowserSecret, Caution, EventId, Life, Refused, Scene,
     SceneId, State, StateName, WriteId,
 };
-use crate::store::{ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
+use crate::store::{Applied, ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
 use crate::telemetry::Metrics;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
@@ -59,6 +60,7 @@ pub struct Login {
     scene_ttl: Duration,
     simulated: bool,
     webhooks: Webhooks,
+    audit: Audit,
     /// For what is done to its end even when the caller does not wait for it.
     tasks: TaskTracker,
     /// Places for those uses of codes that are tried to be undone again and again.
@@ -231,6 +233,7 @@ impl Login {
         scene_ttl: Duration,
         simulated: bool,
         webhooks: Webhooks,
+        audit: Audit,
         tasks: TaskTracker,
     ) -> Self {
         Self {
@@ -241,6 +244,7 @@ impl Login {
             scene_ttl,
             simulated,
             webhooks,
+            audit,
             tasks,
             undoing: Arc::new(Semaphore::new(redeem::attempt::UNDOING_MAX)),
         }
@@ -389,11 +393,12 @@ impl Login {
         let seen = self.of_browser(id, secret).await?;
         let browser_secret = secret.ok_or(Error::BrowserSecret)?;
         let cancel = || Action::Cancel { browser_secret };
-        match apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel).await {
-            Ok(applied) if applied.changed => {
-                self.step_after(&applied.before, "cancelled");
-                self.retire_short_code(&applied.before, &applied.scene);
-            }
+        let cancelled = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel).await;
+        if let Some(applied) = done(&cancelled) {
+            self.step_after(applied, Event::Cancelled, None);
+            self.retire_short_code(&applied.before, &applied.scene);
+        }
+        match cancelled {
             // A scene that expired meanwhile has no need to be cancelled, as one that had expired before.
             Ok(_) | Err(ApplyError::Refused(Refused::Expired)) => {}
             Err(error) => return Err(error.into()),
@@ -471,14 +476,29 @@ impl Login {
         self.metrics.login_steps_total.with_label_values(&[step]).inc();
     }
 
-    /// A person's step, which has its time.
-    fn step_after(&self, before: &Stored, step: &str) {
+    /// A person's step, which has its time, and is written down. `reason` is that of a decline.
+    fn step_after(&self, Applied { before, scene, .. }: &Applied, event: Event, reason: Option<&str>) {
+        let step = event.as_str();
         self.step(step);
+        self.audit.tell(event, reason, scene);
         if let Some(time) = before.scene.since_last_step(before.life()) {
             let seconds = self.metrics.login_step_seconds.with_label_values(&[step]);
             seconds.observe(time.as_secs_f64());
         }
     }
+}
+
+/// What was done, as far as anybody knows: what the store did not say that it has written may be written all the same, and a retry then
+/// changes nothing.
+fn done(result: &Result<Applied, ApplyError>) -> Option<&Applied> {
+    let applied = match result {
+        Ok(applied) => applied,
+        Err(ApplyError::Mistaken(applied, _) | ApplyError::Unreplicated(applied) | ApplyError::Unknown(applied, _)) => {
+            applied
+        }
+        Err(ApplyError::NotFound | ApplyError::Refused(_) | ApplyError::Store(_)) => return None,
+    };
+    applied.changed.then_some(applied)
 }
 
 /// To whoever waits for what runs in `tasks`.

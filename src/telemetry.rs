@@ -11,7 +11,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-pub(crate) use lines::Lines;
+pub(crate) use lines::{LineWriter, Lines};
 pub use logs::Logs;
 
 /// An error and all that lies behind it, for the log.

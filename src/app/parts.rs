@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{as_of_setting, bind, own_address};
+use crate::audit::Audit;
 use crate::config::{self, Config};
 use crate::http::serve::{Share, raise_limit, serve};
 use crate::http::{PublicUrl, Router};
@@ -111,7 +112,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn start(config: &Config, ground: &Ground) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &Config, ground: &Ground, audit: Audit) -> anyhow::Result<Self> {
         let started = Arc::new(AtomicBool::new(false));
         let (news, heard) = mpsc::channel(NEWS);
         let (tasks, stop) = (&ground.store_tasks, &ground.stop_store);
@@ -130,7 +131,7 @@ impl Kept {
             }
         };
         let scenes: Arc<dyn Store> = Arc::clone(&store);
-        let hub = Hub::new(scenes, ground.metrics.clone(), config.streams, SLOW_REREAD);
+        let hub = Hub::new(scenes, ground.metrics.clone(), audit, config.streams, SLOW_REREAD);
         let (running, stop) = (hub.clone(), stop.clone());
         tasks.spawn(async move { running.run(heard, stop).await });
         Ok(Self {

@@ -13,6 +13,7 @@ use super::file::Tables;
 use super::values::web_address;
 use super::warnings::{of_clients, of_file, of_links, of_redis, of_wechat};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
+use crate::audit::{AuditSettings, Names};
 use crate::http::{Places, PublicUrl};
 use crate::hub::StreamLimits;
 use crate::limits::Counts;
@@ -25,8 +26,8 @@ use crate::wechat::MiniProgram;
 use crate::wechat::access_token::TokenMode;
 use crate::wechat::client::{API_BASE, CodeSettings, FAIL_OVER_BASE};
 
-/// The least length of the secret of pairwise names, in bytes.
-const PAIRWISE_LEN: usize = 32;
+/// The least length of a secret that names of people are made with, in bytes.
+const LONG_SECRET: usize = 32;
 
 impl Settings {
     /// Checks everything together.
@@ -58,7 +59,7 @@ impl Settings {
         let limits = self.counts();
         let connections_per_address = self.connections_per_address();
         let files = self.read_again(tables);
-        let webhooks = self.webhooks();
+        let (webhooks, audit) = (self.webhooks(), self.audit()?);
         warnings.extend(of_links(&mini_programs, self.public_url.as_ref()));
         Ok(Config {
             listen: self.listen,
@@ -88,6 +89,7 @@ impl Settings {
             },
             connections_per_address,
             webhooks,
+            audit,
             log_json: self.log == "json",
             warnings,
             files,
@@ -184,6 +186,7 @@ impl Settings {
             ("SCANLOGIN_CLIENT_WEBHOOK_SECRET_FILE", &self.client_webhook_secret_file),
             ("SCANLOGIN_SIGNING_KEYS_FILE", &self.signing_keys_file),
             ("SCANLOGIN_PAIRWISE_SECRET_FILE", &self.pairwise_secret_file),
+            ("SCANLOGIN_AUDIT_KEY_FILE", &self.audit_key_file),
         ];
         let own = own
             .into_iter()
@@ -366,15 +369,35 @@ impl Settings {
 
     /// Whoever knows it can tell people of different sites to be the same.
     fn pairwise(&self) -> Result<Option<SecretString>, ConfigError> {
-        let (setting, file) = ("SCANLOGIN_PAIRWISE_SECRET", self.pairwise_secret_file.as_deref());
-        let secret = secret(self.pairwise_secret.as_ref(), file, setting)?;
-        let is_short = |secret: &SecretString| secret.expose_secret().len() < PAIRWISE_LEN;
-        if secret.as_ref().is_some_and(is_short) {
-            return Err(wrong(format!(
-                "{setting} is shorter than {PAIRWISE_LEN} characters, so that it could be guessed; such as `openssl rand -base64 32` makes"
-            )));
-        }
-        Ok(secret)
+        let file = self.pairwise_secret_file.as_deref();
+        long_secret(self.pairwise_secret.as_ref(), file, "SCANLOGIN_PAIRWISE_SECRET")
+    }
+
+    fn audit(&self) -> Result<Option<AuditSettings>, ConfigError> {
+        let file = self.audit_key_file.as_deref();
+        let key = long_secret(self.audit_key.as_ref(), file, "SCANLOGIN_AUDIT_KEY")?;
+        let Some(path) = &self.audit_log else {
+            // Whoever made a key counts on what is made with it.
+            return if key.is_none() {
+                Ok(None)
+            } else {
+                Err(wrong(
+                    "SCANLOGIN_AUDIT_KEY is for an audit log, and SCANLOGIN_AUDIT_LOG is missing: a file, or - for standard output",
+                ))
+            };
+        };
+        let names = match (&*self.audit_names, key) {
+            ("plain", _) => Names::Plain,
+            (_, Some(key)) => Names::hashed(&key),
+            (_, None) => {
+                return Err(wrong(
+                    "SCANLOGIN_AUDIT_LOG needs SCANLOGIN_AUDIT_KEY, which people's names in it are made with, such as `openssl rand -base64 32` \
+                     makes; or SCANLOGIN_AUDIT_NAMES=plain, and they are called by their openid",
+                ));
+            }
+        };
+        let file = (path.as_os_str() != "-").then(|| path.clone());
+        Ok(Some(AuditSettings { file, names }))
     }
 
     /// The one client that settings alone describe; or, where there is no other, the demo site.
@@ -599,6 +622,22 @@ fn secret(
     setting: &str,
 ) -> Result<Option<SecretString>, ConfigError> {
     secret_of(value, file, setting, &format!("{setting}_FILE"))
+}
+
+/// One that names of people are made with: whoever finds it by trying knows who they are.
+fn long_secret(
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+    setting: &str,
+) -> Result<Option<SecretString>, ConfigError> {
+    let secret = secret(value, file, setting)?;
+    let is_short = |secret: &SecretString| secret.expose_secret().len() < LONG_SECRET;
+    if secret.as_ref().is_some_and(is_short) {
+        return Err(wrong(format!(
+            "{setting} is shorter than {LONG_SECRET} characters, so that it could be guessed; such as `openssl rand -base64 32` makes"
+        )));
+    }
+    Ok(secret)
 }
 
 pub(super) fn secret_of(

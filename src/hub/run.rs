@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::topic::{Believed, Issued};
 use super::{Hub, LINGER, Reason, Shared, State, Topic};
+use crate::audit::Event;
 use crate::entropy;
 use crate::scene::SceneId;
-use crate::store::{Found, News, StoreError, not_settled, settled};
+use crate::store::{Found, News, StoreError, Stored, not_settled, settled};
 
 /// Scenes read in one round trip.
 const BATCH: usize = 200;
@@ -189,6 +190,7 @@ impl Shared {
     }
 
     fn settle(&self, batch: &Batch, read: Vec<Found>, pending: &mut Pending) {
+        let mut expired = Vec::new();
         let mut state = self.lock();
         let answered = |read: &Found| !read.as_ref().is_err_and(StoreError::is_passing);
         pending.answered(read.iter().any(answered), &state);
@@ -196,8 +198,8 @@ impl Shared {
             let Some(topic) = state.topics.get_mut(id) else {
                 continue;
             };
-            let believed = match read {
-                Ok(Some(read)) => topic.believe(&read, *issued),
+            let believed = match &read {
+                Ok(Some(read)) => topic.believe(read, *issued),
                 Ok(None) => topic.lose(*issued),
                 Err(error) if error.is_passing() => {
                     tracing::debug!(scene = ?id, %error, "a re-read failed, trying again");
@@ -216,12 +218,17 @@ impl Shared {
                 Believed::New => {
                     if topic.told().is_some_and(|told| told.reason() == Some(Reason::Time)) {
                         self.metrics.login_steps_total.with_label_values(&["expired"]).inc();
+                        expired.extend(read.ok().flatten());
                     }
                     self.count(*cause, "new");
                 }
                 Believed::Known => self.count(*cause, "known"),
             }
             self.reschedule(&mut state, *id);
+        }
+        drop(state);
+        for Stored { scene, .. } in expired {
+            self.audit.tell(Event::Expired, None, &scene);
         }
     }
 

@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use super::entry::{Verdict, Way};
 use super::nickname;
-use super::{Error, Login, Program, Site};
+use super::{Error, Login, Program, Site, done};
+use crate::audit::Event;
 use crate::entropy::os_rng;
 use crate::limits::{Rule, network_of, octets};
 use crate::scene::{
@@ -161,11 +162,13 @@ impl Login {
             late: came.late,
             typed: came.typed,
         };
-        let Applied { before, scene, .. } =
-            apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await?;
-        if scene.version > before.scene.version {
-            self.step_after(&before, "scanned");
+        let scanned = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await;
+        // Who scans again has scanned before.
+        let is_first = |applied: &&Applied| applied.scene.version > applied.before.scene.version;
+        if let Some(applied) = done(&scanned).filter(is_first) {
+            self.step_after(applied, Event::Scanned, None);
         }
+        let Applied { before, scene, .. } = scanned?;
         self.retire_short_code(&before, &scene);
         let (requested_ago, expires_in) = since_and_until(&scene, before.life());
         Ok(Scanned {
@@ -245,18 +248,14 @@ impl Login {
                 // Whoever comes to it when its claim ends sees what became of it.
                 Err(_) => {}
             }
-            match &confirmed {
-                Ok(applied) if applied.changed => login.step_after(&applied.before, "confirmed"),
-                // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what
-                // is over.
-                Err(
-                    ApplyError::Mistaken(applied, _)
-                    | ApplyError::Unreplicated(applied)
-                    | ApplyError::Unknown(applied, _),
-                ) if matches!(applied.scene.state, State::Declined(_)) => {
-                    login.declined(applied, "wrong_number");
+            if let Some(applied) = done(&confirmed) {
+                match &applied.scene.state {
+                    State::Confirmed(_) => login.step_after(applied, Event::Confirmed, None),
+                    // Of a wrong number it counts that it was picked, whatever the store made of it: who picked it comes again to what
+                    // is over.
+                    State::Declined(_) => login.declined(applied, "wrong_number"),
+                    State::Waiting | State::Scanned(_) | State::Cancelled(_) => {}
                 }
-                Ok(_) | Err(_) => {}
             }
             confirmed
         };
@@ -281,12 +280,7 @@ impl Login {
             if let Ok(applied) = &declined {
                 login.send_notice_of(applied);
             }
-            let written = match &declined {
-                Ok(applied) => Some(applied),
-                Err(ApplyError::Unknown(applied, _)) => Some(&**applied),
-                Err(_) => None,
-            };
-            if let Some(applied) = written.filter(|applied| applied.changed) {
+            if let Some(applied) = done(&declined) {
                 login.declined(applied, reason);
             }
             declined
@@ -296,8 +290,9 @@ impl Login {
     }
 
     /// Counts it. Where somebody else may be behind the login, the operator is told who.
-    fn declined(&self, Applied { before, scene, .. }: &Applied, reason: &str) {
-        self.step_after(before, "declined");
+    fn declined(&self, applied: &Applied, reason: &str) {
+        self.step_after(applied, Event::Declined, Some(reason));
+        let scene = &applied.scene;
         let labels = [scene.client_id.as_str(), reason];
         self.metrics.declined_total.with_label_values(&labels).inc();
         if reason != "no" {

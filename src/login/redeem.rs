@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use self::attempt::Attempt;
 use super::{Login, Site, Subject, going_away};
+use crate::audit::Event;
 use crate::entropy::os_rng;
 use crate::scene::{
     Access, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, Scene, SceneId, Scopes, Secret,
@@ -228,11 +229,10 @@ impl Login {
         // Goes to its end even when the caller is gone: given up half-way, it would leave a code spent for nothing.
         self.tasks.spawn(attempt.run(tell).in_current_span());
         let redeemed = told.await.unwrap_or_else(|_| Err(going_away().into()));
-        let Applied {
-            before, scene, granted, ..
-        } = redeemed?;
+        let applied = redeemed?;
+        self.step_after(&applied, Event::Redeemed, None);
+        let Applied { scene, granted, .. } = applied;
         let AccessGrant { claims, .. } = read_grant(&granted)?;
-        self.step_after(&before, "redeemed");
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
             access_token: Zeroizing::new(format!("{}.{}", scene.id, *access_token.expose())),

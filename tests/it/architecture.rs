@@ -63,6 +63,19 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "fred",
         ],
     ),
+    (
+        "audit",
+        &[
+            "crate::store",
+            "crate::hub",
+            "crate::login",
+            "crate::http",
+            "crate::config",
+            "crate::wechat",
+            "axum",
+            "fred",
+        ],
+    ),
     ("telemetry", &["crate::", "axum", "fred"]),
 ];
 

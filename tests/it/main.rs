@@ -14,6 +14,7 @@
 mod support;
 
 mod architecture;
+mod audit;
 mod authorize;
 mod bad_days;
 mod bad_input;

@@ -133,8 +133,8 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
     }
 }
 
-struct File {
-    path: PathBuf,
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
     _dir: TempDir,
 }
 
@@ -159,6 +159,11 @@ fn china() -> Value {
 
 fn hangzhou() -> Value {
     json!({ "country": china(), "city": { "names": { "en": "Hangzhou", "zh-CN": "杭州" } } })
+}
+
+/// With 203.0.113.0/24 in Hangzhou.
+pub(crate) fn file() -> File {
+    cities().in_file()
 }
 
 fn cities() -> Database {

@@ -114,6 +114,56 @@ const VALUES: &[Case] = &[
     ),
     Case(&["--limits", "maybe"], &[], "", &["SCANLOGIN_LIMITS", "on, off"]),
     Case(
+        &["--audit-names", "none"],
+        &[],
+        "",
+        &["SCANLOGIN_AUDIT_NAMES", "hashed, plain"],
+    ),
+    Case(
+        &["--audit-log", "-"],
+        &[],
+        "",
+        &[
+            "SCANLOGIN_AUDIT_LOG needs SCANLOGIN_AUDIT_KEY",
+            "`openssl rand -base64 32`",
+            "or SCANLOGIN_AUDIT_NAMES=plain",
+        ],
+    ),
+    Case(
+        &["--audit-log", "-"],
+        &[("SCANLOGIN_AUDIT_KEY", "canary-2f7c9a")],
+        "",
+        &["SCANLOGIN_AUDIT_KEY", "shorter than 32", "openssl rand"],
+    ),
+    Case(
+        &[],
+        &[("SCANLOGIN_AUDIT_KEY", "canary-2f7c9a-0d4be18356canary77")],
+        "",
+        &["SCANLOGIN_AUDIT_KEY", "SCANLOGIN_AUDIT_LOG is missing"],
+    ),
+    Case(
+        &["--audit-log", "-"],
+        &[("SCANLOGIN_AUDIT_KEY_FILE", "/nowhere/key")],
+        "",
+        &["SCANLOGIN_AUDIT_KEY_FILE", "/nowhere/key can't be read"],
+    ),
+    Case(
+        &["--audit-log", "/nowhere/audit.log", "--audit-names", "plain"],
+        &[],
+        "",
+        &[
+            "SCANLOGIN_AUDIT_LOG: /nowhere/audit.log can't be written",
+            "a file that this user may append to, or - for standard output",
+            "No such file or directory",
+        ],
+    ),
+    Case(
+        &["--audit-log", "/dev", "--audit-names", "plain"],
+        &[],
+        "",
+        &["SCANLOGIN_AUDIT_LOG: /dev can't be written", "Is a directory"],
+    ),
+    Case(
         &["--client-redirect-uris", "https://*.blog.example/callback"],
         &[],
         "",
@@ -1269,11 +1319,13 @@ async fn a_secret_on_the_command_line_is_warned_about_and_not_repeated() {
         ("redis-sentinel-password", CANARY),
         ("wechat-secret", CANARY),
         ("client-secret", CANARY),
+        ("audit-key", "canary-2f7c9a-0d4be18356canary77"),
     ];
     let twin = |name: &str| format!("SCANLOGIN_{}", name.to_uppercase().replace('-', "_"));
     let command = || {
         let mut command = quiet(&dir, "");
         command.envs([SIMULATED, API_BASE, ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef")]);
+        command.envs([("SCANLOGIN_AUDIT_LOG", "-"), ("SCANLOGIN_AUDIT_NAMES", "plain")]);
         command.env("SCANLOGIN_SIGNING_KEYS_FILE", keys_in(dir.path()));
         command
     };
@@ -1419,8 +1471,9 @@ async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
         file("own", "a-pairwise-secret-of-32-characters-or-more"),
         file("table", "a-secret"),
     );
+    let audit = file("audit", "an-audit-key-of-32-characters-or-more");
     let config = format!(
-        "pairwise_secret_file = \"{own}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
+        "pairwise_secret_file = \"{own}\"\naudit_log = \"-\"\naudit_key_file = \"{audit}\"\n[[client]]\nclient_id = \"blog\"\nclient_secret = \"s3cret\"\n\
          [[mini_program]]\nappid = \"wx1\"\nsecret_file = \"{table}\"\n"
     );
     let mut command = quiet(&dir, &config);
@@ -1431,6 +1484,7 @@ async fn a_file_of_secrets_that_others_can_read_is_warned_about() {
     let files = [
         ("SCANLOGIN_SIGNING_KEYS_FILE", &keys),
         ("SCANLOGIN_PAIRWISE_SECRET_FILE", &own),
+        ("SCANLOGIN_AUDIT_KEY_FILE", &audit),
         ("secret_file", &table),
         ("SCANLOGIN_CONFIG", &config),
     ];

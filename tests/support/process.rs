@@ -65,7 +65,12 @@ pub(crate) fn scanlogin_with(mounts: &[(PathBuf, PathBuf)]) -> Command {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut process = Self::start_with_log_to(command, Stdio::piped());
+        Self::start_with_output_to(command, Stdio::null())
+    }
+
+    /// With a standard output that is read.
+    pub(crate) fn start_with_output_to(command: &mut Command, output: Stdio) -> Self {
+        let mut process = Self::start_with(command, output, Stdio::piped());
         let (log, output) = (process.log.clone(), process.child.stderr.take().expect("a pipe"));
         process.reading = Some(std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -79,10 +84,14 @@ impl Process {
 
     /// With a log that is not kept.
     pub(crate) fn start_with_log_to(command: &mut Command, output: Stdio) -> Self {
+        Self::start_with(command, Stdio::null(), output)
+    }
+
+    fn start_with(command: &mut Command, output: Stdio, log_to: Stdio) -> Self {
         let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(output)
+            .stdout(output)
+            .stderr(log_to)
             .spawn()
             .expect("the program starts");
         let log = Log::default();

@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::canaries;
 use super::cli::OPERATOR;
 
 /// How long a server that may stand still just then is waited for.
@@ -17,6 +19,22 @@ const DUMP: &str = "local out = {} \
       if kind == 'string' then out[#out + 1] = redis.call('GET', key) \
       elseif kind == 'hash' then for _, held in ipairs(redis.call('HGETALL', key)) do out[#out + 1] = held end end \
     end return out";
+
+/// A file that services wrote to. A test fails with it if a secret is in there when they have ended.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) what: &'static str,
+    pub(crate) path: PathBuf,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // A device has no end, and not all that are started come as far as to make a file.
+        if self.path.is_file() {
+            canaries::assert_none_in(self.what, &std::fs::read(&self.path).expect("a file"));
+        }
+    }
+}
 
 /// The metrics at `ops`, where somebody may still answer.
 pub(crate) fn metrics(ops: &str) -> Vec<u8> {

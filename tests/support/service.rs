@@ -1,8 +1,9 @@
 //! The service as its operator runs it: a process with settings, a log, and addresses of its own.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use reqwest::{Method, RequestBuilder, Url};
@@ -12,10 +13,11 @@ use tempfile::TempDir;
 
 use super::process::{Log, Process, scanlogin, scanlogin_with};
 use super::redis::RedisServer;
+use super::remains::{self, Written};
 use super::reply::Reply;
-use super::{canaries, eventually, remains, temporary_directory};
+use super::{canaries, eventually, temporary_directory};
 
-/// A replica that is running. Dies with the test, which fails if a secret is in its metrics or in its log.
+/// A replica that is running. Dies with the test, which fails if a secret is in its metrics, in its log or in its audit log.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) process: Process,
@@ -25,6 +27,8 @@ pub(crate) struct Service {
     /// Where browsers are told that it is.
     pub(crate) public_url: String,
     pub(crate) ops: String,
+    /// Looked at when the process has ended.
+    _audit_log: Written,
     files: Arc<TempDir>,
     redis_url: Option<String>,
     simulator: Option<Arc<SimulatorProcess>>,
@@ -49,6 +53,9 @@ pub(crate) struct ServiceBuilder {
     files: Arc<TempDir>,
     /// What is mounted over what.
     mounts: Vec<(PathBuf, PathBuf)>,
+    audit_log: Option<PathBuf>,
+    /// A file that it writes to as its standard output.
+    output: Option<PathBuf>,
 }
 
 impl Service {
@@ -66,6 +73,8 @@ impl Service {
             misbehaviour: (0.0, 1),
             files: Arc::new(temporary_directory()),
             mounts: Vec::new(),
+            audit_log: None,
+            output: None,
         }
     }
 
@@ -79,6 +88,8 @@ impl Service {
             misbehaviour: (0.0, 1),
             files: Arc::clone(&self.files),
             mounts: Vec::new(),
+            audit_log: None,
+            output: None,
         }
     }
 
@@ -193,6 +204,24 @@ impl ServiceBuilder {
         self
     }
 
+    /// In place of the one that it shares with its replicas.
+    pub(crate) fn audit_log(mut self, path: &Path) -> Self {
+        self.audit_log = Some(path.to_owned());
+        self
+    }
+
+    /// Where its standard output goes.
+    pub(crate) fn output(mut self, path: &Path) -> Self {
+        self.output = Some(path.to_owned());
+        self
+    }
+
+    /// Where it writes down who logs in.
+    fn audited_in(&self) -> PathBuf {
+        let own = self.audit_log.clone().or_else(|| self.output.clone());
+        own.unwrap_or_else(|| self.files.path().join("audit.log"))
+    }
+
     /// On Redis, with a simulator and keys that its replicas will share.
     pub(crate) fn redis(self, redis: &RedisServer) -> Self {
         self.redis_url(&redis.url())
@@ -217,15 +246,18 @@ impl ServiceBuilder {
             .env("SCANLOGIN_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_DRAIN_DELAY", "0")
+            .env("SCANLOGIN_AUDIT_NAMES", "plain")
             // All come from one address, and some tests in crowds.
             .env("SCANLOGIN_LIMITS", "off")
             .env("SCANLOGIN_LIMIT_PICTURES", "1000000")
             .env("SCANLOGIN_LIMIT_CODE2SESSION", "1000000");
+        match &self.output {
+            Some(_) => command.env("SCANLOGIN_AUDIT_LOG", "-"),
+            None => command.env("SCANLOGIN_AUDIT_LOG", self.audited_in()),
+        };
+        let is_secret = |name: &str| ["SECRET", "PASSWORD", "KEY"].iter().any(|end| name.ends_with(end));
         for (name, value) in &self.settings {
-            if let Some(secret) = value
-                .to_str()
-                .filter(|_| name.ends_with("SECRET") || name.ends_with("PASSWORD"))
-            {
+            if let Some(secret) = value.to_str().filter(|_| is_secret(name)) {
                 canaries::learn("a secret of the settings", secret);
             }
         }
@@ -275,7 +307,10 @@ impl ServiceBuilder {
 
     /// Starts it and waits until it listens.
     pub(crate) async fn start_unready(mut self) -> Service {
-        let mut process = Process::start(&mut self.command().await);
+        let output = self.output.as_ref().map_or_else(Stdio::null, |path| {
+            Stdio::from(File::create(path).expect("a file for the output"))
+        });
+        let mut process = Process::start_with_output_to(&mut self.command().await, output);
         let log = process.log().clone();
         let line = eventually("a line `listening` in the log", || {
             let line = log.lines().into_iter().find(|line| line.contains("listening"));
@@ -288,6 +323,10 @@ impl ServiceBuilder {
             base: format!("http://{}", field(&line, "listen")),
             public_url: field(&line, "public_url"),
             ops: format!("http://{}", field(&line, "ops_listen")),
+            _audit_log: Written {
+                what: "the audit log",
+                path: self.audited_in(),
+            },
             process,
             http: http_client(),
             files: self.files,

@@ -65,6 +65,7 @@ impl Place {
         let hub = Hub::new(
             Arc::<FaultyStore>::clone(&store),
             Metrics::new().unwrap(),
+            Audit::default(),
             limits,
             slow_reread,
         );

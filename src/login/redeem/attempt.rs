@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::{ACCESS_TOKEN_LIFE, AccessGrant, Login, RedeemError, Site};
+use crate::audit::Event;
 use crate::entropy::os_rng;
 use crate::scene::{
     Access, Action, AuthorizationCode, Avatar, CODE_LIFE, Digest, GrantFault, Redemption, Refused, Scene, SceneId,
@@ -131,9 +132,13 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
 
     /// Whoever presents a used code with everything right is either the client itself or its thief: what it gave ends.
     async fn revoke(&self) {
-        if let Err(error) = self.insist(|| revoke(&*self.login.store, &self.code.scene)).await {
-            let scene = &self.code.scene;
-            tracing::warn!(?scene, %error, "a code was used twice, and its access token could not be revoked");
+        let scene = &self.code.scene;
+        match self.insist(|| revoke(&*self.login.store, scene)).await {
+            Ok(Some(revoked)) => self.login.audit.tell(Event::Revoked, None, &revoked),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(?scene, %error, "a code was used twice, and its access token could not be revoked");
+            }
         }
     }
 
@@ -174,11 +179,12 @@ async fn tell_after(
     }
 }
 
-async fn revoke(store: &dyn Store, id: &SceneId) -> Result<(), StoreError> {
+/// `None` where there is nothing any more.
+async fn revoke(store: &dyn Store, id: &SceneId) -> Result<Option<Scene>, StoreError> {
     // The use before may be so near that its write overtakes ours; a second look settles it.
     for _ in 0..REVOCATIONS {
         let Some(seen) = find_one(store, id).await? else {
-            return Ok(());
+            return Ok(None);
         };
         let next = rewritten(seen.scene.clone());
         let write = Write {
@@ -189,7 +195,8 @@ async fn revoke(store: &dyn Store, id: &SceneId) -> Result<(), StoreError> {
         };
         match store.replace(&seen, write).await? {
             Replaced::Stale => {}
-            Replaced::Written | Replaced::Unreplicated | Replaced::Late | Replaced::Absent => return Ok(()),
+            Replaced::Written | Replaced::Unreplicated => return Ok(Some(next)),
+            Replaced::Late | Replaced::Absent => return Ok(None),
         }
     }
     Err(StoreError::Unavailable(

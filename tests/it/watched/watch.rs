@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream};
+use scanlogin::audit::Audit;
 use scanlogin::hub::{Hub, OpenError, StreamLimits, Subscription};
 use scanlogin::scene::{EventId, Life, SceneId, StateName};
 use scanlogin::store::redis::{RedisSettings, RedisStore};
@@ -63,7 +64,7 @@ impl Watch {
             per_address: scenes(),
             per_scene: 1,
         };
-        let hub = Hub::new(here, metrics, limits, NEVER);
+        let hub = Hub::new(here, metrics, Audit::default(), limits, NEVER);
         let (running, stop) = (hub.clone(), here_ends.clone());
         tasks.spawn(async move { running.run(news, stop).await });
 

@@ -78,7 +78,16 @@ export class Service {
   /** `settings` are environment names without SCANLOGIN_. */
   static async start(settings = {}) {
     const service = new Service()
-    service.settings = { LISTEN: '127.0.0.1:0', OPS_LISTEN: '127.0.0.1:0', DRAIN_DELAY: 0, LIMITS: 'off', ...settings }
+    service.settings = {
+      LISTEN: '127.0.0.1:0',
+      OPS_LISTEN: '127.0.0.1:0',
+      DRAIN_DELAY: 0,
+      LIMITS: 'off',
+      // Searched with the log.
+      AUDIT_LOG: '-',
+      AUDIT_NAMES: 'plain',
+      ...settings,
+    }
     await service.run()
     return service
   }

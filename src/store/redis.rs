@@ -21,6 +21,7 @@ pub mod servers;
 mod settings;
 mod short_codes;
 pub mod subscriber;
+pub mod survey;
 mod tokens;
 pub mod topology;
 mod trial;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,14 @@ const SKEW_MAX: f64 = 2.0;
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// How many seconds this machine's clock is ahead of what a server answers to TIME just now: half of the way there and back is ahead
+/// of that.
+pub(super) fn ahead_of(seconds: i64, micros: i32, there_and_back: Duration) -> Option<f64> {
+    let on_the_way = SignedDuration::try_from(there_and_back / 2).ok()?;
+    let theirs = Timestamp::new(seconds, micros.checked_mul(1_000)?).ok()?;
+    Some((Timestamp::now().duration_since(theirs) - on_the_way).as_secs_f64())
+}
 
 /// Compares the clocks until `shutdown`, and tells when they begin to differ, and when they no longer do.
 pub(super) async fn compare(commands: Arc<Commands>, metrics: Metrics, shutdown: CancellationToken) {

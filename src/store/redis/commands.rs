@@ -11,11 +11,11 @@ use std::time::Duration;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::{ClusterHash, CustomCommand, InfoKind, Value};
 use futures_util::future::join_all;
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::Instrument;
 
+use super::clocks::ahead_of;
 use super::fault::{Fault, Unfit, refusal_of};
 use super::nodes::{Node, Nodes};
 use super::route::Route;
@@ -260,14 +260,12 @@ async fn check(node: &Node) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Half of the way there and back is ahead of what it says: a second in all at most, as a command may take no longer.
+/// A second on the way at most, as a command may take no longer.
 async fn clock_skew(node: &Node) -> Option<f64> {
     let asked = Instant::now();
     let time = CustomCommand::new_static("TIME", ClusterHash::FirstKey, false);
     let (seconds, micros): (i64, i32) = node.shared().client().custom(time, Vec::<Value>::new()).await.ok()?;
-    let on_the_way = SignedDuration::try_from(asked.elapsed() / 2).ok()?;
-    let theirs = Timestamp::new(seconds, micros.checked_mul(1_000)?).ok()?;
-    Some((Timestamp::now().duration_since(theirs) - on_the_way).as_secs_f64())
+    ahead_of(seconds, micros, asked.elapsed())
 }
 
 /// Which kinds of request come to nothing. A server that takes no writes still answers reads.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::scene::{SceneId, ShortCodeTag};
+use crate::scene::{SceneId, ShortCodeTag, WriteId};
 use crate::store::LimitKey;
 
 /// Names keys under one prefix.
@@ -78,6 +78,11 @@ impl Keys {
     /// Where the rights are tried out at the start.
     pub(super) fn trial(&self) -> String {
         format!("{}:{{00}}:trial", self.prefix)
+    }
+
+    /// What is never there, and tried in vain by whoever only looks.
+    pub(super) fn doctor(&self, unlike_any: &WriteId) -> String {
+        format!("{}:{{00}}:doctor:{unlike_any}", self.prefix)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) use self::owners::Owners;
 use self::owners::{View, majority};
 pub(super) use self::tenure::{Consent, Round, Tenure};
 use self::tenure::{Opinion, Replica, Verdict};
+use super::keys::tags;
 use super::servers::{Access, Address, Servers};
 use super::wire::{Dialer, Wire, WireError};
 
@@ -329,6 +330,67 @@ async fn ask_one(
         }
     };
     Ok((wire, answer))
+}
+
+/// What one sentinel says, asked once.
+#[derive(Debug)]
+pub struct SentinelView {
+    /// Whom it calls the primary.
+    pub primary: Address,
+    /// Who follows that, reached or not.
+    pub replicas: Vec<Address>,
+    /// How many sentinels it knows, itself included.
+    pub sentinels: usize,
+    /// What else it must not be asked, in its words.
+    pub withheld: Option<String>,
+}
+
+impl SentinelView {
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+}
+
+pub(super) async fn sentinel_view(
+    dialer: &Dialer,
+    address: &Address,
+    service: &str,
+) -> Result<SentinelView, WireError> {
+    let question = Question::Master(service.to_owned());
+    let (_, answer) = ask_one(&question, dialer, address, None).await?;
+    let Answer::Master(verdict) = answer else {
+        return Err(WireError::Invalid("no answer of a sentinel"));
+    };
+    let names = verdict.replicas.iter().map(|replica| Address::parse(&replica.name));
+    Ok(SentinelView {
+        primary: verdict.primary,
+        replicas: names.flatten().collect(),
+        sentinels: verdict.sentinels,
+        withheld: verdict.withheld,
+    })
+}
+
+/// What one node of a Cluster says, asked once.
+#[derive(Debug)]
+pub struct ClusterView(View);
+
+impl ClusterView {
+    /// How many of the slots in which scenes live have no owner.
+    #[must_use]
+    pub fn unowned(&self) -> usize {
+        tags().count() - Owners::of_cluster(std::slice::from_ref(&self.0)).of_tags().count()
+    }
+
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Address> {
+        self.0.nodes.values()
+    }
+}
+
+pub(super) async fn cluster_view(dialer: &Dialer, address: &Address) -> Result<ClusterView, WireError> {
+    match ask_one(&Question::Nodes, dialer, address, None).await? {
+        (_, Answer::View(view)) => Ok(ClusterView(view)),
+        (_, Answer::Master(_)) => Err(WireError::Invalid("no answer of a cluster's node")),
+    }
 }
 
 /// What a sentinel that was asked at a moment says of a primary.

@@ -1,0 +1,456 @@
+//! What a Redis is, found out by asking it and without changing it: for whoever looks why it does not work, or soon will not.
+//!
+//! It judges nothing, and starts nothing of what a store consists of. Each server is asked on one connection, all at the same time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
+use tokio::net::lookup_host;
+use tokio::time::{Instant, timeout};
+
+use super::clocks::ahead_of;
+use super::commands::info_field;
+use super::keys::Keys;
+use super::servers::{Access, Address, Servers};
+use super::settings::{ClientSettings, FatalError, RedisSettings};
+use super::topology::{ClusterView, SentinelView, cluster_view, sentinel_view};
+use super::wire::{Dialer, Wire, WireError, error_text};
+use crate::entropy::os_rng;
+use crate::scene::WriteId;
+
+/// How long one server may take for its name, and how long for all that it is asked.
+const NAME_LIMIT: Duration = Duration::from_secs(2);
+const ASKING_LIMIT: Duration = Duration::from_secs(4);
+
+/// How often it is asked for nothing but an answer.
+const PINGS: usize = 7;
+
+/// Stands for a key of our own, which is not there.
+const KEY: &str = "KEY";
+
+/// Each right of the service, by the very command, in a form that changes nothing: what it names is not there, nobody listens, or the
+/// server finds the form wrong once it has looked at the right. So they can be tried on every server: replicas too, which is where a
+/// user is forgotten that was made on the primary.
+const TRIES: [(&str, &[&str]); 25] = [
+    ("get", &["GET", KEY]),
+    ("getrange", &["GETRANGE", KEY, "0", "1"]),
+    ("set", &["SET", KEY, "", "XX", "PX", "1"]),
+    ("del", &["DEL", KEY]),
+    ("pttl", &["PTTL", KEY]),
+    ("pexpire", &["PEXPIRE", KEY, "1"]),
+    ("hget", &["HGET", KEY, "field"]),
+    ("hmget", &["HMGET", KEY, "field"]),
+    ("hset", &["HSET", KEY, "field", "value", "a field without a value"]),
+    ("hdel", &["HDEL", KEY, "field"]),
+    ("eval", &["EVAL", "return 1", "1", KEY]),
+    (
+        "evalsha",
+        &["EVALSHA", "0000000000000000000000000000000000000000", "1", KEY],
+    ),
+    ("time", &["TIME"]),
+    ("spublish", &["SPUBLISH", KEY, ""]),
+    ("wait", &["WAIT", "0", "1"]),
+    ("info", &["INFO", "server"]),
+    ("ping", &["PING"]),
+    ("ssubscribe", &["SSUBSCRIBE", KEY]),
+    ("sunsubscribe", &["SUNSUBSCRIBE", KEY]),
+    ("client|info", &["CLIENT", "INFO"]),
+    ("client|id", &["CLIENT", "ID"]),
+    ("zadd", &["ZADD", KEY, "XX", "1", "member"]),
+    ("zcard", &["ZCARD", KEY]),
+    ("zrange", &["ZRANGE", KEY, "0", "0"]),
+    ("zrem", &["ZREM", KEY, "member"]),
+];
+
+/// What a Cluster takes besides. The last one is about whatever comes next: nothing.
+const CLUSTER_TRIES: [(&str, &[&str]); 2] = [("cluster|nodes", &["CLUSTER", "NODES"]), ("asking", &["ASKING"])];
+
+/// All that was found out.
+#[derive(Debug)]
+pub struct Survey {
+    /// How the servers stand to each other.
+    pub shape: Shape,
+    /// Those that hold data, with what each said.
+    pub servers: Vec<Server>,
+    /// As whom they were asked.
+    pub user: String,
+    /// The sealed `access_token` that is kept, by AppID.
+    pub tokens: BTreeMap<String, Vec<u8>>,
+}
+
+/// How servers stand to each other, as the URL says and those who know tell.
+#[derive(Debug)]
+pub enum Shape {
+    /// One server.
+    Standalone,
+    /// Servers that these sentinels watch.
+    Sentinel(Vec<(Address, Result<SentinelView, Unreached>)>),
+    /// The Cluster that these belong to.
+    Cluster(Vec<(Address, Result<ClusterView, Unreached>)>),
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// What it said.
+    pub found: Result<Facts, Unreached>,
+}
+
+/// What a server said.
+#[derive(Debug)]
+pub struct Facts {
+    /// Of itself, where the user may ask.
+    pub info: Option<Info>,
+    /// The median time there and back.
+    pub latency: Duration,
+    /// How many seconds this machine's clock is ahead of its own, where the user may ask.
+    pub clock_ahead: Option<f64>,
+    /// What the user may not.
+    pub denied: Vec<Denied>,
+}
+
+/// What INFO says.
+#[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a server says of itself, each for itself"
+)]
+pub struct Info {
+    /// Such as 7.2.4.
+    pub version: String,
+    /// `standalone`, `sentinel` or `cluster`.
+    pub mode: String,
+    /// Whether it takes writes from others than a primary.
+    pub is_primary: bool,
+    /// How many follow it.
+    pub replicas: usize,
+    /// Whether it stops when too few follow it.
+    pub wants_replicas: bool,
+    /// What it does when it is full.
+    pub maxmemory_policy: String,
+    /// Whether it writes down each change.
+    pub appends: bool,
+    /// Whether its last try to write to its disk failed.
+    pub fails_to_write: bool,
+    /// Whether it is still reading what it had.
+    pub is_loading: bool,
+}
+
+/// A right that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// Its name in an ACL.
+    pub right: &'static str,
+    /// What of it.
+    pub what: Forbidden,
+}
+
+/// What a server does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbidden {
+    /// The command.
+    Command,
+    /// Our keys.
+    Keys,
+    /// Our channels.
+    Channels,
+}
+
+/// Why a server did not say anything.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreached {
+    /// Nobody knows its name.
+    #[error("its name is not known here")]
+    Name,
+    /// There is no connection.
+    #[error("there is no connection: {0}")]
+    Connection(String),
+    /// There is no trust.
+    #[error("TLS fails: {0}")]
+    Tls(String),
+    /// There is a connection and no answer.
+    #[error("it does not answer in time")]
+    Silent,
+    /// It answers with a no.
+    #[error("it answers: {0}")]
+    Refused(String),
+    /// It speaks something else.
+    #[error("what answers there does not speak as Redis does")]
+    Foreign,
+}
+
+impl From<WireError> for Unreached {
+    fn from(error: WireError) -> Self {
+        match error {
+            // What TLS finds wrong comes as data that is wrong.
+            WireError::Closed(error) if error.kind() == std::io::ErrorKind::InvalidData => Self::Tls(error.to_string()),
+            WireError::Closed(error) => Self::Connection(error.to_string()),
+            WireError::Timeout => Self::Silent,
+            WireError::Refused(why) => Self::Refused(why),
+            WireError::Invalid(_) => Self::Foreign,
+        }
+    }
+}
+
+/// Asks all servers of these settings, and for the `access_token` kept of each of these AppIDs.
+///
+/// # Errors
+/// [`FatalError`] of the settings themselves.
+pub async fn survey(settings: &RedisSettings, appids: &[&str]) -> Result<Survey, FatalError> {
+    let access = ClientSettings::check(settings)?.access;
+    let (shape, addresses) = whom_to_ask(&access).await;
+    let errand = Errand {
+        dialer: access.dialer("scanlogin-doctor"),
+        keys: Keys::new(&settings.prefix),
+        appids,
+        in_cluster: matches!(shape, Shape::Cluster(_)),
+    };
+    let visits = addresses.iter().map(|address| errand.visit(address));
+    let mut tokens = BTreeMap::new();
+    let mut servers = Vec::new();
+    for (address, visit) in addresses.iter().zip(join_all(visits).await) {
+        let found = visit.map(|(facts, kept)| {
+            tokens.extend(kept);
+            facts
+        });
+        let address = address.clone();
+        servers.push(Server { address, found });
+    }
+    Ok(Survey {
+        shape,
+        servers,
+        user: access.username.unwrap_or_else(|| "default".to_owned()),
+        tokens,
+    })
+}
+
+/// The servers that hold data, as far as anybody tells.
+async fn whom_to_ask(access: &Access) -> (Shape, Vec<Address>) {
+    match &access.servers {
+        Servers::Standalone(address) => (Shape::Standalone, vec![address.clone()]),
+        Servers::Sentinel {
+            sentinels,
+            service,
+            username,
+            password,
+        } => {
+            let dialer = Dialer {
+                username: username.clone(),
+                password: password.clone(),
+                ..access.dialer("scanlogin-doctor")
+            };
+            let views = sentinels.iter().map(|sentinel| async {
+                let view = within(sentinel, sentinel_view(&dialer, sentinel, service)).await;
+                (sentinel.clone(), view)
+            });
+            let views = join_all(views).await;
+            let told = views.iter().filter_map(|(_, view)| view.as_ref().ok());
+            let all: BTreeSet<Address> = told.flat_map(|view| view.servers().cloned()).collect();
+            (Shape::Sentinel(views), all.into_iter().collect())
+        }
+        Servers::Cluster(seeds) => {
+            let dialer = access.dialer("scanlogin-doctor");
+            let views = seeds.iter().map(|seed| async {
+                let view = within(seed, cluster_view(&dialer, seed)).await;
+                (seed.clone(), view)
+            });
+            let views = join_all(views).await;
+            let told = views.iter().filter_map(|(_, view)| view.as_ref().ok());
+            let all: BTreeSet<Address> = told.flat_map(|view| view.servers().cloned()).collect();
+            (Shape::Cluster(views), all.into_iter().collect())
+        }
+    }
+}
+
+/// First the name, as what connects says no more than that it failed.
+async fn within<T>(address: &Address, asking: impl Future<Output = Result<T, WireError>>) -> Result<T, Unreached> {
+    match timeout(NAME_LIMIT, lookup_host((address.host.as_str(), address.port))).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => return Err(Unreached::Name),
+    }
+    let asked = timeout(ASKING_LIMIT, asking).await;
+    Ok(asked.unwrap_or(Err(WireError::Timeout))?)
+}
+
+/// What every server is asked.
+struct Errand<'a> {
+    dialer: Dialer,
+    keys: Keys,
+    appids: &'a [&'a str],
+    in_cluster: bool,
+}
+
+type Kept = Vec<(String, Vec<u8>)>;
+
+impl Errand<'_> {
+    async fn visit(&self, address: &Address) -> Result<(Facts, Kept), Unreached> {
+        within(address, self.ask(address)).await
+    }
+
+    async fn ask(&self, address: &Address) -> Result<(Facts, Kept), WireError> {
+        let (mut wire, _) = self.dialer.dial(address).await?;
+        let info = allowed(wire.ask(["INFO"]).await)?;
+        let latency = latency(&mut wire).await?;
+        let asked = Instant::now();
+        let time = allowed(wire.ask(["TIME"]).await)?;
+        let clock_ahead = time.and_then(|time| {
+            let (seconds, micros) = pair(&time)?;
+            ahead_of(seconds, micros, asked.elapsed())
+        });
+        let kept = self.kept(&mut wire).await?;
+        // Last, as it subscribes and asks for what is on its way.
+        let denied = self.denied(&mut wire).await?;
+        let facts = Facts {
+            info: info.as_ref().and_then(|info| Some(Info::read(info.as_str()?))),
+            latency,
+            clock_ahead,
+            denied,
+        };
+        Ok((facts, kept))
+    }
+
+    /// What of a Cluster is elsewhere is told there.
+    async fn kept(&self, wire: &mut Wire) -> Result<Kept, WireError> {
+        let mut kept = Kept::new();
+        for appid in self.appids {
+            let key = self.keys.access_token(appid);
+            let sealed = allowed(wire.ask(["HGET", &key, "sealed"]).await)?;
+            if let Some(BytesFrame::BlobString { data, .. }) = sealed {
+                kept.push(((*appid).to_owned(), data.to_vec()));
+            }
+        }
+        Ok(kept)
+    }
+
+    async fn denied(&self, wire: &mut Wire) -> Result<Vec<Denied>, WireError> {
+        let key = self.keys.doctor(&WriteId::random(&mut os_rng()));
+        let cluster: &[_] = if self.in_cluster { &CLUSTER_TRIES } else { &[] };
+        let tries: Vec<_> = TRIES.iter().chain(cluster).collect();
+        for (_, words) in &tries {
+            wire.push(words.iter().map(|word| if *word == KEY { key.as_str() } else { word }))?;
+        }
+        wire.flush().await?;
+        let mut denied = Vec::new();
+        for (right, _) in tries {
+            let reply = wire.frame().await?;
+            let what = error_text(&reply).and_then(forbidden);
+            denied.extend(what.map(|what| Denied { right, what }));
+        }
+        Ok(denied)
+    }
+}
+
+/// What an error forbids. Any other one says that the right was there.
+fn forbidden(error: &str) -> Option<Forbidden> {
+    let why = error.strip_prefix("NOPERM")?;
+    Some(if why.contains(" run ") {
+        Forbidden::Command
+    } else if why.contains("channel") {
+        Forbidden::Channels
+    } else {
+        Forbidden::Keys
+    })
+}
+
+/// An answer, and none where the server refuses one.
+fn allowed(answer: Result<BytesFrame, WireError>) -> Result<Option<BytesFrame>, WireError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(WireError::Refused(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// An answer that is a refusal takes as long as any other.
+async fn latency(wire: &mut Wire) -> Result<Duration, WireError> {
+    let mut times = Vec::with_capacity(PINGS);
+    for _ in 0..PINGS {
+        let asked = Instant::now();
+        allowed(wire.ask(["PING"]).await)?;
+        times.push(asked.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times.get(PINGS / 2).copied().unwrap_or_default())
+}
+
+/// Two numbers.
+fn pair(reply: &BytesFrame) -> Option<(i64, i32)> {
+    let BytesFrame::Array { data, .. } = reply else {
+        return None;
+    };
+    let [first, second] = data.as_slice() else {
+        return None;
+    };
+    Some((first.as_str()?.parse().ok()?, second.as_str()?.parse().ok()?))
+}
+
+impl Info {
+    fn read(text: &str) -> Self {
+        let field = |name| info_field(text, name).unwrap_or_default();
+        let is_err = |name| field(name) == "err";
+        Self {
+            version: field("redis_version").to_owned(),
+            mode: field("redis_mode").to_owned(),
+            is_primary: field("role") == "master",
+            replicas: field("connected_slaves").parse().unwrap_or_default(),
+            wants_replicas: info_field(text, "min_slaves_good_slaves").is_some(),
+            maxmemory_policy: field("maxmemory_policy").to_owned(),
+            appends: field("aof_enabled") == "1",
+            fails_to_write: is_err("rdb_last_bgsave_status") || is_err("aof_last_write_status"),
+            is_loading: field("loading") == "1",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_itself_is_read() {
+        let info = Info::read(
+            "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n\
+             # Persistence\r\nloading:0\r\naof_enabled:1\r\nrdb_last_bgsave_status:ok\r\naof_last_write_status:err\r\n\
+             # Replication\r\nrole:master\r\nconnected_slaves:2\r\nmin_slaves_good_slaves:2\r\n",
+        );
+        assert_eq!(
+            (info.version.as_str(), info.mode.as_str(), info.replicas),
+            ("7.0.15", "standalone", 2)
+        );
+        assert!(info.is_primary && info.wants_replicas && info.appends && info.fails_to_write && !info.is_loading);
+    }
+
+    /// The words of 7.0, and those from 7.2 on.
+    #[test]
+    fn what_is_forbidden_is_told_apart_in_the_words_of_each_version() {
+        for (error, what) in [
+            (
+                "NOPERM this user has no permissions to run the 'set' command",
+                Some(Forbidden::Command),
+            ),
+            (
+                "NOPERM User u has no permissions to run the 'set' command",
+                Some(Forbidden::Command),
+            ),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                Some(Forbidden::Keys),
+            ),
+            ("NOPERM No permissions to access a key", Some(Forbidden::Keys)),
+            (
+                "NOPERM this user has no permissions to access one of the channels used as arguments",
+                Some(Forbidden::Channels),
+            ),
+            ("NOPERM No permissions to access a channel", Some(Forbidden::Channels)),
+            ("READONLY You can't write against a read only replica.", None),
+            ("MOVED 13254 127.0.0.1:7000", None),
+            ("NOSCRIPT No matching script.", None),
+        ] {
+            assert_eq!(forbidden(error), what, "{error}");
+        }
+    }
+}

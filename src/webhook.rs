@@ -67,6 +67,12 @@ impl Webhook {
         Ok(Self { url, keys })
     }
 
+    /// Where it is. May hold a secret of the site's.
+    #[must_use]
+    pub fn address(&self) -> &Url {
+        &self.url
+    }
+
     /// The `webhook-signature` of a message that is sent at `timestamp`, in seconds since the Unix epoch.
     fn signature(&self, id: &str, timestamp: i64, body: &str) -> String {
         let signed = format!("{id}.{timestamp}.{body}");

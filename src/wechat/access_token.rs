@@ -21,7 +21,8 @@ use tracing::Instrument;
 
 use self::fetch::{Failure, Fetcher, Known};
 use super::MiniProgram;
-use super::client::{Client, Error};
+use super::client::{Client, Error, Granted};
+use super::seal::Sealer;
 use crate::entropy::between;
 use crate::limits::Limits;
 use crate::store::{Generation, TokenStore};
@@ -384,6 +385,13 @@ impl AccessToken {
         }))
     }
 
+    /// As it is kept, for a call at once; `None` if another AppSecret sealed it.
+    #[must_use]
+    pub fn open(mini_program: &MiniProgram, sealed: &[u8]) -> Option<Self> {
+        let text = Sealer::new(&mini_program.appid, &mini_program.secret).open(sealed)?;
+        Some(Self::new(text, None, Instant::now(), None))
+    }
+
     /// The token itself, to be sent to WeChat and nowhere else.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -402,6 +410,13 @@ impl AccessToken {
 
     fn left(&self) -> Duration {
         self.0.expires_at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// For a call at once.
+impl From<Granted> for AccessToken {
+    fn from(granted: Granted) -> Self {
+        Self::new(granted.token, None, Instant::now() + granted.life, None)
     }
 }
 

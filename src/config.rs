@@ -74,6 +74,15 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Prints the HTTP contract as an OpenAPI 3.1 document.
     Openapi,
+    /// Looks settings, Redis, WeChat and the public URL over, and says what is wrong and what to do: 0 if nothing is, else 1.
+    Doctor {
+        /// The same as JSON, for other programs.
+        #[arg(long)]
+        json: bool,
+        /// For how long a heartbeat is waited for at the public URL, in seconds; 0 is not at all.
+        #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = whole::<u64>(0, 60, 20))]
+        wait: u64,
+    },
     /// Asks the service that runs here with the same settings whether it is ready: 0 if so, 1 if not.
     Healthcheck,
     /// Signing keys for id_tokens.

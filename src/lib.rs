@@ -33,6 +33,7 @@
 //! | [`scene`], [`rate`] | the rules |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
 //! | [`telemetry`], [`entropy`], [`hardening`] | logs and metrics; randomness; what others may see of the process |
+//! | [`doctor`] | what a deployment is looked at for, and what to do about each finding |
 //! | [`healthcheck`] | how a container without any other program is asked whether it serves |
 //!
 //! # What always holds
@@ -48,6 +49,7 @@
 pub mod app;
 pub mod audit;
 pub mod config;
+pub mod doctor;
 pub mod entropy;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

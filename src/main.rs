@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use scanlogin::app::App;
 use scanlogin::config::{Cli, Command, Config, ConfigError, KeysCommand};
+use scanlogin::doctor::{self, Ill, Wishes};
 use scanlogin::hardening;
 use scanlogin::healthcheck::{self, Unhealthy};
 use scanlogin::http;
@@ -48,6 +49,12 @@ async fn run() -> anyhow::Result<()> {
         }) => keys::new(&alg, out.as_deref()),
         Some(Command::Openapi) => Ok(writeln!(std::io::stdout(), "{}", http::contract().to_pretty_json()?)?),
         Some(Command::Healthcheck) => healthcheck::run(cli.settings.own_ops_address()?).await,
+        Some(Command::Doctor { json, wait }) => {
+            let config = cli.check(&tables)?;
+            hardening::keep_memory_private();
+            let wait = Duration::from_secs(wait);
+            doctor::run(&config, Wishes { json, wait }).await
+        }
         Some(Command::Simulate(args)) => {
             let _logs = Logs::init(false)?;
             hardening::keep_memory_private();
@@ -106,7 +113,7 @@ fn say(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("scanlogin: {error:#}");
-    if error.is::<Unhealthy>() {
+    if error.is::<Unhealthy>() || error.is::<Ill>() {
         return ExitCode::FAILURE;
     }
     ExitCode::from(MISCONFIGURED)

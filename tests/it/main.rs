@@ -24,6 +24,7 @@ mod conformance;
 mod connections;
 mod contract;
 mod demo_site;
+mod doctor;
 mod earlier_versions;
 mod events;
 mod failovers;

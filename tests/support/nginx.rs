@@ -21,6 +21,15 @@ pub(crate) struct Nginx {
     dir: TempDir,
 }
 
+/// In which way streams are held back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Gathers {
+    /// Until a buffer is full: of an answer without chunks, as nginx by its defaults asks for it.
+    AsItIs,
+    /// Until there is enough to compress, for who takes it compressed.
+    Compressed,
+}
+
 impl Nginx {
     /// Balances over `replicas`; one that can't be reached is left out for a second.
     pub(crate) async fn start(replicas: &[SocketAddr]) -> Self {
@@ -50,6 +59,20 @@ impl Nginx {
     pub(crate) async fn restart_cutting(&mut self, silent: Duration) {
         self.kill();
         write_configuration(&self.dir, self.addr, &self.replicas, silent);
+        self.child = spawn(&self.dir);
+        self.listens().await;
+    }
+
+    /// The same, and gathers streams, whatever they ask for themselves.
+    pub(crate) async fn restart_gathering(&mut self, how: Gathers) {
+        self.kill();
+        let ignoring = match how {
+            Gathers::AsItIs => "proxy_http_version 1.0; proxy_ignore_headers X-Accel-Buffering;",
+            Gathers::Compressed => "proxy_hide_header Content-Encoding; proxy_ignore_headers X-Accel-Buffering;",
+        };
+        let text = configuration(self.addr, &self.replicas, KEEPS_SILENT_STREAMS.as_secs());
+        let text = text.replace("location /events/ {", &format!("location /events/ {{ {ignoring}"));
+        std::fs::write(self.dir.path().join("nginx.conf"), text).expect("a configuration");
         self.child = spawn(&self.dir);
         self.listens().await;
     }

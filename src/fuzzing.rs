@@ -46,6 +46,8 @@ targets! {
     ids = crate::fuzzing::all_ids;
     /// `X-Request-Id`, and the paths of the pages' files.
     request_id = crate::web::fuzzing::request_id;
+    /// `traceparent`, of requests and of records.
+    traceparent = crate::fuzzing::traceparents;
     /// What people say of themselves.
     profile = crate::login::fuzzing::profile;
     /// WeChat's answers.
@@ -101,6 +103,21 @@ fn all_ids(data: &[u8]) {
         assert_ne!(of_browser, of_confirm, "one kind of secret opens what another does");
         assert!(!format!("{browser:?}{confirm:?}").contains(text), "it prints");
     }
+}
+
+/// What names a span is written as it came, as far as it is known.
+fn traceparents(data: &[u8]) {
+    use crate::traceparent::Traceparent;
+
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some(parsed) = Traceparent::parse(text) else {
+        return;
+    };
+    let written = parsed.to_string();
+    assert_eq!(written.get(2..53), text.get(2..53));
+    assert_eq!(Traceparent::parse(&written), Some(parsed));
+    assert!(written.len() == text.len() || !text.starts_with("00"), "{text}");
+    assert!(parsed.trace_bytes() != [0; 16] && parsed.span_bytes() != [0; 8]);
 }
 
 #[cfg(test)]

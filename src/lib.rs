@@ -31,6 +31,7 @@
 //! | [`webhook`] | how a site's server is sent a signed message |
 //! | [`store`] | Redis: its keys, scripts and failures; and the same promises kept in memory |
 //! | [`scene`], [`rate`] | the rules |
+//! | [`traceparent`] | which trace a request or a login belongs to |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
 //! | [`telemetry`], [`entropy`], [`hardening`] | logs and metrics; randomness; what others may see of the process |
 //! | [`doctor`] | what a deployment is looked at for, and what to do about each finding |
@@ -66,6 +67,7 @@ pub mod rate;
 pub mod scene;
 pub mod store;
 pub mod telemetry;
+pub mod traceparent;
 pub mod web;
 pub mod webhook;
 pub mod wechat;

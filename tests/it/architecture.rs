@@ -76,7 +76,21 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "fred",
         ],
     ),
-    ("telemetry", &["crate::", "axum", "fred"]),
+    (
+        "telemetry",
+        &[
+            "crate::scene",
+            "crate::store",
+            "crate::hub",
+            "crate::login",
+            "crate::http",
+            "crate::config",
+            "crate::wechat",
+            "axum",
+            "fred",
+        ],
+    ),
+    ("traceparent", &["crate::", "axum", "tokio", "fred", "::now()"]),
 ];
 
 /// Words that only stand where they are at home.
@@ -84,6 +98,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("fred::", &["store/redis"]),
     ("redis_protocol", &["store/redis"]),
     ("prometheus", &["telemetry"]),
+    ("opentelemetry", &["telemetry"]),
     ("axum::", &["http", "web", "wechat/simulator"]),
     // It sees everything, and nobody sees it.
     ("crate::doctor", &["doctor"]),

@@ -26,7 +26,7 @@ use crate::http::{self, AppState, DRAIN_SPREAD, Lifecycle, Load, Memory, Parts, 
 use crate::login::{Login, Webhooks};
 use crate::store::Store;
 use crate::store::redis::FatalError;
-use crate::telemetry::Logs;
+use crate::telemetry::{Export, Logs};
 use crate::wechat::simulator::Simulator;
 
 use parts::{Ground, Kept, WeChat, limits};
@@ -57,8 +57,8 @@ impl App {
     /// A port that is taken, files that can't be used.
     ///
     /// `read` reads the settings again, for as long as the service runs.
-    pub async fn start(config: Config, read: Reader, logs: &Logs) -> anyhow::Result<Self> {
-        let ground = Ground::new(logs)?;
+    pub async fn start(config: Config, read: Reader, logs: &Logs, export: Option<Export>) -> anyhow::Result<Self> {
+        let ground = Ground::new(logs, export)?;
         let listener = bind(config.listen, "SCANLOGIN_LISTEN").await?;
         let ops_listener = bind(config.ops_listen, "SCANLOGIN_OPS_LISTEN").await?;
         let public_url = config.public_url.clone().map_or_else(|| own_address(&listener), Ok)?;

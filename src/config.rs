@@ -24,8 +24,8 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use self::values::{
-    address, colour, edition, entry_scenes, forwarded_header, network, number_matching, origin, redirect_uri_setting,
-    token_mode, whole,
+    address, colour, edition, entry_scenes, forwarded_header, network, number_matching, origin, ratio,
+    redirect_uri_setting, token_mode, whole,
 };
 use self::words::one_line;
 use crate::audit::AuditSettings;
@@ -36,6 +36,7 @@ use crate::login::entry::{EntryScenes, NumberMatching};
 use crate::login::{Client, WebhookSettings};
 use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::{RedisSettings, Wait};
+use crate::telemetry::TraceSettings;
 use crate::wechat::access_token::TokenMode;
 use crate::wechat::client::Rgb;
 use crate::wechat::simulator::serve::SimulateArgs;
@@ -372,6 +373,18 @@ pub struct Settings {
     /// A file that holds SCANLOGIN_AUDIT_KEY.
     #[arg(long, env = "SCANLOGIN_AUDIT_KEY_FILE", value_name = "FILE")]
     audit_key_file: Option<PathBuf>,
+    /// The OpenTelemetry collector that traces go to, by OTLP over HTTP, such as http://127.0.0.1:4318 (/v1/traces is added). Default: none.
+    #[arg(long, env = "SCANLOGIN_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// What it wants to see besides: headers as name=value (comma separated, values percent-encoded), such as a key.
+    #[arg(long, env = "SCANLOGIN_OTLP_HEADERS", value_name = "HEADERS", hide_env_values = true)]
+    otlp_headers: Option<SecretString>,
+    /// A file that holds SCANLOGIN_OTLP_HEADERS.
+    #[arg(long, env = "SCANLOGIN_OTLP_HEADERS_FILE", value_name = "FILE")]
+    otlp_headers_file: Option<PathBuf>,
+    /// How many of the traces that begin here are recorded, from 0 to 1. Whoever calls with a traceparent decides for theirs.
+    #[arg(long, env = "SCANLOGIN_TRACES_RATIO", value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    traces_ratio: f64,
     /// The log's form: text or json. Its level comes from RUST_LOG.
     #[arg(long, env = "SCANLOGIN_LOG", value_name = "FORM", default_value = "text", value_parser = ["text", "json"])]
     log: String,
@@ -428,6 +441,8 @@ pub struct Config {
     pub webhooks: WebhookSettings,
     /// Where it is written down who logged in, if anywhere.
     pub audit: Option<AuditSettings>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceSettings>,
     /// Whether the log is JSON.
     pub log_json: bool,
     /// What is unsafe in it, in words for the log.

@@ -12,7 +12,7 @@ use scanlogin::hardening;
 use scanlogin::healthcheck::{self, Unhealthy};
 use scanlogin::http;
 use scanlogin::keys;
-use scanlogin::telemetry::Logs;
+use scanlogin::telemetry::{Export, Logs};
 use scanlogin::wechat::simulator;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,20 +56,21 @@ async fn run() -> anyhow::Result<()> {
             doctor::run(&config, Wishes { json, wait }).await
         }
         Some(Command::Simulate(args)) => {
-            let _logs = Logs::init(false)?;
+            let _logs = Logs::init(false, None)?;
             hardening::keep_memory_private();
             warn(&cli.warnings);
             Ok(simulator::serve::run(args, until_asked_to_end()?).await?)
         }
         None => {
             let config = cli.check(&tables)?;
-            let logs = Logs::init(config.log_json)?;
+            let (spans, export) = config.traces.clone().map(Export::new).transpose()?.unzip();
+            let logs = Logs::init(config.log_json, spans)?;
             hardening::keep_memory_private();
             warn(&config.warnings);
             // Heard from before the first request on.
             let asked = until_asked_to_end()?;
             let read = Arc::new(|| Config::read(std::env::args_os()));
-            App::start(config, read, &logs).await?.run(asked).await
+            App::start(config, read, &logs, export).await?.run(asked).await
         }
     }
 }

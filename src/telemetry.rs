@@ -1,7 +1,9 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 
+mod export;
 mod lines;
 mod logs;
+pub(crate) mod trace;
 
 use std::fmt::Write as _;
 
@@ -11,6 +13,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub use export::{Export, Spans, TraceSettings};
 pub(crate) use lines::{LineWriter, Lines};
 pub use logs::Logs;
 
@@ -222,6 +225,17 @@ impl Metrics {
             simulator: gauge("simulator", "1 when what answers as WeChat is a simulator.")?,
             registry,
         })
+    }
+
+    /// Counts what becomes of spans, whether there are any or not.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn register_export(&self, export: Option<&Export>) -> Result<(), prometheus::Error> {
+        match export {
+            Some(export) => self.register(export.counter()),
+            None => self.register(export::counter()?),
+        }
     }
 
     /// Counts this too.

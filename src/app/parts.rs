@@ -25,7 +25,7 @@ use crate::oidc::{KeysError, SigningKeys};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{FatalError, RedisStore};
-use crate::telemetry::{Logs, Metrics};
+use crate::telemetry::{Export, Logs, Metrics};
 use crate::wechat::MiniProgram;
 use crate::wechat::access_token::{AccessTokens, TokenMode};
 use crate::wechat::client::{Client, Url};
@@ -44,6 +44,9 @@ const TASKS_END: Duration = Duration::from_millis(1500);
 /// How long the store gets then to close its connections.
 const STORE_ENDS: Duration = Duration::from_millis(300);
 
+/// How long the last spans get to their collector, where there is one: a little more than they take by themselves.
+const EXPORT_ENDS: Duration = Duration::from_millis(1100);
+
 /// What every part stands on.
 #[derive(Debug, Clone)]
 pub(super) struct Ground {
@@ -56,14 +59,22 @@ pub(super) struct Ground {
     store_tasks: TaskTracker,
     /// Ends these when the others have ended.
     stop_store: CancellationToken,
+    /// What takes away the spans of all these.
+    export_tasks: TaskTracker,
+    stop_export: CancellationToken,
 }
 
 impl Ground {
-    pub(super) fn new(logs: &Logs) -> anyhow::Result<Self> {
+    pub(super) fn new(logs: &Logs, export: Option<Export>) -> anyhow::Result<Self> {
         raise_limit();
         let metrics = Metrics::new()?;
         logs.count_in(&metrics)?;
-        Ok(Self::on(metrics))
+        metrics.register_export(export.as_ref())?;
+        let ground = Self::on(metrics);
+        if let Some(export) = export {
+            ground.export_tasks.spawn(export.run(ground.stop_export.clone()));
+        }
+        Ok(ground)
     }
 
     pub(super) fn on(metrics: Metrics) -> Self {
@@ -73,6 +84,8 @@ impl Ground {
             stop: CancellationToken::new(),
             store_tasks: TaskTracker::new(),
             stop_store: CancellationToken::new(),
+            export_tasks: TaskTracker::new(),
+            stop_export: CancellationToken::new(),
         }
     }
 
@@ -80,6 +93,7 @@ impl Ground {
     pub(super) async fn end(&self) {
         end(&self.stop, &self.tasks, TASKS_END).await;
         end(&self.stop_store, &self.store_tasks, STORE_ENDS).await;
+        end(&self.stop_export, &self.export_tasks, EXPORT_ENDS).await;
     }
 
     pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {

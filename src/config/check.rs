@@ -10,8 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::file::Tables;
-use super::values::web_address;
-use super::warnings::{of_clients, of_file, of_links, of_redis, of_wechat};
+use super::values::{collector, headers, web_address};
+use super::warnings::{of_clients, of_file, of_links, of_redis, of_traces, of_wechat};
 use super::{Config, ConfigError, SIMULATED, Settings, WeChat, wrong};
 use crate::audit::{AuditSettings, Names};
 use crate::http::{Places, PublicUrl};
@@ -21,6 +21,7 @@ use crate::login::entry::{EntryScenes, Verdict, Way};
 use crate::login::{Client, Subject, WebhookSettings};
 use crate::oidc::{Algorithm, SigningKeys};
 use crate::store::redis::RedisSettings;
+use crate::telemetry::TraceSettings;
 use crate::webhook::Webhook;
 use crate::wechat::MiniProgram;
 use crate::wechat::access_token::TokenMode;
@@ -59,7 +60,8 @@ impl Settings {
         let limits = self.counts();
         let connections_per_address = self.connections_per_address();
         let files = self.read_again(tables);
-        let (webhooks, audit) = (self.webhooks(), self.audit()?);
+        let (webhooks, audit, traces) = (self.webhooks(), self.audit()?, self.traces()?);
+        warnings.extend(traces.as_ref().and_then(of_traces));
         warnings.extend(of_links(&mini_programs, self.public_url.as_ref()));
         Ok(Config {
             listen: self.listen,
@@ -90,6 +92,7 @@ impl Settings {
             connections_per_address,
             webhooks,
             audit,
+            traces,
             log_json: self.log == "json",
             warnings,
             files,
@@ -142,6 +145,28 @@ impl Settings {
             .collect()
     }
 
+    fn traces(&self) -> Result<Option<TraceSettings>, ConfigError> {
+        let setting = "SCANLOGIN_OTLP_HEADERS";
+        let given = secret(self.otlp_headers.as_ref(), self.otlp_headers_file.as_deref(), setting)?;
+        let Some(endpoint) = &self.otlp_endpoint else {
+            return match given {
+                Some(_) => Err(wrong(format!(
+                    "{setting} is set, but not SCANLOGIN_OTLP_ENDPOINT, such as http://127.0.0.1:4318"
+                ))),
+                None => Ok(None),
+            };
+        };
+        let headers = given.map(|given| headers(given.expose_secret())).transpose();
+        Ok(Some(TraceSettings {
+            // What is wrong is not repeated: a password may stand in it.
+            endpoint: collector(endpoint).map_err(|problem| wrong(format!("SCANLOGIN_OTLP_ENDPOINT: {problem}")))?,
+            headers: headers
+                .map_err(|problem| wrong(format!("{setting}: {problem}")))?
+                .unwrap_or_default(),
+            ratio: self.traces_ratio,
+        }))
+    }
+
     fn webhooks(&self) -> WebhookSettings {
         WebhookSettings {
             retries: self.webhook_retries.iter().copied().map(Duration::from_secs).collect(),
@@ -187,6 +212,7 @@ impl Settings {
             ("SCANLOGIN_SIGNING_KEYS_FILE", &self.signing_keys_file),
             ("SCANLOGIN_PAIRWISE_SECRET_FILE", &self.pairwise_secret_file),
             ("SCANLOGIN_AUDIT_KEY_FILE", &self.audit_key_file),
+            ("SCANLOGIN_OTLP_HEADERS_FILE", &self.otlp_headers_file),
         ];
         let own = own
             .into_iter()

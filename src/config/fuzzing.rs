@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::{CommandFactory, FromArgMatches};
 
 use super::file::apply_text;
-use super::values::{avatar_host, colour, network, origin, redirect_uri};
+use super::values::{avatar_host, collector, colour, headers, network, origin, redirect_uri};
 use super::words::one_line;
 use super::{Cli, ConfigError};
 use crate::oidc::SigningKeys;
@@ -62,6 +62,12 @@ pub(crate) fn settings(data: &[u8]) {
     }
     if avatar_host(text).is_ok() {
         assert!(!text.contains(['/', ':', '@', ' ']) || text.starts_with('['), "{text}");
+    }
+    if let Ok(url) = collector(text) {
+        assert!(url.path().ends_with("/v1/traces") && url.password().is_none(), "{text}");
+    }
+    if let Ok(headers) = headers(text) {
+        assert!(headers.values().all(|value| value.is_sensitive()), "{text}");
     }
     match SigningKeys::parse(text) {
         Ok(keys) => assert!(

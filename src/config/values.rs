@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use percent_encoding::percent_decode_str;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
 
 use crate::http::{ForwardedHeader, PublicUrl};
 use crate::login::entry::{EntryScenes, NumberMatching, Verdict};
@@ -171,6 +174,53 @@ pub(super) fn token_mode(text: &str) -> Result<TokenMode, String> {
     }
 }
 
+/// Where a collector takes traces.
+pub(super) fn collector(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    let no_collector = || {
+        "it must be http or https and a host, without user, query and fragment, such as http://127.0.0.1:4318; what proves who we \
+         are is for SCANLOGIN_OTLP_HEADERS"
+            .to_owned()
+    };
+    let mut url = url.ok_or_else(no_collector)?;
+    url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
+    Ok(url)
+}
+
+/// Headers as OpenTelemetry writes them in one line: `name=value`, comma separated, the values percent-encoded. Says nothing of a value.
+pub(super) fn headers(text: &str) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (place, header) in text.split(',').enumerate() {
+        let parsed = header.split_once('=').and_then(|(name, value)| {
+            let name: HeaderName = name.trim().parse().ok()?;
+            let value: Vec<u8> = percent_decode_str(value.trim()).collect();
+            Some((name, HeaderValue::from_bytes(&value).ok()?))
+        });
+        let Some((name, mut value)) = parsed else {
+            let place = place + 1;
+            return Err(format!(
+                "header {place} is not of the form name=value, such as api-key=0123456789abcdef"
+            ));
+        };
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// A part of all.
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "it must be a number from 0 to 1, such as 0.1".to_owned())
+}
+
 pub(super) fn colour(text: &str) -> Result<Rgb, String> {
     // To a parser of numbers a sign would be one, too.
     let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -225,6 +275,49 @@ mod tests {
             "https://blog.example/*",
         ] {
             redirect_uri(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn traces_go_below_the_address_of_a_collector_that_holds_no_secret() {
+        for (given, taken) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+            ("https://otlp.example/", "https://otlp.example/v1/traces"),
+            ("https://otlp.example/otlp/", "https://otlp.example/otlp/v1/traces"),
+        ] {
+            assert_eq!(collector(given).unwrap().as_str(), taken);
+        }
+        for wrong in [
+            "",
+            "127.0.0.1:4318",
+            "collector:4318",
+            "grpc://collector:4317",
+            "http://me@collector",
+            "http://me:key@collector",
+            "http://collector?key=1",
+            "http://collector#1",
+        ] {
+            assert!(collector(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn headers_are_written_as_opentelemetry_writes_them_and_their_values_are_not_shown() {
+        let read = headers("api-key = hidden,authorization=Basic%20aGlkZGVu").unwrap();
+        assert_eq!(read["api-key"], "hidden");
+        assert_eq!(read["authorization"], "Basic aGlkZGVu");
+        assert!(!format!("{read:?}").contains("idden"), "{read:?}");
+        for wrong in ["", "hidden", "a=b,hidden", "a b=hidden", "a=hidden%0A", "a=b,"] {
+            let problem = headers(wrong).unwrap_err();
+            assert!(!problem.contains("hidden"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_from_nothing_to_all() {
+        assert_eq!(["0", "0.25", "1"].map(|text| ratio(text).unwrap()), [0.0, 0.25, 1.0]);
+        for wrong in ["", "-0.1", "1.1", "NaN", "inf", "half"] {
+            assert!(ratio(wrong).is_err(), "{wrong}");
         }
     }
 

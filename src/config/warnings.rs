@@ -9,12 +9,13 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches};
 use rustix::process::geteuid;
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use super::WeChat;
 use crate::http::PublicUrl;
 use crate::login::Client;
 use crate::store::redis::RedisSettings;
+use crate::telemetry::TraceSettings;
 use crate::wechat::MiniProgram;
 
 /// So many hex digits, drawn at random, are 128 bits: nobody finds them by trying (RFC 6749 §10.10).
@@ -169,6 +170,22 @@ pub(super) fn of_redis(settings: &RedisSettings) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// What a collector is shown.
+pub(super) fn of_traces(settings: &TraceSettings) -> Option<String> {
+    let TraceSettings { endpoint, headers, .. } = settings;
+    let is_here = match endpoint.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    (!headers.is_empty() && endpoint.scheme() == "http" && !is_here).then(|| {
+        "SCANLOGIN_OTLP_ENDPOINT is http: whoever is on the way reads what SCANLOGIN_OTLP_HEADERS proves us with. Send it by https, or to \
+         a collector on this machine"
+            .to_owned()
+    })
 }
 
 fn is_short(secret: &str) -> bool {

@@ -4,9 +4,12 @@ use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 
 use anyhow::Context;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use super::{Lines, Metrics};
+use super::export::Spans;
+use super::{Lines, Metrics, trace};
 
 /// Enough for the busiest second; lines beyond are dropped and counted.
 const WAITING_MAX: usize = 4_096;
@@ -18,15 +21,17 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Writes the log to standard error, as text or as one JSON object a line; `RUST_LOG` says how much, `info` unless set.
+    /// Writes the log to standard error, as text or as one JSON object a line; `RUST_LOG` says how much, `info` unless set. Spans for a
+    /// collector go to `spans`, whatever it says.
     ///
     /// # Errors
     /// When `RUST_LOG` can't be read, or a log is set up already.
-    pub fn init(json: bool) -> anyhow::Result<Self> {
+    pub fn init(json: bool, spans: Option<Spans>) -> anyhow::Result<Self> {
         let filter = tracing_subscriber::EnvFilter::builder()
-            .with_default_directive(tracing::Level::INFO.into())
+            .with_default_directive(Level::INFO.into())
             .from_env()
-            .context("RUST_LOG: it must be such as info or scanlogin=debug")?;
+            .context("RUST_LOG: it must be such as info or scanlogin=debug")?
+            .add_directive(format!("{}=off", trace::TARGET).parse()?);
         let dropped = ["log_lines_dropped_total", "Lines of the log that nobody will read."];
         // Of a log that can't be written there is nowhere to tell.
         let lines = Lines::to(io::stderr(), |_| {}, WAITING_MAX, dropped)?;
@@ -36,7 +41,21 @@ impl Logs {
         } else {
             layer.with_ansi(io::stderr().is_terminal()).boxed()
         };
-        tracing_subscriber::registry().with(filter).with(layer).try_init()?;
+        match spans {
+            None => tracing_subscriber::registry().with(layer).with(filter).try_init()?,
+            Some(Spans(tracer)) => {
+                let spans = tracing_opentelemetry::layer()
+                    .with_tracer(tracer)
+                    .with_location(false)
+                    .with_threads(false)
+                    .with_level(false)
+                    .with_target(false)
+                    .with_tracked_inactivity(false)
+                    .with_filter(Targets::new().with_target(trace::TARGET, Level::INFO));
+                let log = layer.with_filter(filter);
+                tracing_subscriber::registry().with(log).with(spans).try_init()?;
+            }
+        }
         std::panic::set_hook(Box::new(tell_of_panic));
         Ok(Self { lines })
     }

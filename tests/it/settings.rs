@@ -715,7 +715,7 @@ const FILES: &[Case] = &[
     Case(
         &[],
         &[],
-        "scene_ttl = 1.5",
+        "scene_ttl = 2026-08-31",
         &["SCANLOGIN_CONFIG", "\"scene_ttl\" must be a single value"],
     ),
     Case(

@@ -186,7 +186,7 @@ fn what_a_setting_of_the_file_says_wrongly_is_told_with_its_line() {
         ),
         ("\n\nscene_tll = 3", 3, &["did you mean \"scene_ttl\"?"]),
         (
-            "log = \"json\"\nscene_ttl = 1.5",
+            "log = \"json\"\nscene_ttl = 2026-08-31",
             2,
             &["\"scene_ttl\" must be a single value"],
         ),

@@ -22,6 +22,7 @@ mod problem;
 mod reference;
 mod scenes;
 pub mod serve;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;

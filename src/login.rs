@@ -31,7 +31,8 @@ use crate::scene::{
     SceneId, State, StateName, WriteId,
 };
 use crate::store::{Applied, ApplyError, Created, Durability, Store, StoreError, Stored, apply, find_one, settled};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, trace};
+use crate::traceparent::Traceparent;
 use crate::wechat::access_token::AccessTokens;
 use crate::wechat::client as wechat;
 use crate::wechat::code_pool::{CodePool, PictureError};
@@ -206,6 +207,8 @@ pub struct Start<'a> {
     pub browser: BrowserDescription,
     /// Where the browser is.
     pub address: IpAddr,
+    /// Its request's place in a trace.
+    pub traceparent: Traceparent,
     /// The wall clock, in seconds since the Unix epoch.
     pub now: i64,
 }
@@ -280,7 +283,17 @@ impl Login {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`], [`Error::Limited`], [`Error::Store`]
-    pub async fn start(&self, start: Start<'_>) -> Result<Started, Error> {
+    pub async fn start(&self, mut start: Start<'_>) -> Result<Started, Error> {
+        let step = trace::begun("start", None);
+        if let Some(traceparent) = trace::traceparent(&step) {
+            start.traceparent = traceparent;
+        }
+        let started = self.begin(start).instrument(step.clone()).await?;
+        trace::about(&step, &started.scene.id.shortened());
+        Ok(started)
+    }
+
+    async fn begin(&self, start: Start<'_>) -> Result<Started, Error> {
         let Site { client, program, .. } = start.site;
         if client.is_public() && start.authorization.code_challenge.is_none() {
             return Err(Error::InvalidRequest(
@@ -354,12 +367,14 @@ impl Login {
         let Program {
             codes, mini_program, ..
         } = &*site.program;
+        let step = trace::step("code", &id.shortened(), stored.scene.traceparent);
         let picture = if let Some(prefix) = &mini_program.link_prefix {
             link::draw(&format!("{prefix}{id}"), mini_program.code.width).ok_or(Error::Undrawable)
         } else {
             let asked = stored.scene.env_version.as_deref().and_then(EnvVersion::of_word);
             let env_version = asked.unwrap_or(mini_program.code.env_version);
-            codes.picture(*id, env_version, life).await.map_err(Error::Picture)
+            let picture = codes.picture(*id, env_version, life).instrument(step);
+            picture.await.map_err(Error::Picture)
         };
         picture.inspect(|_| self.step("shown"))
     }
@@ -392,8 +407,11 @@ impl Login {
     pub async fn cancel(&self, id: &SceneId, secret: Option<&BrowserSecret>) -> Result<(), Error> {
         let seen = self.of_browser(id, secret).await?;
         let browser_secret = secret.ok_or(Error::BrowserSecret)?;
+        let step = trace::step("cancel", &id.shortened(), seen.scene.traceparent);
         let cancel = || Action::Cancel { browser_secret };
-        let cancelled = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel).await;
+        let cancelled = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel)
+            .instrument(step)
+            .await;
         if let Some(applied) = done(&cancelled) {
             self.step_after(applied, Event::Cancelled, None);
             self.retire_short_code(&applied.before, &applied.scene);
@@ -434,6 +452,7 @@ impl Login {
             short_code: None,
             env_version: start.env_version.map(|edition| edition.as_str().to_owned()),
             scanned_life_ms: None,
+            traceparent: Some(start.traceparent),
             unknown: std::collections::BTreeMap::new(),
         }
     }

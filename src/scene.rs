@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use crate::traceparent::{self, Traceparent};
+
 pub use id::{AvatarId, EventId, NotASceneId, SceneId, WriteId};
 pub use number::{MatchNumber, NumberStep};
 pub use secret::{Access, BrowserSecret, Code, Confirm, ConfirmToken, Digest, Secret};
@@ -108,6 +110,13 @@ pub struct Scene {
     /// The record's life when it was first scanned, in milliseconds. Only tells; no rule looks at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scanned_life_ms: Option<u64>,
+    /// The span of the start: later steps, on whatever replica, are told as part of the same trace. Only tells.
+    #[serde(
+        default,
+        deserialize_with = "traceparent::if_any",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub traceparent: Option<Traceparent>,
     /// Fields that another version of this program wrote: kept as they are, so that versions can run side by side. Every new field
     /// belongs beside the others, since what stands within one of them is kept only if it is known.
     #[serde(flatten)]

@@ -14,6 +14,7 @@ use ring::hmac;
 use zeroize::Zeroizing;
 
 use crate::telemetry::chain;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 
 /// What a secret begins with.
 const PREFIX: &str = "whsec_";
@@ -113,6 +114,17 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Which of these it is, in a word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Status { .. } => "status",
+            Self::Timeout(_) => "timeout",
+            Self::Unreachable(_) => "unreachable",
+        }
+    }
+
     /// For how long the receiver wants to be left alone, if it says so: as long as it pleases.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -151,13 +163,20 @@ impl Sender {
         Ok(Self { http, timeout })
     }
 
-    /// Sends a message once; `now` is in seconds since the Unix epoch. What the receiver writes is not read
+    /// Sends a message once, as part of a trace; `now` is in seconds since the Unix epoch. What the receiver writes is not read
     /// beyond its status and its `Retry-After`.
     ///
     /// # Errors
     /// [`SendError`]; it may have been received all the same.
-    pub async fn send(&self, webhook: &Webhook, id: &str, body: &str, now: i64) -> Result<(), SendError> {
-        let request = self
+    pub async fn send(
+        &self,
+        webhook: &Webhook,
+        id: &str,
+        body: &str,
+        traceparent: Option<Traceparent>,
+        now: i64,
+    ) -> Result<(), SendError> {
+        let mut request = self
             .http
             .post(webhook.url.clone())
             .header("content-type", "application/json")
@@ -165,6 +184,9 @@ impl Sender {
             .header("webhook-timestamp", now)
             .header("webhook-signature", webhook.signature(id, now, body))
             .body(body.to_owned());
+        if let Some(traceparent) = traceparent {
+            request = request.header(TRACEPARENT, traceparent.to_string());
+        }
         match request.send().await {
             Ok(response) if response.status().is_success() => Ok(()),
             Ok(response) if response.status() == StatusCode::GONE => Err(SendError::Gone),

@@ -20,6 +20,7 @@ use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::scenes::{View, missed, unproven};
+use super::trace::watch;
 use super::{AppState, DRAIN_SPREAD};
 use crate::entropy::between;
 use crate::hub::{Change, OpenError, Subscription};
@@ -114,7 +115,7 @@ async fn open(state: &AppState, peer: Peer, scene: SceneId, headers: &HeaderMap)
         state.login.of_browser(&scene, Some(&secret)).await?;
         return Ok(Opened::Over);
     }
-    let subscription = state.hub.subscribe(scene, &secret, peer.ip).await.map_err(|error| {
+    let subscription = watch(state, scene, &secret, peer.ip).await.map_err(|error| {
         if matches!(error, OpenError::Full | OpenError::AddressFull(_)) {
             state.metrics.streams_closed_total.with_label_values(&["refused"]).inc();
         }

@@ -18,14 +18,17 @@ use tokio::time::{Instant, timeout};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::oidc::OauthError;
 use super::peer::Peer;
 use super::phone::AVATAR_BYTES;
 use super::problem::{Code, Problem};
+use super::trace::{self, About, Trace};
 use super::{AppState, PublicUrl};
 use crate::limits::{Rule, octets};
+use crate::telemetry;
+use crate::traceparent::{TRACEPARENT, TraceId, Traceparent};
 use crate::web::{self, RequestId, X_REQUEST_ID};
 
 /// The largest body any call but the avatar's takes.
@@ -82,6 +85,9 @@ fn cors(is_listed: impl Fn(&str, &Parts) -> bool + Clone + Send + Sync + 'static
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             HeaderName::from_static("last-event-id"),
+            // Pages that are traced send these with every call; without leave to, none of them would get through.
+            HeaderName::from_static(TRACEPARENT),
+            HeaderName::from_static("tracestate"),
         ])
         .expose_headers([header::LOCATION, header::RETRY_AFTER, X_REQUEST_ID])
         .max_age(Duration::from_mins(10))
@@ -271,9 +277,11 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 }
 
 /// Gives the metrics their count and the log its line.
-async fn observe(State(state): State<AppState>, id: RequestId, request: Request, next: Next) -> Response {
+async fn observe(State(state): State<AppState>, id: RequestId, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
+    let counted = COUNTED_METHODS.into_iter().find(|counted| *counted == method.as_str());
+    let method = counted.unwrap_or("other");
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -282,9 +290,12 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
     let scene = scene_in(request.uri().path());
     warn_of_secret(&route, request.uri().query());
 
-    // What is logged on the way bears the request's name too.
-    let span = tracing::info_span!("request", request_id = id.0);
-    let mut response = next.run(request).instrument(span).await;
+    let (spans, trace) = traced(&state, &request, &id, method, scene.as_deref());
+    request.extensions_mut().insert(trace);
+    // What is logged on the way bears the request's names too.
+    let trace_id = trace.0.trace_id();
+    let span = tracing::info_span!("request", request_id = id.0, %trace_id, scene);
+    let mut response = next.run(request).instrument(span).instrument(spans.clone()).await;
     if state.lifecycle.draining.is_cancelled() {
         // Proxies that do not look at readiness move on to another replica with their next request.
         response
@@ -294,17 +305,20 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
 
     let status = response.status();
     let seconds = started.elapsed().as_secs_f64();
-    let counted = COUNTED_METHODS.into_iter().find(|counted| *counted == method.as_str());
-    let labels = [route.as_str(), counted.unwrap_or("other"), status.as_str()];
+    let labels = [route.as_str(), method, status.as_str()];
     state
         .metrics
         .http_request_seconds
         .with_label_values(&labels)
         .observe(seconds);
     let cause = response.extensions_mut().remove::<Cause>();
+    telemetry::trace::answered(&spans, status.as_u16(), cause.as_ref().map(|cause| cause.code));
+    let about = response.extensions_mut().remove::<About>();
+    let scene = scene.or_else(|| about.map(|about| about.0.shortened()));
     log(&Line {
         id: &id.0,
-        method: counted.unwrap_or("other"),
+        trace_id,
+        method,
         route: &route,
         scene: scene.as_deref(),
         status,
@@ -312,6 +326,27 @@ async fn observe(State(state): State<AppState>, id: RequestId, request: Request,
         cause,
     });
     response
+}
+
+/// The request's span, where there is a collector, and its name either way.
+fn traced(state: &AppState, request: &Request, id: &RequestId, method: &str, scene: Option<&str>) -> (Span, Trace) {
+    let caller = trace::of_caller(request.headers());
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // As it was sent it may hold anything.
+    let path = route.map(|route| route.replace("{scene}", scene.unwrap_or("{scene}")));
+    let span = telemetry::trace::request(
+        caller,
+        &telemetry::trace::Request {
+            method,
+            route,
+            path: path.as_deref(),
+            scheme: if state.public_url.is_https() { "https" } else { "http" },
+            request_id: &id.0,
+        },
+    );
+    let own = telemetry::trace::traceparent(&span).or(caller);
+    let own = own.unwrap_or_else(|| Traceparent::random(&mut rand::rng()));
+    (span, Trace(own))
 }
 
 /// Says once of each that some caller has its secrets written down by whatever its requests pass, and which, but not what they are.
@@ -338,6 +373,7 @@ fn warn_of_secret(route: &str, query: Option<&str>) {
 
 struct Line<'a> {
     id: &'a str,
+    trace_id: TraceId,
     method: &'a str,
     route: &'a str,
     scene: Option<&'a str>,
@@ -353,6 +389,7 @@ fn log(line: &Line<'_>) {
         .map_or((None, None), |cause| (Some(cause.code), cause.why.as_deref()));
     let Line {
         id,
+        trace_id,
         method,
         route,
         scene,
@@ -366,9 +403,9 @@ fn log(line: &Line<'_>) {
         .map_or(status.is_server_error(), |cause| cause.is_failure);
     let (status, millis) = (status.as_u16(), format!("{:.1}", seconds * 1000.0));
     if is_failure {
-        tracing::warn!(request_id = id, %method, route, scene, status, millis, code, cause, "request failed");
+        tracing::warn!(request_id = id, %trace_id, %method, route, scene, status, millis, code, cause, "request failed");
     } else {
-        tracing::info!(request_id = id, %method, route, scene, status, millis, code, cause, "request");
+        tracing::info!(request_id = id, %trace_id, %method, route, scene, status, millis, code, cause, "request");
     }
 }
 

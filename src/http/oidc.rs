@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +21,7 @@ use super::load::{Undone, Work};
 use super::peer::Peer;
 use super::problem::{Problem, Quota};
 use super::scenes::avatar_urls;
+use super::trace::About;
 use crate::limits::{Limited, Rule, octets};
 use crate::login::{
     ACCESS_TOKEN_LIFE, Claims, ClientCredentials, Login, Presented, RedeemError, Redeemed, Site, UserinfoError,
@@ -105,7 +107,7 @@ pub(super) async fn token(
     peer: Peer,
     headers: HeaderMap,
     body: Result<Whole, Problem>,
-) -> Result<axum::Json<TokenReply>, OauthError> {
+) -> Result<(Extension<About>, axum::Json<TokenReply>), OauthError> {
     let Whole(body) = body?;
     let form = Form::parse(&headers, &body).map_err(|why| OauthError::bad("invalid_request", why))?;
     match redeemed(&state, &headers, &form).await {
@@ -120,7 +122,11 @@ pub(super) async fn token(
     }
 }
 
-async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<axum::Json<TokenReply>, OauthError> {
+async fn redeemed(
+    state: &AppState,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<(Extension<About>, axum::Json<TokenReply>), OauthError> {
     let site = authenticate(&state.login, headers, form)?;
     match form.get("grant_type") {
         Some("authorization_code") => {}
@@ -153,6 +159,7 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
     let redeemed = state.load.carry(Work::Finish, redeem).await;
     let redeemed = redeemed.map_err(|error| OauthError::from(error).to(&site))?;
     let Redeemed {
+        scene,
         access_token,
         claims,
         nonce,
@@ -168,13 +175,14 @@ async fn redeemed(state: &AppState, headers: &HeaderMap, form: &Form) -> Result<
         .keys
         .id_token(&id_token, site.client.id_token_alg, now)
         .map_err(|error| OauthError::server(&error))?;
-    Ok(axum::Json(TokenReply {
+    let reply = TokenReply {
         access_token,
         token_type: "Bearer",
         expires_in: ACCESS_TOKEN_LIFE.as_secs(),
         id_token,
         scope,
-    }))
+    };
+    Ok((Extension(About(scene)), axum::Json(reply)))
 }
 
 /// Who logged in, for the bearer of the access token.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
@@ -19,6 +20,7 @@ use super::load::{Overloaded, Undone, Work};
 use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::Problem;
+use super::trace::{About, Trace, watch};
 use crate::hub::{Change, Told};
 use crate::login::{Error, Site, Start};
 use crate::oidc::AuthorizationRequest;
@@ -97,6 +99,7 @@ problems!(StartProblems: InvalidRequest UnknownClient OriginNotAllowed RateLimit
 pub(super) async fn start(
     State(state): State<AppState>,
     peer: Peer,
+    Trace(traceparent): Trace,
     headers: HeaderMap,
     Json(request): Json<StartRequest>,
 ) -> Result<Response, Problem> {
@@ -111,6 +114,7 @@ pub(super) async fn start(
             ..describe(&headers, peer.ip)
         },
         address: peer.ip,
+        traceparent,
         now: jiff::Timestamp::now().as_second(),
     };
     let started = state.load.carry(Work::Start, state.login.start(start)).await?;
@@ -134,7 +138,8 @@ pub(super) async fn start(
     let cookies = std::iter::once(cookie).chain(forgotten_scenes(&state, &headers));
     let cookies: Vec<_> = cookies.map(|cookie| (header::SET_COOKIE, cookie.to_string())).collect();
     let headers = (AppendHeaders([(header::LOCATION, address)]), AppendHeaders(cookies));
-    Ok((StatusCode::CREATED, headers, axum::Json(reply)).into_response())
+    let about = Extension(About(scene.id));
+    Ok((StatusCode::CREATED, headers, about, axum::Json(reply)).into_response())
 }
 
 /// Which site asks, and for what: as it asked at `/authorize`, or as its own page says.
@@ -306,7 +311,7 @@ pub(super) async fn status(
         let Some(secret) = secret else {
             return Err(unproven(&state, &id).await);
         };
-        Ok((state.hub.subscribe(id, &secret, peer.ip).await?, secret))
+        Ok((watch(&state, id, &secret, peer.ip).await?, secret))
     };
     // Who only waits is one of the streams, which have limits of their own.
     let opened = match (state.load.carry(Work::Watch, opening).await, &query.after) {

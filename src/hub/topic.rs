@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::entropy;
 use crate::scene::{BrowserSecret, Digest, EventId, PublicState, Return, SceneId, StateName, secret};
 use crate::store::Stored;
+use crate::traceparent::Traceparent;
 
 /// How far the store's clock and ours may differ over a scene's life.
 const SLACK: Duration = Duration::from_millis(10);
@@ -34,6 +35,8 @@ pub struct Watched {
     pub expires_at: i64,
     /// Where its browser goes when it is over.
     pub returns: Option<Return>,
+    /// The span of its start.
+    pub traceparent: Option<Traceparent>,
     /// What the browser secret of everybody who is told must hash to.
     browser_secret: Digest<secret::Browser>,
 }
@@ -73,6 +76,7 @@ impl Told {
             deadline: Instant::now() + read.life().until_deadline(),
             expires_at: read.scene.expires_at,
             returns: read.scene.authorization.returns(),
+            traceparent: read.scene.traceparent,
             browser_secret: read.scene.browser_secret,
         };
         let state = read.scene.public_state(read.life());

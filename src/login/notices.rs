@@ -21,6 +21,8 @@ use super::{Login, Subject};
 use crate::entropy::{between, os_rng};
 use crate::scene::{EventId, Scene, SceneId, State, WriteId};
 use crate::store::{Applied, Ended, Notice, StoreError, find_one, settled};
+use crate::telemetry::trace;
+use crate::traceparent::{self, Traceparent};
 use crate::webhook::{SendError, Sender, Webhook};
 
 /// How many messages are under way from this replica, to all sites and to one.
@@ -95,6 +97,13 @@ struct Message {
     /// When it is given up, however often it was sent, in seconds since the Unix epoch.
     #[serde(default)]
     until: Option<i64>,
+    /// The span of what it tells of.
+    #[serde(
+        default,
+        deserialize_with = "traceparent::if_any",
+        skip_serializing_if = "Option::is_none"
+    )]
+    traceparent: Option<Traceparent>,
     /// Byte by byte what is signed.
     body: String,
 }
@@ -248,6 +257,7 @@ impl Login {
             event_id: scene.event_id,
             sent: 0,
             until: Some(at.as_second().saturating_add(seconds(self.webhooks.life()))),
+            traceparent: trace::current().or(scene.traceparent),
             body: json!({ "type": kind, "timestamp": at.to_string(), "data": data }).to_string(),
         };
         Some(Notice {
@@ -457,7 +467,11 @@ impl Login {
         let webhook = webhook.ok_or_else(|| SendError::Unreachable("the client has no webhook here".to_owned()))?;
         let id = format!("msg_{}", message.event_id);
         let now = Timestamp::now().as_second();
-        self.webhooks.sender.send(webhook, &id, &message.body, now).await
+        let span = trace::webhook(&message.client_id, message.traceparent);
+        let traceparent = trace::traceparent(&span).or(message.traceparent);
+        let send = self.webhooks.sender.send(webhook, &id, &message.body, traceparent, now);
+        let sent = send.instrument(span.clone()).await;
+        sent.inspect_err(|error| trace::failed(&span, error.kind()))
     }
 
     /// Whether what is told counts: a confirm that a fail-over undid does not. Of what is gone nobody knows that it does not.

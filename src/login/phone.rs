@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::Instrument;
 
 use super::entry::{Verdict, Way};
 use super::nickname;
@@ -18,6 +19,7 @@ use crate::scene::{
     Scene, SceneId, ShortCodeTag, State, StateName,
 };
 use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply, apply_and_tell};
+use crate::telemetry::trace;
 use crate::wechat::client as wechat;
 use crate::wechat::errcode::Class;
 
@@ -109,6 +111,11 @@ impl Login {
         admitted?;
         // What can't succeed costs WeChat nothing.
         let seen = found?;
+        let step = trace::step("scan", &id.shortened(), seen.scene.traceparent);
+        self.scan_found(id, seen, scan).instrument(step).await
+    }
+
+    async fn scan_found(&self, id: &SceneId, seen: Stored, scan: ScanOf<'_>) -> Result<Scanned, Error> {
         match seen.scene.state_name(seen.life()) {
             StateName::Waiting | StateName::Scanned => {}
             StateName::Expired => return Err(Error::Expired),
@@ -232,6 +239,7 @@ impl Login {
     ) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
         let profile = self.profile(&seen.scene, nickname, avatar_url)?;
+        let step = trace::step("confirm", &id.shortened(), seen.scene.traceparent);
         let (login, token) = (self.clone(), token.clone());
         let confirming = async move {
             let confirm = || Action::Confirm {
@@ -241,7 +249,9 @@ impl Login {
             };
             let notice = |scene: &Scene| login.notice_of(scene, "wrong_number");
             let durability = Durability::Durable;
-            let confirmed = apply_and_tell(&*login.store, seen, durability, &mut os_rng(), confirm, &notice).await;
+            let confirmed = apply_and_tell(&*login.store, seen, durability, &mut os_rng(), confirm, &notice)
+                .instrument(step)
+                .await;
             match &confirmed {
                 Ok(applied) => login.send_notice_of(applied),
                 Err(ApplyError::Mistaken(applied, _)) => login.send_notice_of(applied),
@@ -270,13 +280,16 @@ impl Login {
     /// [`Error`]
     pub async fn decline(&self, id: &SceneId, token: Option<&ConfirmToken>, not_me: bool) -> Result<Scene, Error> {
         let (seen, token) = self.of_phone(id, token).await?;
+        let step = trace::step("decline", &id.shortened(), seen.scene.traceparent);
         let (login, token) = (self.clone(), token.clone());
         let declining = async move {
             let decline = || Action::Decline { token: &token };
             let reason = if not_me { "not_me" } else { "no" };
             let notice = |scene: &Scene| login.notice_of(scene, reason);
             let durability = Durability::Ordinary;
-            let declined = apply_and_tell(&*login.store, seen, durability, &mut os_rng(), decline, &notice).await;
+            let declined = apply_and_tell(&*login.store, seen, durability, &mut os_rng(), decline, &notice)
+                .instrument(step)
+                .await;
             if let Ok(applied) = &declined {
                 login.send_notice_of(applied);
             }

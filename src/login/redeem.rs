@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tracing::Instrument;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
@@ -20,6 +19,7 @@ use crate::scene::{
     Access, AuthorizationCode, Avatar, Confirmation, Digest, GrantFault, Life, Profile, Scene, SceneId, Scopes, Secret,
 };
 use crate::store::{Applied, StoreError};
+use crate::telemetry::trace;
 
 /// How long an access token opens `/userinfo`.
 pub const ACCESS_TOKEN_LIFE: Duration = Duration::from_mins(10);
@@ -121,6 +121,8 @@ pub struct Presented<'a> {
 
 /// What a redeemed code gives.
 pub struct Redeemed {
+    /// Which login it was.
+    pub scene: SceneId,
     /// Opens `/userinfo`: `scene "." random`.
     pub access_token: Zeroizing<String>,
     /// Who logged in.
@@ -227,7 +229,7 @@ impl Login {
         };
         let (tell, told) = oneshot::channel();
         // Goes to its end even when the caller is gone: given up half-way, it would leave a code spent for nothing.
-        self.tasks.spawn(attempt.run(tell).in_current_span());
+        self.tasks.spawn(trace::carried(attempt.run(tell)));
         let redeemed = told.await.unwrap_or_else(|_| Err(going_away().into()));
         let applied = redeemed?;
         self.step_after(&applied, Event::Redeemed, None);
@@ -235,6 +237,7 @@ impl Login {
         let AccessGrant { claims, .. } = read_grant(&granted)?;
         self.metrics.login_seconds.observe(seconds(now - scene.created_at));
         Ok(Redeemed {
+            scene: scene.id,
             access_token: Zeroizing::new(format!("{}.{}", scene.id, *access_token.expose())),
             claims,
             scope: match scene.authorization.scopes {

@@ -20,6 +20,7 @@ use crate::scene::{
     ShortCodeTag, ShownCode, State, StateName,
 };
 use crate::store::{Applied, ApplyError, Durability, StoreError, Stored, apply};
+use crate::telemetry::trace;
 
 /// How many codes are drawn at most before there is one that no other scene has.
 const DRAWS: usize = 4;
@@ -181,7 +182,9 @@ impl Login {
             typed: Some(tag),
         };
         self.limits.take(Rule::ScansPerScene, id.as_bytes()).await?;
-        let scanned = self.scanned(seen, site, person, came).await.map_err(of_code)?;
+        let step = trace::step("scan", &id.shortened(), seen.scene.traceparent);
+        let scanned = self.scanned(seen, site, person, came).instrument(step).await;
+        let scanned = scanned.map_err(of_code)?;
         Ok((id, scanned))
     }
 

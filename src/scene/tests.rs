@@ -47,6 +47,7 @@ impl Login {
             short_code: None,
             env_version: None,
             scanned_life_ms: None,
+            traceparent: None,
             unknown: BTreeMap::new(),
         };
         Self {

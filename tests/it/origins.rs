@@ -170,7 +170,10 @@ async fn a_preflight_is_answered_for_origins_that_a_client_lists_and_names_that_
     assert_eq!(listed.header("access-control-max-age"), "600");
     assert_eq!(listed.header("access-control-allow-methods"), "GET,POST,DELETE");
     let allowed = listed.header("access-control-allow-headers").to_ascii_lowercase();
-    assert_eq!(allowed, "authorization,content-type,last-event-id");
+    assert_eq!(
+        allowed,
+        "authorization,content-type,last-event-id,traceparent,tracestate"
+    );
     let call = service
         .post("/scenes", &json!({}))
         .header("origin", "https://blog.example");

@@ -102,6 +102,7 @@ impl Place {
             short_code: None,
             env_version: None,
             scanned_life_ms: None,
+            traceparent: None,
             unknown: BTreeMap::new(),
         };
         self.store.inner.create(&scene, Life::of_new(TTL)).await.unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 use zeroize::Zeroizing;
 
 use super::{ACCESS_TOKEN_LIFE, AccessGrant, Login, RedeemError, Site};
@@ -19,6 +20,7 @@ use crate::scene::{
 use crate::store::{
     Applied, ApplyError, Durability, Grant, Replaced, Store, StoreError, Stored, Write, apply, find_one,
 };
+use crate::telemetry::trace;
 
 /// How soon what the store could not do is tried again at first, and how long a caller is kept waiting for it.
 const SOON: Duration = Duration::from_millis(400);
@@ -104,7 +106,10 @@ impl<P: Fn(&SceneId, &Avatar) -> String + Send + Sync> Attempt<P> {
             serde_json::to_vec(&grant).map_err(|error| StoreError::Corrupt(error.to_string()))
         };
         let durability = Durability::WithGrant(&make_grant, ACCESS_TOKEN_LIFE);
-        apply(store, seen, durability, &mut os_rng(), redeem).await
+        let step = trace::step("redeem", &seen.scene.id.shortened(), seen.scene.traceparent);
+        apply(store, seen, durability, &mut os_rng(), redeem)
+            .instrument(step)
+            .await
     }
 
     /// Nothing was handed out, so the code may be redeemed again. If even this fails it is spent, and the person scans again.

@@ -28,6 +28,7 @@ fn scene(rng: &mut StdRng) -> Scene {
         short_code: None,
         env_version: None,
         scanned_life_ms: None,
+        traceparent: None,
         unknown: BTreeMap::new(),
     }
 }

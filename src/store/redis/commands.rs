@@ -23,7 +23,7 @@ use super::settings::FatalError;
 use super::topology::Topology;
 use crate::entropy;
 use crate::store::StoreError;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, trace};
 
 /// How long a request may take, everything tried again included.
 const DEADLINE: Duration = Duration::from_millis(2_500);
@@ -229,13 +229,18 @@ impl Commands {
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let answer = request.instrument(tracing::debug_span!("store.redis", op)).await;
+        let span = trace::redis(op);
+        let answer = request.instrument(tracing::debug_span!("store.redis", op));
+        let answer = answer.instrument(span.clone()).await;
         let outcome = match &answer {
             Ok(_) => "ok",
             Err(StoreError::Unavailable(_)) => "unavailable",
             Err(StoreError::Full) => "full",
             Err(StoreError::Corrupt(_)) => "corrupt",
         };
+        if answer.is_err() {
+            trace::failed(&span, outcome);
+        }
         self.metrics
             .store_request_seconds
             .with_label_values(&[op, outcome])

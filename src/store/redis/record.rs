@@ -44,6 +44,7 @@ mod tests {
 
     use super::*;
     use crate::scene::{Authorization, BrowserDescription, BrowserSecret, Caution, EventId, State};
+    use crate::traceparent::Traceparent;
 
     fn scene() -> Scene {
         let mut rng = StdRng::seed_from_u64(1);
@@ -66,6 +67,7 @@ mod tests {
             short_code: None,
             env_version: None,
             scanned_life_ms: None,
+            traceparent: None,
             unknown: BTreeMap::from([("later".to_owned(), serde_json::json!({"a": [1, 2]}))]),
         }
     }
@@ -76,6 +78,29 @@ mod tests {
         let record = encode(&scene).unwrap();
         assert_eq!(decode(&scene.id, &record).unwrap(), scene);
         assert_eq!(write_id(&record), Some(scene.write_id));
+    }
+
+    #[test]
+    fn a_record_tells_of_its_trace_and_is_read_whatever_it_tells() {
+        let traceparent = Traceparent::random(&mut StdRng::seed_from_u64(2));
+        let told = Scene {
+            traceparent: Some(traceparent),
+            ..scene()
+        };
+        let record = encode(&told).unwrap();
+        assert_eq!(decode(&told.id, &record).unwrap(), told);
+        let text = String::from_utf8(record.to_vec()).unwrap();
+        let field = format!(r#""traceparent":"{traceparent}""#);
+        assert!(text.contains(&field), "{text}");
+        // Of a version before, or of one after that writes it in another way.
+        for other in [r#""another":1"#, r#""traceparent":"?""#, r#""traceparent":{}"#] {
+            let record = text.replace(&field, other);
+            assert_eq!(
+                decode(&told.id, record.as_bytes()).unwrap().traceparent,
+                None,
+                "{other}"
+            );
+        }
     }
 
     #[test]

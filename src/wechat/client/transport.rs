@@ -8,12 +8,13 @@ use futures_util::future::BoxFuture;
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{Instrument, Span};
 
 use super::hosts::Hosts;
 use super::reply::scrubbed;
 use super::{Call, Error};
-use crate::telemetry::{Metrics, chain};
-use crate::wechat::errcode::Class;
+use crate::telemetry::{Metrics, chain, trace};
+use crate::wechat::errcode::{Class, Errcode};
 
 /// How many calls are under way at once: pictures, which can take 15 s each, and apart from them the others, which must
 /// not wait behind pictures.
@@ -107,12 +108,17 @@ impl Transport {
     ) -> Result<T, Error> {
         let started = Instant::now();
         let deadline = started + request.call.deadline();
+        let method = if request.body.is_some() { "POST" } else { "GET" };
+        let span = trace::wechat(request.call.name(), method);
         let result = match self.hosts.rest_until(request.call) {
             Some(until) => Err(Error::CircuitOpen { until }),
-            None => self.wait_and_try(request, may_repeat, read, deadline).await,
+            None => {
+                let trying = self.wait_and_try(request, may_repeat, read, deadline);
+                trying.instrument(span.clone()).await
+            }
         }
         .map_err(|error| scrubbed(error, request.secrets));
-        self.observe(request.call, started.elapsed(), result.as_ref().err());
+        self.observe(request.call, started.elapsed(), result.as_ref().err(), &span);
         result
     }
 
@@ -208,7 +214,7 @@ impl Transport {
         }
     }
 
-    fn observe(&self, call: Call, took: Duration, error: Option<&Error>) {
+    fn observe(&self, call: Call, took: Duration, error: Option<&Error>, span: &Span) {
         let outcome = match error {
             None => "ok",
             Some(Error::Errcode { errcode, .. } | Error::TokenRefused { errcode, .. }) => {
@@ -222,6 +228,9 @@ impl Transport {
             Some(Error::Limited(_)) => "limited",
             Some(Error::Invalid(_)) => "invalid",
         };
+        if let Some(error) = error {
+            trace::refused_by_wechat(span, outcome, error.errcode().map(Errcode::number));
+        }
         self.metrics
             .wechat_request_seconds
             .with_label_values(&[call.name(), outcome])

@@ -155,6 +155,7 @@ impl Login {
             short_code: None,
             env_version: None,
             scanned_life_ms: None,
+            traceparent: None,
             unknown: BTreeMap::new(),
         };
         let token = ConfirmToken::random(rng);

@@ -59,6 +59,7 @@ mod stores;
 mod subscriber;
 mod threats;
 mod token_thrift;
+mod tracing;
 mod troubles;
 mod waiting;
 mod watched;

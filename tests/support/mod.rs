@@ -4,6 +4,7 @@ pub(crate) mod canaries;
 pub mod cli;
 pub(crate) mod clock;
 pub mod cluster;
+pub(crate) mod collector;
 pub(crate) mod control_group;
 pub(crate) mod events;
 pub(crate) mod guard;

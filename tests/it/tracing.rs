@@ -434,6 +434,16 @@ async fn what_waits_at_the_end_is_sent_and_a_collector_that_hangs_does_not_hold_
     service.log().line_with(&["ended"]).await;
 }
 
+/// A login of which spans are dropped.
+async fn drops(service: &Service) {
+    let before = dropped(service).await;
+    log_in(service, "alice").await;
+    eventually("spans are dropped", || async {
+        (dropped(service).await > before).then_some(())
+    })
+    .await;
+}
+
 /// The warnings about a collector.
 fn warnings(service: &Service) -> usize {
     let lines = service.log().lines();
@@ -446,12 +456,7 @@ async fn a_collector_that_refuses_is_told_of_once_and_what_it_misses_is_counted(
     let service = traced(Service::builder(), &collector).start().await;
     for status in [400, 500] {
         collector.set(Manner::Answers(status));
-        let before = dropped(&service).await;
-        log_in(&service, "alice").await;
-        eventually("spans are dropped", || async {
-            (dropped(&service).await > before).then_some(())
-        })
-        .await;
+        drops(&service).await;
     }
     assert_eq!(warnings(&service), 1);
     service
@@ -495,12 +500,9 @@ async fn a_collector_that_is_not_there_yet_is_told_of_once_and_used_when_it_is()
         .with("OTLP_ENDPOINT", format!("http://{addr}"))
         .start()
         .await;
-    log_in(&service, "alice").await;
-    eventually("spans are dropped", || async {
-        (dropped(&service).await > 0.0).then_some(())
-    })
-    .await;
-    log_in(&service, "alice").await;
+    for _ in 0..2 {
+        drops(&service).await;
+    }
     assert_eq!(warnings(&service), 1);
     let collector = Collector::at(addr, Manner::Answers(200)).await;
     start(&service, &sampled()).await;
@@ -522,12 +524,9 @@ async fn what_a_collector_answers_that_is_no_http_is_told_of_once() {
         .with("OTLP_ENDPOINT", format!("http://{addr}"))
         .start()
         .await;
-    log_in(&service, "alice").await;
-    eventually("spans are dropped", || async {
-        (dropped(&service).await > 0.0).then_some(())
-    })
-    .await;
-    log_in(&service, "alice").await;
+    for _ in 0..2 {
+        drops(&service).await;
+    }
     assert_eq!(warnings(&service), 1);
 }
 
@@ -536,7 +535,8 @@ async fn logins_go_on_while_a_collector_hangs_and_spans_without_room_are_counted
     let collector = Collector::at("127.0.0.1:0".parse().unwrap(), Manner::Hangs).await;
     let service = traced(Service::builder(), &collector).start().await;
     let until_dropped = async {
-        while dropped(&service).await == 0.0 {
+        // More than are given up for the time that they take.
+        while dropped(&service).await < 2_000.0 {
             for page in join_all((0..500).map(|_| service.get("/").send())).await {
                 assert_eq!(page.expect("an answer").status(), 200);
             }

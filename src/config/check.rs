@@ -55,13 +55,11 @@ impl Settings {
         let signing_keys = signing_keys(self.signing_keys_file.as_deref(), redis.is_some(), &clients, tables)?;
         let mut warnings = self.warnings(tables, simulated);
         warnings.extend(of_clients(&clients, simulated));
-        warnings.extend(redis.iter().flat_map(of_redis));
-        warnings.extend(of_wechat(&wechat));
+        warnings.extend(redis.iter().flat_map(of_redis).chain(of_wechat(&wechat)));
         let limits = self.counts();
         let connections_per_address = self.connections_per_address();
         let files = self.read_again(tables);
-        let (webhooks, audit, traces) = (self.webhooks(), self.audit()?, self.traces()?);
-        warnings.extend(traces.as_ref().and_then(of_traces));
+        let (webhooks, audit, traces) = (self.webhooks(), self.audit()?, self.traces(&mut warnings)?);
         warnings.extend(of_links(&mini_programs, self.public_url.as_ref()));
         Ok(Config {
             listen: self.listen,
@@ -145,7 +143,7 @@ impl Settings {
             .collect()
     }
 
-    fn traces(&self) -> Result<Option<TraceSettings>, ConfigError> {
+    fn traces(&self, warnings: &mut Vec<String>) -> Result<Option<TraceSettings>, ConfigError> {
         let setting = "SCANLOGIN_OTLP_HEADERS";
         let given = secret(self.otlp_headers.as_ref(), self.otlp_headers_file.as_deref(), setting)?;
         let Some(endpoint) = &self.otlp_endpoint else {
@@ -157,14 +155,16 @@ impl Settings {
             };
         };
         let headers = given.map(|given| headers(given.expose_secret())).transpose();
-        Ok(Some(TraceSettings {
+        let settings = TraceSettings {
             // What is wrong is not repeated: a password may stand in it.
             endpoint: collector(endpoint).map_err(|problem| wrong(format!("SCANLOGIN_OTLP_ENDPOINT: {problem}")))?,
             headers: headers
                 .map_err(|problem| wrong(format!("{setting}: {problem}")))?
                 .unwrap_or_default(),
             ratio: self.traces_ratio,
-        }))
+        };
+        warnings.extend(of_traces(&settings));
+        Ok(Some(settings))
     }
 
     fn webhooks(&self) -> WebhookSettings {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
+use reqwest::header::HeaderValue;
 
 use super::file::apply_text;
 use super::values::{avatar_host, collector, colour, headers, network, origin, redirect_uri};
@@ -67,7 +68,7 @@ pub(crate) fn settings(data: &[u8]) {
         assert!(url.path().ends_with("/v1/traces") && url.password().is_none(), "{text}");
     }
     if let Ok(headers) = headers(text) {
-        assert!(headers.values().all(|value| value.is_sensitive()), "{text}");
+        assert!(headers.values().all(HeaderValue::is_sensitive), "{text}");
     }
     match SigningKeys::parse(text) {
         Ok(keys) => assert!(

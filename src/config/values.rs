@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_written_as_opentelemetry_writes_them_and_their_values_are_not_shown() {
+    fn headers_stand_in_one_line_and_their_values_are_not_shown() {
         let read = headers("api-key = hidden,authorization=Basic%20aGlkZGVu").unwrap();
         assert_eq!(read["api-key"], "hidden");
         assert_eq!(read["authorization"], "Basic aGlkZGVu");
@@ -315,7 +315,9 @@ mod tests {
 
     #[test]
     fn a_ratio_is_from_nothing_to_all() {
-        assert_eq!(["0", "0.25", "1"].map(|text| ratio(text).unwrap()), [0.0, 0.25, 1.0]);
+        for text in ["0", "0.25", "1"] {
+            assert_eq!(ratio(text).unwrap().to_string(), text);
+        }
         for wrong in ["", "-0.1", "1.1", "NaN", "inf", "half"] {
             assert!(ratio(wrong).is_err(), "{wrong}");
         }

@@ -336,7 +336,7 @@ fn traced(state: &AppState, request: &Request, id: &RequestId, method: &str, sce
     let path = route.map(|route| route.replace("{scene}", scene.unwrap_or("{scene}")));
     let span = telemetry::trace::request(
         caller,
-        &telemetry::trace::Request {
+        &telemetry::trace::Asked {
             method,
             route,
             path: path.as_deref(),

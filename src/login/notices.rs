@@ -469,9 +469,9 @@ impl Login {
         let now = Timestamp::now().as_second();
         let span = trace::webhook(&message.client_id, message.traceparent);
         let traceparent = trace::traceparent(&span).or(message.traceparent);
-        let send = self.webhooks.sender.send(webhook, &id, &message.body, traceparent, now);
-        let sent = send.instrument(span.clone()).await;
-        sent.inspect_err(|error| trace::failed(&span, error.kind()))
+        let sending = self.webhooks.sender.send(webhook, &id, &message.body, traceparent, now);
+        let posted = sending.instrument(span.clone()).await;
+        posted.inspect_err(|error| trace::failed(&span, error.kind()))
     }
 
     /// Whether what is told counts: a confirm that a fail-over undid does not. Of what is gone nobody knows that it does not.

@@ -19,7 +19,7 @@ pub(super) const TARGET: &str = "scanlogin::otel";
 
 /// A request, in the words of OpenTelemetry's conventions for HTTP servers.
 #[derive(Debug)]
-pub(crate) struct Request<'a> {
+pub(crate) struct Asked<'a> {
     pub(crate) method: &'a str,
     /// `None` of what there is not.
     pub(crate) route: Option<&'a str>,
@@ -30,14 +30,14 @@ pub(crate) struct Request<'a> {
 }
 
 /// The span of a request, in the trace of `caller`.
-pub(crate) fn request(caller: Option<Traceparent>, request: &Request<'_>) -> Span {
-    let Request {
+pub(crate) fn request(caller: Option<Traceparent>, asked: &Asked<'_>) -> Span {
+    let Asked {
         method,
         route,
         path,
         scheme,
         request_id,
-    } = request;
+    } = asked;
     let span = info_span!(
         target: TARGET,
         "request",

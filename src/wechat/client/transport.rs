@@ -110,12 +110,11 @@ impl Transport {
         let deadline = started + request.call.deadline();
         let method = if request.body.is_some() { "POST" } else { "GET" };
         let span = trace::wechat(request.call.name(), method);
-        let result = match self.hosts.rest_until(request.call) {
-            Some(until) => Err(Error::CircuitOpen { until }),
-            None => {
-                let trying = self.wait_and_try(request, may_repeat, read, deadline);
-                trying.instrument(span.clone()).await
-            }
+        let result = if let Some(until) = self.hosts.rest_until(request.call) {
+            Err(Error::CircuitOpen { until })
+        } else {
+            let trying = self.wait_and_try(request, may_repeat, read, deadline);
+            trying.instrument(span.clone()).await
         }
         .map_err(|error| scrubbed(error, request.secrets));
         self.observe(request.call, started.elapsed(), result.as_ref().err(), &span);

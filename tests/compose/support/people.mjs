@@ -111,7 +111,8 @@ export class Person {
     const said = JSON.parse(await text(response))
     if (response.statusCode !== 200) throw new Error(`POST /token: ${response.statusCode} ${JSON.stringify(said)}`)
     learnFrom(JSON.stringify(said))
-    const claims = JSON.parse(Buffer.from(said.id_token.split('.')[1], 'base64url'))
+    const [head, claims] = said.id_token.split('.', 2).map((part) => JSON.parse(Buffer.from(part, 'base64url')))
+    this.signedBy = head.kid
     if (claims.sub !== this.openid || claims.nonce !== this.nonce) throw new Error(`${this.openid} was logged in as ${claims.sub}`)
     return claims
   }

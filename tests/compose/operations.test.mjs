@@ -57,7 +57,7 @@ class Reader {
     await until(`the reader has done: ${text.slice(0, 60)}`, () => {
       assert.equal(this.shell.exitCode, null, this.#said.slice(from))
       return this.#said.includes(`${done}\n`)
-    })
+    }, 90_000)
     return this.#said.slice(from)
   }
 
@@ -83,7 +83,7 @@ describe('docs/operations.md', { timeout: 240_000 }, () => {
   const reader = new Reader()
 
   before(async () => {
-    await reader.types(blocks['by-hand'])
+    assert.match(await reader.types(blocks['by-hand']), /^\d+ ok, 1 warning, 0 failed, 1 skipped$/m, 'the doctor finds nothing wrong')
   })
 
   after(() => reader.leaves())

@@ -106,6 +106,8 @@ const ROWS = {
       [q(`min by (appid) (${of('scanlogin_access_token_left_seconds')})`, '{{appid}}')]),
     lines('Access tokens asked for, an hour', 'One in about two hours is right, however many replicas. More: somebody else fetches with the same AppID and takes ours back, or Redis forgets it.', 'short',
       [q(`sum by (call, outcome) (increase(${of('scanlogin_wechat_request_seconds_count', 'call=~"stable_token|token"')}[1h]))`, '{{call}}: {{outcome}}')]),
+    lines('Waiting for an access_token', 'How long a replica that needed one waited since it started, on average, for WeChat or for the replica that holds the lease. Ten seconds: the holder fell silent. Those that failed went without, and pages with them.', 's',
+      [q(`sum by (instance, outcome) (${of('scanlogin_access_token_fetch_seconds_sum')}) / sum by (instance, outcome) (${of('scanlogin_access_token_fetch_seconds_count')})`, '{{instance}}: {{outcome}}')]),
     lines('Codes made ahead', 'Pictures ready in each replica\'s pool. Nothing for long where a pool is set: WeChat gives no codes as fast as pages take them, and pages wait.', 'short',
       [q(of('scanlogin_code_pool_ready'), '{{instance}}')]),
     lines('Hosts thought dead', '1 while a replica asks a host of WeChat but once in a while, after five failures in a row. A replica that never met one has no line. One host alone is no harm: the other is asked.', 'short',
@@ -165,8 +167,12 @@ const ROWS = {
     lines('Threads', 'By replica. It stays where it was after the start; a rise that goes on is something that blocks, and a bug.', 'short', [q(of('process_threads'), '{{instance}}')]),
     lines('Up since', 'Age of each process. A line that falls again and again is a replica that is restarted: its log\'s last lines and its exit code say why.', 's',
       [q(`time() - ${of('process_start_time_seconds')}`, '{{instance}}')]),
-    lines('Log lines dropped', 'Lines that found no room, as whoever reads the log stood still. Logins do not wait for it.', 'short',
-      [q(`sum by (instance) (increase(${of('scanlogin_log_lines_dropped_total')}[$__rate_interval]))`, '{{instance}}')]),
+    lines('Lines dropped', 'Lines that found no room, as whoever reads the log stood still, or that the disk of the audit log did not take. Logins do not wait for them.', 'short', [
+      q(`sum by (instance) (increase(${of('scanlogin_log_lines_dropped_total')}[$__rate_interval]))`, 'log of {{instance}}'),
+      q(`sum by (instance) (increase(${of('scanlogin_audit_lines_dropped_total')}[$__rate_interval]))`, 'audit log of {{instance}}'),
+    ]),
+    lines('Spans of traces', 'What went to the collector, where one is set. Those dropped found it away or slow, which the log says once; logins do not wait for it.', 'ops',
+      [q(rates('outcome', 'scanlogin_trace_spans_total'), '{{outcome}}')]),
   ],
 }
 

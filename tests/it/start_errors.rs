@@ -110,7 +110,7 @@ async fn a_file_that_may_not_be_read_is_named_with_what_to_do() {
     let dir = temporary_directory();
     let path = dir.path().join("secret");
     fs::write(&path, CANARY).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     let mut command = Command::new("unshare");
     command.env_clear().args(["--user", env!("CARGO_BIN_EXE_scanlogin")]);
     command

@@ -246,15 +246,10 @@ impl ServiceBuilder {
             .env("SCANLOGIN_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_DRAIN_DELAY", "0")
-            .env("SCANLOGIN_AUDIT_NAMES", "plain")
             // All come from one address, and some tests in crowds.
             .env("SCANLOGIN_LIMITS", "off")
             .env("SCANLOGIN_LIMIT_PICTURES", "1000000")
             .env("SCANLOGIN_LIMIT_CODE2SESSION", "1000000");
-        match &self.output {
-            Some(_) => command.env("SCANLOGIN_AUDIT_LOG", "-"),
-            None => command.env("SCANLOGIN_AUDIT_LOG", self.audited_in()),
-        };
         let is_secret = |name: &str| ["SECRET", "PASSWORD", "KEY"].iter().any(|end| name.ends_with(end));
         for (name, value) in &self.settings {
             if let Some(secret) = value.to_str().filter(|_| is_secret(name)) {
@@ -294,6 +289,19 @@ impl ServiceBuilder {
         command
     }
 
+    /// The same, which writes down who logs in.
+    async fn audited_command(&mut self) -> Command {
+        let mut command = self.command().await;
+        match &self.output {
+            Some(_) => command.env("SCANLOGIN_AUDIT_LOG", "-"),
+            None => command.env("SCANLOGIN_AUDIT_LOG", self.audited_in()),
+        };
+        if !self.settings.iter().any(|(name, _)| name == "SCANLOGIN_AUDIT_NAMES") {
+            command.env("SCANLOGIN_AUDIT_NAMES", "plain");
+        }
+        command
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Service {
         let service = self.start_unready().await;
@@ -310,7 +318,7 @@ impl ServiceBuilder {
         let output = self.output.as_ref().map_or_else(Stdio::null, |path| {
             Stdio::from(File::create(path).expect("a file for the output"))
         });
-        let mut process = Process::start_with_output_to(&mut self.command().await, output);
+        let mut process = Process::start_with_output_to(&mut self.audited_command().await, output);
         let log = process.log().clone();
         let line = eventually("a line `listening` in the log", || {
             let line = log.lines().into_iter().find(|line| line.contains("listening"));
@@ -337,7 +345,7 @@ impl ServiceBuilder {
 
     /// Expects it to end by itself: its exit code, and what it wrote.
     pub(crate) async fn refused(mut self) -> (i32, String) {
-        let mut process = Process::start(&mut self.command().await);
+        let mut process = Process::start(&mut self.audited_command().await);
         let (status, said) = process.said().await;
         (status.code().expect("an exit code"), said.join("\n"))
     }

@@ -110,7 +110,7 @@ impl Visitor<'_> {
             Ok(answer) => answer,
             Err(unreached) => {
                 let failed = Finding::failed(Check::PublicReached, name, &unreached, unreached.fix(SETTING));
-                return [failed].into_iter().chain(self.skipped("it is not reached")).collect();
+                return [failed].into_iter().chain(skipped("it is not reached")).collect();
             }
         };
         let tls = if self.base.scheme() == "https" {
@@ -123,7 +123,7 @@ impl Visitor<'_> {
         let is_ours = service.is_ok();
         findings.push(service.unwrap_or_else(|finding| finding));
         if !is_ours {
-            findings.extend(self.skipped("it is not this service"));
+            findings.extend(skipped("it is not this service"));
             return findings;
         }
         let (version, keys, streams) = tokio::join!(self.version(), self.keys(), Box::pin(self.streams()));
@@ -136,13 +136,6 @@ impl Visitor<'_> {
         let mut url = self.base.clone();
         url.set_path(path);
         url
-    }
-
-    fn skipped(&self, why: &'static str) -> impl Iterator<Item = Finding> {
-        let checks = [Check::PublicKeys, Check::PublicStream, Check::PublicHeartbeat];
-        checks
-            .into_iter()
-            .map(move |check| Finding::skipped(check, SETTING, why))
     }
 
     /// Whether the issuer that it tells is the one that these settings make.
@@ -361,6 +354,14 @@ impl Visitor<'_> {
             ),
         }
     }
+}
+
+/// What rests on that it is reached, and is ours.
+fn skipped(why: &'static str) -> impl Iterator<Item = Finding> {
+    let checks = [Check::PublicKeys, Check::PublicStream, Check::PublicHeartbeat];
+    checks
+        .into_iter()
+        .map(move |check| Finding::skipped(check, SETTING, why))
 }
 
 /// Reads until there is a line that begins so; what is compressed counts as it comes.

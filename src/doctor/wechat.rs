@@ -158,21 +158,17 @@ fn kept_token(program: &MiniProgram, kept: Option<&[u8]>) -> (Option<AccessToken
             Finding::skipped(check, appid, "none is kept yet, or none was found"),
         );
     };
-    match AccessToken::open(program, sealed) {
-        Some(token) => (
-            Some(token),
-            Finding::ok(check, appid, "the one that replicas share opens with this AppSecret"),
-        ),
-        None => {
-            let finding = Finding::warning(
-                check,
-                appid,
-                "the one that replicas share was sealed with another AppSecret",
-                "See that all replicas have the same one: with two, they fetch tokens past each other.",
-            );
-            (None, finding)
-        }
+    if let Some(token) = AccessToken::open(program, sealed) {
+        let finding = Finding::ok(check, appid, "the one that replicas share opens with this AppSecret");
+        return (Some(token), finding);
     }
+    let finding = Finding::warning(
+        check,
+        appid,
+        "the one that replicas share was sealed with another AppSecret",
+        "See that all replicas have the same one: with two, they fetch tokens past each other.",
+    );
+    (None, finding)
 }
 
 async fn code(client: &Client, program: &MiniProgram, token: &AccessToken) -> Finding {

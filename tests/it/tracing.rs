@@ -68,7 +68,7 @@ fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
 fn below<'a>(spans: &'a [Span], parent: &Span) -> BTreeSet<&'a str> {
     let children = spans
         .iter()
-        .filter(|span| (&span.trace_id, &span.parent) == (&parent.trace_id, &parent.span_id));
+        .filter(|span| (&span.trace_id, &span.parent) == (&parent.trace_id, &parent.id));
     children.map(|span| span.name.as_str()).collect()
 }
 
@@ -106,7 +106,7 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
         assert_eq!(request.attributes[name], value, "{name}");
     }
     let start = named(&login, "login start");
-    assert_eq!(start.parent, request.span_id);
+    assert_eq!(start.parent, request.id);
     assert!(below(&login, start).contains("redis create"), "{login:#?}");
 
     let shortened = format!("{}…", &browser.scene[..8]);
@@ -123,7 +123,7 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
         ("login redeem", "POST /token", Some("redis replace")),
     ] {
         let step = named(&login, step);
-        assert_eq!(step.parent, start.span_id, "{}", step.name);
+        assert_eq!(step.parent, start.id, "{}", step.name);
         assert_eq!(step.attributes["scanlogin.scene"], shortened);
         assert!(step.millis < 10_000, "{} ends with the stream", step.name);
         let [(trace_id, span_id)] = &*step.links else {
@@ -131,7 +131,7 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
         };
         let taken_by = all
             .iter()
-            .find(|span| (&span.trace_id, &span.span_id) == (trace_id, span_id));
+            .find(|span| (&span.trace_id, &span.id) == (trace_id, span_id));
         let taken_by = taken_by.unwrap_or_else(|| panic!("{} is linked with nothing: {all:#?}", step.name));
         assert_eq!((taken_by.name.as_str(), taken_by.parent.as_str()), (route, ""));
         assert_ne!(taken_by.trace_id, TRACE, "its caller had none");
@@ -179,8 +179,8 @@ async fn a_step_is_part_of_the_trace_of_its_login_and_its_request_of_its_callers
     let spans = collector.spans();
     let (start, step) = (named(&spans, "login start"), named(&spans, "login cancel"));
     assert_ne!(start.trace_id, TRACE);
-    assert_eq!((&step.trace_id, &step.parent), (&start.trace_id, &start.span_id));
-    assert_eq!(step.links, [(request.trace_id, request.span_id)]);
+    assert_eq!((&step.trace_id, &step.parent), (&start.trace_id, &start.id));
+    assert_eq!(step.links, [(request.trace_id, request.id)]);
 }
 
 #[tokio::test]
@@ -352,9 +352,9 @@ async fn a_sites_server_is_told_which_trace_its_message_is_part_of() {
         let traceparent = told["traceparent"].to_str().unwrap();
         if is_collected {
             let webhook = collector.span("webhook", TRACE).await;
-            assert_eq!(traceparent, format!("00-{TRACE}-{}-01", webhook.span_id));
+            assert_eq!(traceparent, format!("00-{TRACE}-{}-01", webhook.id));
             let confirm = collector.span("login confirm", TRACE).await;
-            assert_eq!(webhook.parent, confirm.span_id);
+            assert_eq!(webhook.parent, confirm.id);
         } else {
             assert_eq!(traceparent, sampled(), "passed on as it came");
         }

@@ -40,7 +40,7 @@ pub(crate) struct Told {
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) trace_id: String,
-    pub(crate) span_id: String,
+    pub(crate) id: String,
     /// Of the root of a trace it is empty.
     pub(crate) parent: String,
     pub(crate) name: String,
@@ -154,7 +154,7 @@ fn spans(told: &Told) -> Vec<Span> {
             assert!(span.events.is_empty(), "the log is not told: {:?}", span.events);
             all.push(Span {
                 trace_id: hex(&span.trace_id),
-                span_id: hex(&span.span_id),
+                id: hex(&span.span_id),
                 parent: hex(&span.parent_span_id),
                 failed: span.status.as_ref().is_some_and(|status| status.code == 2),
                 attributes: attributes(&span.attributes),

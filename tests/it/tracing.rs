@@ -94,56 +94,9 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
 
     let all = collector.spans();
     let login: Vec<Span> = all.iter().filter(|span| span.trace_id == TRACE).cloned().collect();
-    let request = named(&login, "POST /scenes");
-    assert_eq!((request.parent.as_str(), request.kind), (SPAN, 2));
-    for (name, value) in [
-        ("http.request.method", "POST"),
-        ("http.route", "/scenes"),
-        ("http.response.status_code", "201"),
-        ("url.path", "/scenes"),
-        ("url.scheme", "http"),
-    ] {
-        assert_eq!(request.attributes[name], value, "{name}");
-    }
+    check_start(&login);
+    check_steps(&all, &login, &browser.scene);
     let start = named(&login, "login start");
-    assert_eq!(start.parent, request.id);
-    assert!(below(&login, start).contains("redis create"), "{login:#?}");
-
-    let shortened = format!("{}…", &browser.scene[..8]);
-    for (step, route, asks) in [
-        ("login watch", "GET /events/{scene}", None),
-        (
-            "login code",
-            "GET /scenes/{scene}/code",
-            Some("wechat getwxacodeunlimit"),
-        ),
-        ("login scan", "POST /scenes/{scene}/scan", Some("wechat jscode2session")),
-        ("login scan", "POST /scenes/{scene}/scan", Some("redis replace")),
-        ("login confirm", "POST /scenes/{scene}/confirm", Some("redis replace")),
-        ("login redeem", "POST /token", Some("redis replace")),
-    ] {
-        let step = named(&login, step);
-        assert_eq!(step.parent, start.id, "{}", step.name);
-        assert_eq!(step.attributes["scanlogin.scene"], shortened);
-        assert!(step.millis < 10_000, "{} ends with the stream", step.name);
-        let [(trace_id, span_id)] = &*step.links else {
-            panic!("{:?}", step.links);
-        };
-        let taken_by = all
-            .iter()
-            .find(|span| (&span.trace_id, &span.id) == (trace_id, span_id));
-        let taken_by = taken_by.unwrap_or_else(|| panic!("{} is linked with nothing: {all:#?}", step.name));
-        assert_eq!((taken_by.name.as_str(), taken_by.parent.as_str()), (route, ""));
-        assert_ne!(taken_by.trace_id, TRACE, "its caller had none");
-        assert_eq!(taken_by.resource, step.resource);
-        let children = below(&login, step);
-        assert!(
-            asks.is_none_or(|asks| children.contains(asks)),
-            "{}: {children:?}",
-            step.name
-        );
-    }
-
     let redis = named(&login, "redis create");
     assert_eq!((redis.attributes["db.system.name"].as_str(), redis.kind), ("redis", 3));
     let instance = |name| &named(&login, name).resource["service.instance.id"];
@@ -157,6 +110,63 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
             let is_there = told.bytes.windows(hidden.len()).any(|part| part == hidden.as_bytes());
             assert!(!is_there, "{hidden} is told");
         }
+    }
+}
+
+/// The page's request, and what began with it.
+fn check_start(login: &[Span]) {
+    let request = named(login, "POST /scenes");
+    assert_eq!((request.parent.as_str(), request.kind), (SPAN, 2));
+    for (name, value) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/scenes"),
+        ("http.response.status_code", "201"),
+        ("url.path", "/scenes"),
+        ("url.scheme", "http"),
+    ] {
+        assert_eq!(request.attributes[name], value, "{name}");
+    }
+    let start = named(login, "login start");
+    assert_eq!(start.parent, request.id);
+    assert!(below(login, start).contains("redis create"), "{login:#?}");
+}
+
+/// Each step is below the start, what it asked for is below it, and it is linked with the request that took it.
+fn check_steps(all: &[Span], login: &[Span], scene: &str) {
+    let start = named(login, "login start");
+    let shortened = format!("{}…", &scene[..8]);
+    for (step, route, asks) in [
+        ("login watch", "GET /events/{scene}", None),
+        (
+            "login code",
+            "GET /scenes/{scene}/code",
+            Some("wechat getwxacodeunlimit"),
+        ),
+        ("login scan", "POST /scenes/{scene}/scan", Some("wechat jscode2session")),
+        ("login scan", "POST /scenes/{scene}/scan", Some("redis replace")),
+        ("login confirm", "POST /scenes/{scene}/confirm", Some("redis replace")),
+        ("login redeem", "POST /token", Some("redis replace")),
+    ] {
+        let step = named(login, step);
+        assert_eq!(step.parent, start.id, "{}", step.name);
+        assert_eq!(step.attributes["scanlogin.scene"], shortened);
+        assert!(step.millis < 10_000, "{} ends with the stream", step.name);
+        let [(trace_id, span_id)] = &*step.links else {
+            panic!("{:?}", step.links);
+        };
+        let taken_by = all
+            .iter()
+            .find(|span| (&span.trace_id, &span.id) == (trace_id, span_id));
+        let taken_by = taken_by.unwrap_or_else(|| panic!("{} is linked with nothing: {all:#?}", step.name));
+        assert_eq!((taken_by.name.as_str(), taken_by.parent.as_str()), (route, ""));
+        assert_ne!(taken_by.trace_id, TRACE, "its caller had none");
+        assert_eq!(taken_by.resource, step.resource);
+        let children = below(login, step);
+        assert!(
+            asks.is_none_or(|asks| children.contains(asks)),
+            "{}: {children:?}",
+            step.name
+        );
     }
 }
 
@@ -400,7 +410,7 @@ async fn without_a_collector_nothing_is_sent_whatever_the_environment_says() {
         .start()
         .await;
     log_in(&service, "alice").await;
-    assert_eq!(exported(&service).await + dropped(&service).await, 0.0);
+    assert!(exported(&service).await + dropped(&service).await == 0.0);
     service.terminate();
     assert!(service.process.ended().await.success());
     assert!(collector.told().is_empty());
@@ -490,7 +500,7 @@ async fn what_may_be_taken_later_is_sent_again() {
         (exported(&service).await > 0.0).then_some(())
     })
     .await;
-    assert_eq!(dropped(&service).await, 0.0);
+    assert!(dropped(&service).await == 0.0);
 }
 
 #[tokio::test]

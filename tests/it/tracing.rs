@@ -89,8 +89,14 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
     let confirmed = events.next_is("confirmed").await;
     let code = confirmed.data["code"].as_str().unwrap();
     Site::demo().redeem(&other, code).await.ok();
-    collector.span("login redeem", TRACE).await;
-    collector.span("login confirm", TRACE).await;
+    // The last that each replica has to tell.
+    eventually("all of it is told", || async {
+        let spans = collector.spans();
+        let is_told = |name: &&str| spans.iter().any(|span| span.name == *name);
+        let last = ["POST /scenes/{scene}/confirm", "POST /token"];
+        last.iter().all(is_told).then_some(())
+    })
+    .await;
 
     let all = collector.spans();
     let login: Vec<Span> = all.iter().filter(|span| span.trace_id == TRACE).cloned().collect();

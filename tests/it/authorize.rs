@@ -81,6 +81,27 @@ fn came_back(address: &str) -> (String, Value) {
 }
 
 #[tokio::test]
+async fn a_sites_picture_is_on_its_page_and_on_the_phone() {
+    let logo = "https://cdn.blog.example/logo.png";
+    let service = sites().await;
+    let page = authorize(&service, &asked(&[])).await;
+    let html = page.text();
+    assert!(html.contains(&format!("data-logo=\"{logo}\"")), "{html}");
+    let policy = page.header("content-security-policy");
+    assert!(
+        policy.contains(" https://cdn.blog.example;"),
+        "it may be shown: {policy}"
+    );
+    let browser = start(&service, &asked(&[])).await;
+    let shown = Phone::of("alice").scan(&service, &browser.scene).await.ok();
+    let client = &shown["client"];
+    assert_eq!(
+        (&client["name"], &client["logo_url"]),
+        (&json!("My <b>Blog</b>"), &json!(logo))
+    );
+}
+
+#[tokio::test]
 async fn a_person_logs_in_and_goes_back_to_the_site_with_a_code() {
     let service = sites().await;
     let asked = asked(&[]);
@@ -98,21 +119,9 @@ async fn a_person_logs_in_and_goes_back_to_the_site_with_a_code() {
         html.contains(&asked.replace('&', "&amp;")),
         "the page knows what to start: {html}"
     );
-    let logo = "https://cdn.blog.example/logo.png";
-    assert!(html.contains(&format!("data-logo=\"{logo}\"")), "{html}");
-    let policy = page.header("content-security-policy");
-    assert!(
-        policy.contains(" https://cdn.blog.example;"),
-        "the site's logo may be shown: {policy}"
-    );
 
     let browser = start(&service, &asked).await;
-    let mut alice = Phone::of("alice");
-    let shown = alice.scan(&service, &browser.scene).await.ok();
-    assert_eq!(
-        (&shown["client"]["name"], &shown["client"]["logo_url"]),
-        (&json!("My <b>Blog</b>"), &json!(logo))
-    );
+    let alice = Phone::that_scanned("alice", &service, &browser.scene).await;
     assert!(
         browser.status().await.get("redirect_to").is_none(),
         "not before the yes"

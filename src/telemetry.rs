@@ -54,8 +54,11 @@ pub struct Metrics {
     pub scenes_unheard: IntGauge,
     /// Re-reads of watched scenes, by `cause` (`lost`, `deadline`, `slow`) and whether they `found` something new.
     pub rereads_total: IntCounterVec,
-    /// Store requests in seconds, by `op` and `outcome` (`ok`, `unavailable`, `full`, `corrupt`).
+    /// Store requests in seconds, by `op` and `outcome` (`ok`, `unavailable`, `full`, `corrupt`, or `given_up` by whoever asked).
     pub store_request_seconds: HistogramVec,
+    /// Connections to Redis that were made, by `use`: one for `commands` and one for `news` of each server, and more only after one that
+    /// ended.
+    pub store_connections_total: IntCounterVec,
     /// Times that news of watched scenes may have been missed, by `cause`.
     pub store_lost_total: IntCounterVec,
     /// Durable writes by how their wait for a replica ended (`replicated`; `vouched` for by the sentinels,
@@ -63,7 +66,7 @@ pub struct Metrics {
     pub store_waits_total: IntCounterVec,
     /// By how many seconds this machine's clock is ahead of that Redis server's which differs most from it.
     pub clock_skew_seconds: Gauge,
-    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `circuit_open`, `invalid`).
+    /// WeChat calls in seconds, by `call` and `outcome` (`ok`, `errcode`, `timeout`, `unavailable`, `circuit_open`, `limited`, `invalid`).
     pub wechat_request_seconds: HistogramVec,
     /// 1 while a host of WeChat is thought dead, by `call` and `host` (`primary`, `fail_over`).
     pub wechat_circuit_open: IntGaugeVec,
@@ -159,6 +162,11 @@ impl Metrics {
             scenes_unheard: gauge("scenes_unheard", "Watched scenes whose changes are not told now.")?,
             rereads_total: counters("rereads_total", "Re-reads of watched scenes.", &["cause", "found"])?,
             store_request_seconds: seconds("store_request_seconds", "Store requests.", &["op", "outcome"])?,
+            store_connections_total: counters(
+                "store_connections_total",
+                "Connections to Redis that were made.",
+                &["use"],
+            )?,
             store_lost_total: counters("store_lost_total", "Times news may have been missed.", &["cause"])?,
             store_waits_total: counters("store_waits_total", "Durable writes by their wait's end.", &["outcome"])?,
             clock_skew_seconds: register(

@@ -104,6 +104,7 @@ impl RedisStore {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
             on_end: move |error: &fred::error::Error| fail(&refused, refusal(error)),
+            metrics: metrics.clone(),
         };
         let (nodes, owners) = making.follow(&topology);
         let commands = Arc::new(Commands::new(nodes, &topology, metrics.clone()));

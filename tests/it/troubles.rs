@@ -105,6 +105,61 @@ async fn a_redis_that_takes_no_writes_degrades_the_store_until_it_takes_one() {
 }
 
 #[tokio::test]
+async fn connections_to_redis_are_counted_the_first_and_those_that_replace_one() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let made = async |purpose: &str| {
+        let purpose = format!("use=\"{purpose}\"");
+        let count = service.metric("scanlogin_store_connections_total", &purpose).await;
+        count.to_string()
+    };
+    let browser = Browser::start(&service).await;
+    let mut events = browser.events().await;
+    events.next_is("waiting").await;
+    assert_eq!([made("commands").await, made("news").await], ["1", "1"]);
+    let another = async |purpose: &str| {
+        eventually(&format!("another for {purpose}"), || async {
+            (made(purpose).await == "2").then_some(())
+        })
+        .await;
+    };
+    assert_eq!(cli(redis.addr(), &["CLIENT", "KILL", "TYPE", "pubsub"]), "1");
+    another("news").await;
+    assert_eq!(made("commands").await, "1", "nothing happened to that");
+    eventually("news are subscribed to again", || async {
+        (!cli(redis.addr(), &["CLIENT", "LIST", "TYPE", "pubsub"]).is_empty()).then_some(())
+    })
+    .await;
+    cli(redis.addr(), &["CLIENT", "KILL", "TYPE", "normal"]);
+    another("commands").await;
+    assert_eq!(made("news").await, "2", "nothing happened to that");
+    let scanned = eventually("a scan", || async {
+        let scanned = Phone::of("alice").scan(&service, &browser.scene).await;
+        (scanned.status == 200).then_some(())
+    });
+    scanned.await;
+    events.next_is("scanned").await;
+}
+
+#[tokio::test]
+async fn what_redis_does_not_answer_is_counted_also_when_nobody_waits_for_it_any_more() {
+    let redis = RedisServer::start();
+    let service = Service::builder().redis(&redis).start().await;
+    let given_up = async || {
+        let labels = "op=\"create\",outcome=\"given_up\"";
+        let count = service.metric("scanlogin_store_request_seconds_count", labels).await;
+        count.to_string()
+    };
+    let frozen = Frozen::new(redis.pid());
+    let request = service.post("/scenes", &json!({ "code_challenge": "a".repeat(43) }));
+    let error = request.timeout(Duration::from_secs(1)).send().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    eventually("it is counted", || async { (given_up().await == "1").then_some(()) }).await;
+    drop(frozen);
+    until_a_start(&service).await;
+}
+
+#[tokio::test]
 async fn a_redis_that_is_full_degrades_the_store_until_it_has_room() {
     let redis = RedisServer::start();
     let service = Service::builder().redis(&redis).start().await;

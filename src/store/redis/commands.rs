@@ -11,9 +11,10 @@ use std::time::Duration;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::{ClusterHash, CustomCommand, InfoKind, Value};
 use futures_util::future::join_all;
+use prometheus::HistogramVec;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::clocks::ahead_of;
 use super::fault::{Fault, Unfit, refusal_of};
@@ -228,24 +229,43 @@ impl Commands {
         op: &'static str,
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let started = Instant::now();
         let span = trace::redis(op);
+        let mut observation = Observation {
+            seconds: &self.metrics.store_request_seconds,
+            op,
+            outcome: "given_up",
+            started: Instant::now(),
+            span: span.clone(),
+        };
         let answer = request.instrument(tracing::debug_span!("store.redis", op));
-        let answer = answer.instrument(span.clone()).await;
-        let outcome = match &answer {
+        let answer = answer.instrument(span).await;
+        observation.outcome = match &answer {
             Ok(_) => "ok",
             Err(StoreError::Unavailable(_)) => "unavailable",
             Err(StoreError::Full) => "full",
             Err(StoreError::Corrupt(_)) => "corrupt",
         };
-        if answer.is_err() {
-            trace::failed(&span, outcome);
-        }
-        self.metrics
-            .store_request_seconds
-            .with_label_values(&[op, outcome])
-            .observe(started.elapsed().as_secs_f64());
         answer
+    }
+}
+
+/// Counts a request when it ends, and also when nobody waits any more for what Redis does not answer.
+struct Observation<'a> {
+    seconds: &'a HistogramVec,
+    op: &'static str,
+    outcome: &'static str,
+    started: Instant,
+    span: Span,
+}
+
+impl Drop for Observation<'_> {
+    fn drop(&mut self) {
+        if self.outcome != "ok" {
+            trace::failed(&self.span, self.outcome);
+        }
+        self.seconds
+            .with_label_values(&[self.op, self.outcome])
+            .observe(self.started.elapsed().as_secs_f64());
     }
 }
 

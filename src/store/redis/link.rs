@@ -3,6 +3,7 @@
 //! The library repairs broken connections, but its routing task can end, and a frozen server it doesn't notice while commands
 //! keep being written. So a task starts the client anew when it ended, and moves it when a command went unanswered.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::Options;
 use futures_util::FutureExt;
+use prometheus::IntCounter;
 use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -116,22 +119,34 @@ impl Outage {
         self.lock().as_ref().map(|outage| outage.why.clone())
     }
 
-    /// Follows the events until `shutdown`.
-    pub(super) async fn follow(self: Arc<Self>, server: Address, link: Link, shutdown: CancellationToken) {
+    /// Follows the events from here on until `shutdown`, and counts the connections that are made.
+    pub(super) fn follow(
+        self: Arc<Self>,
+        server: Address,
+        link: &Link,
+        made: IntCounter,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let mut errors = link.client.error_rx();
         let mut connected = link.client.reconnect_rx();
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                error = errors.recv() => match error {
-                    Ok((error, _)) => self.note(&server, &error),
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                },
-                connected = connected.recv() => match connected {
-                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.end(&server),
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                },
+        async move {
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    error = errors.recv() => match error {
+                        Ok((error, _)) => self.note(&server, &error),
+                        Err(RecvError::Lagged(_)) => {}
+                        Err(RecvError::Closed) => return,
+                    },
+                    connected = connected.recv() => {
+                        made.inc_by(match connected {
+                            Ok(_) => 1,
+                            Err(RecvError::Lagged(missed)) => missed,
+                            Err(RecvError::Closed) => return,
+                        });
+                        self.end(&server);
+                    }
+                }
             }
         }
     }

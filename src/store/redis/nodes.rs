@@ -15,6 +15,7 @@ use super::link::{Link, Outage};
 use super::servers::Address;
 use super::settings::ClientSettings;
 use super::topology::{Owners, Topology};
+use crate::telemetry::Metrics;
 
 /// How many durable writes may wait for a replica of one primary at the same time. Each blocks its connection.
 const WAITERS: usize = 8;
@@ -47,6 +48,7 @@ pub(super) struct Making<F> {
     pub(super) shutdown: CancellationToken,
     /// Hears why a connection could not be made, or ended.
     pub(super) on_end: F,
+    pub(super) metrics: Metrics,
 }
 
 impl Nodes {
@@ -124,8 +126,9 @@ impl<F: Fn(&Error) + Clone + Send + Sync + 'static> Making<F> {
         let stop = self.shutdown.child_token();
         let link = || Link::new(self.settings.client(address));
         let (shared, outage) = (link(), Arc::new(Outage::default()));
-        self.tasks
-            .spawn(Arc::clone(&outage).follow(address.clone(), shared.clone(), stop.clone()));
+        let made = self.metrics.store_connections_total.with_label_values(&["commands"]);
+        let following = Arc::clone(&outage).follow(address.clone(), &shared, made, stop.clone());
+        self.tasks.spawn(following);
         self.tasks.spawn(shared.clone().keep(stop.clone(), self.on_end.clone()));
         let waiters = self.waits.then(|| Waiters::new((0..WAITERS).map(|_| link()).collect()));
         for link in waiters.iter().flat_map(|waiters| waiters.all.iter()) {

@@ -124,6 +124,7 @@ impl Connection {
             Some(role) if self.master_only && role != "master" => return Err(Fault::NotMaster(role)),
             _ => {}
         }
+        self.metrics.store_connections_total.with_label_values(&["news"]).inc();
         self.report(What::Up).await?;
         let mut talk = Talk {
             wire,

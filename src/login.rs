@@ -326,13 +326,13 @@ impl Login {
         }
     }
 
-    /// Does this to its end, even when the caller is gone.
+    /// Does this to its end, even when the caller is gone: a step that was taken is counted and written down.
     async fn see_through<T, E>(&self, doing: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let done = self.tasks.spawn(doing.in_current_span()).await;
+        let done = self.tasks.spawn(trace::carried(doing)).await;
         done.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             Err(_) => Err(going_away().into()),
@@ -406,17 +406,23 @@ impl Login {
     /// [`Error::UnknownScene`], [`Error::BrowserSecret`], [`Error::AlreadyFinished`], [`Error::Store`]
     pub async fn cancel(&self, id: &SceneId, secret: Option<&BrowserSecret>) -> Result<(), Error> {
         let seen = self.of_browser(id, secret).await?;
-        let browser_secret = secret.ok_or(Error::BrowserSecret)?;
+        let browser_secret = secret.ok_or(Error::BrowserSecret)?.clone();
         let step = trace::step("cancel", &id.shortened(), seen.scene.traceparent);
-        let cancel = || Action::Cancel { browser_secret };
-        let cancelled = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), cancel)
-            .instrument(step)
-            .await;
-        if let Some(applied) = done(&cancelled) {
-            self.step_after(applied, Event::Cancelled, None);
-            self.retire_short_code(&applied.before, &applied.scene);
-        }
-        match cancelled {
+        let login = self.clone();
+        let cancelling = async move {
+            let cancel = || Action::Cancel {
+                browser_secret: &browser_secret,
+            };
+            let cancelled = apply(&*login.store, seen, Durability::Ordinary, &mut os_rng(), cancel)
+                .instrument(step)
+                .await;
+            if let Some(applied) = done(&cancelled) {
+                login.step_after(applied, Event::Cancelled, None);
+                login.retire_short_code(&applied.before, &applied.scene);
+            }
+            cancelled
+        };
+        match self.see_through(cancelling).await {
             // A scene that expired meanwhile has no need to be cancelled, as one that had expired before.
             Ok(_) | Err(ApplyError::Refused(Refused::Expired)) => {}
             Err(error) => return Err(error.into()),

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
@@ -27,7 +27,7 @@ use super::problem::{Code, Problem};
 use super::trace::{self, About, Trace};
 use super::{AppState, PublicUrl};
 use crate::limits::{Rule, octets};
-use crate::telemetry;
+use crate::telemetry::{self, Metrics};
 use crate::traceparent::{TRACEPARENT, TraceId, Traceparent};
 use crate::web::{self, RequestId, X_REQUEST_ID};
 
@@ -276,6 +276,9 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
+/// What is counted and logged of a request whose caller hung up before its answer, as nginx calls it. What it asked for may be done.
+const HUNG_UP: u16 = 499;
+
 /// Gives the metrics their count and the log its line.
 async fn observe(State(state): State<AppState>, id: RequestId, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -295,6 +298,18 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
     // What is logged on the way bears the request's names too.
     let trace_id = trace.0.trace_id();
     let span = tracing::info_span!("request", request_id = id.0, %trace_id, scene);
+    let mut line = Line {
+        metrics: &state.metrics,
+        spans: &spans,
+        started,
+        id: &id.0,
+        trace_id,
+        method,
+        route: &route,
+        scene,
+        status: HUNG_UP,
+        cause: None,
+    };
     let mut response = next.run(request).instrument(span).instrument(spans.clone()).await;
     if state.lifecycle.draining.is_cancelled() {
         // Proxies that do not look at readiness move on to another replica with their next request.
@@ -303,28 +318,12 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 
-    let status = response.status();
-    let seconds = started.elapsed().as_secs_f64();
-    let labels = [route.as_str(), method, status.as_str()];
-    state
-        .metrics
-        .http_request_seconds
-        .with_label_values(&labels)
-        .observe(seconds);
-    let cause = response.extensions_mut().remove::<Cause>();
-    telemetry::trace::answered(&spans, status.as_u16(), cause.as_ref().map(|cause| cause.code));
-    let about = response.extensions_mut().remove::<About>();
-    let scene = scene.or_else(|| about.map(|about| about.0.shortened()));
-    log(&Line {
-        id: &id.0,
-        trace_id,
-        method,
-        route: &route,
-        scene: scene.as_deref(),
-        status,
-        seconds,
-        cause,
-    });
+    line.status = response.status().as_u16();
+    line.cause = response.extensions_mut().remove::<Cause>();
+    if let Some(about) = response.extensions_mut().remove::<About>() {
+        line.scene.get_or_insert_with(|| about.0.shortened());
+    }
+    drop(line);
     response
 }
 
@@ -371,41 +370,44 @@ fn warn_of_secret(route: &str, query: Option<&str>) {
     }
 }
 
+/// What there is to tell of a request, told when it has ended, however that was.
 struct Line<'a> {
+    metrics: &'a Metrics,
+    spans: &'a Span,
+    started: Instant,
     id: &'a str,
     trace_id: TraceId,
-    method: &'a str,
+    method: &'static str,
     route: &'a str,
-    scene: Option<&'a str>,
-    status: StatusCode,
-    seconds: f64,
+    scene: Option<String>,
+    status: u16,
     cause: Option<Cause>,
 }
 
-fn log(line: &Line<'_>) {
-    let (code, cause) = line
-        .cause
-        .as_ref()
-        .map_or((None, None), |cause| (Some(cause.code), cause.why.as_deref()));
-    let Line {
-        id,
-        trace_id,
-        method,
-        route,
-        scene,
-        status,
-        seconds,
-        ..
-    } = line;
-    let is_failure = line
-        .cause
-        .as_ref()
-        .map_or(status.is_server_error(), |cause| cause.is_failure);
-    let (status, millis) = (status.as_u16(), format!("{:.1}", seconds * 1000.0));
-    if is_failure {
-        tracing::warn!(request_id = id, %trace_id, %method, route, scene, status, millis, code, cause, "request failed");
-    } else {
-        tracing::info!(request_id = id, %trace_id, %method, route, scene, status, millis, code, cause, "request");
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        let Self {
+            id,
+            trace_id,
+            method,
+            route,
+            status,
+            ..
+        } = *self;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let labels = [route, method, &status.to_string()];
+        let counted = self.metrics.http_request_seconds.with_label_values(&labels);
+        counted.observe(seconds);
+        let code = self.cause.as_ref().map(|cause| cause.code);
+        telemetry::trace::answered(self.spans, status, code);
+        let why = self.cause.as_ref().and_then(|cause| cause.why.as_deref());
+        let is_failure = self.cause.as_ref().map_or(status >= 500, |cause| cause.is_failure);
+        let (scene, millis) = (self.scene.as_deref(), format!("{:.1}", seconds * 1000.0));
+        if is_failure {
+            tracing::warn!(request_id = id, %trace_id, %method, route, scene, status, millis, code, cause = why, "request failed");
+        } else {
+            tracing::info!(request_id = id, %trace_id, %method, route, scene, status, millis, code, cause = why, "request");
+        }
     }
 }
 
@@ -430,6 +432,7 @@ pub(super) fn scene_in(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
     use axum::routing::get;
     use tower::ServiceExt;
 

@@ -159,24 +159,31 @@ impl Login {
         }
         let confirm_token = ConfirmToken::random(&mut os_rng());
         let warned = verdict == Verdict::Warn || came.late;
-        let scan = || Action::Scan {
-            person: person.clone(),
-            confirm_token: confirm_token.digest(),
-            entry_scene: came.way.entry_scene(),
-            refused: verdict == Verdict::Refuse,
-            warned,
-            asks_number: client.number_matching.asks(warned),
-            late: came.late,
-            typed: came.typed,
+        let asks_number = client.number_matching.asks(warned);
+        let (login, digest) = (self.clone(), confirm_token.digest());
+        let scanning = async move {
+            let scan = || Action::Scan {
+                person: person.clone(),
+                confirm_token: digest,
+                entry_scene: came.way.entry_scene(),
+                refused: verdict == Verdict::Refuse,
+                warned,
+                asks_number,
+                late: came.late,
+                typed: came.typed,
+            };
+            let scanned = apply(&*login.store, seen, Durability::Ordinary, &mut os_rng(), scan).await;
+            // Who scans again has scanned before.
+            let is_first = |applied: &&Applied| applied.scene.version > applied.before.scene.version;
+            if let Some(applied) = done(&scanned).filter(is_first) {
+                login.step_after(applied, Event::Scanned, None);
+            }
+            if let Ok(Applied { before, scene, .. }) = &scanned {
+                login.retire_short_code(before, scene);
+            }
+            scanned
         };
-        let scanned = apply(&*self.store, seen, Durability::Ordinary, &mut os_rng(), scan).await;
-        // Who scans again has scanned before.
-        let is_first = |applied: &&Applied| applied.scene.version > applied.before.scene.version;
-        if let Some(applied) = done(&scanned).filter(is_first) {
-            self.step_after(applied, Event::Scanned, None);
-        }
-        let Applied { before, scene, .. } = scanned?;
-        self.retire_short_code(&before, &scene);
+        let Applied { before, scene, .. } = self.see_through(scanning).await?;
         let (requested_ago, expires_in) = since_and_until(&scene, before.life());
         Ok(Scanned {
             confirm_token,

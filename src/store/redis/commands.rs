@@ -11,7 +11,6 @@ use std::time::Duration;
 use fred::interfaces::{ClientLike, ServerInterface};
 use fred::types::{ClusterHash, CustomCommand, InfoKind, Value};
 use futures_util::future::join_all;
-use prometheus::HistogramVec;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{Instrument, Span};
@@ -231,7 +230,7 @@ impl Commands {
     ) -> Result<T, StoreError> {
         let span = trace::redis(op);
         let mut observation = Observation {
-            seconds: &self.metrics.store_request_seconds,
+            metrics: &self.metrics,
             op,
             outcome: "given_up",
             started: Instant::now(),
@@ -251,7 +250,7 @@ impl Commands {
 
 /// Counts a request when it ends, and also when nobody waits any more for what Redis does not answer.
 struct Observation<'a> {
-    seconds: &'a HistogramVec,
+    metrics: &'a Metrics,
     op: &'static str,
     outcome: &'static str,
     started: Instant,
@@ -263,7 +262,8 @@ impl Drop for Observation<'_> {
         if self.outcome != "ok" {
             trace::failed(&self.span, self.outcome);
         }
-        self.seconds
+        self.metrics
+            .store_request_seconds
             .with_label_values(&[self.op, self.outcome])
             .observe(self.started.elapsed().as_secs_f64());
     }

@@ -12,7 +12,6 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::Options;
 use futures_util::FutureExt;
-use prometheus::IntCounter;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout};
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::servers::Address;
 use crate::entropy;
+use crate::telemetry::Metrics;
 
 /// One client.
 #[derive(Debug, Clone)]
@@ -124,11 +124,12 @@ impl Outage {
         self: Arc<Self>,
         server: Address,
         link: &Link,
-        made: IntCounter,
+        metrics: Metrics,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
         let mut errors = link.client.error_rx();
         let mut connected = link.client.reconnect_rx();
+        let made = metrics.store_connections_total.with_label_values(&["commands"]);
         async move {
             loop {
                 tokio::select! {

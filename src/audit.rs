@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::scene::{Doubt, Place, Scene};
-use crate::telemetry::{LineWriter, Lines, Metrics};
+use crate::telemetry::{LineWriter, Lines, Metrics, Output, Trouble};
 
 /// Most of a minute of a hundred logins a second, where a disk stands still: some 6 MB.
 const WAITING_MAX: usize = 16_384;
@@ -227,15 +227,27 @@ impl Audit {
         // Of text and numbers alone, which JSON can always hold.
         let mut line = serde_json::to_vec(&record).unwrap_or_default();
         line.push(b'\n');
-        log.lines.put(&line);
+        log.lines.put(line);
     }
 }
 
-fn tell(failed: Option<&io::Error>) {
-    if let Some(error) = failed {
-        tracing::warn!(%error, "the audit log can't be written: what happens meanwhile is not in it");
-    } else {
-        tracing::info!("the audit log is written again");
+fn tell(trouble: &Trouble<'_>) {
+    match trouble {
+        Trouble::Failed(error) => {
+            tracing::warn!(%error, "the audit log can't be written: what happens meanwhile is not in it");
+        }
+        Trouble::Full => {
+            tracing::warn!(
+                "the audit log is written too slowly, and no more can wait: some of what happens meanwhile is not in it"
+            );
+        }
+        Trouble::Over => tracing::info!("the audit log is written again"),
+        Trouble::Left(lines) => {
+            tracing::warn!(
+                lines,
+                "the audit log lacks what could not be written in time before the end"
+            );
+        }
     }
 }
 
@@ -289,3 +301,5 @@ impl Write for AuditFile {
         self.file.flush()
     }
 }
+
+impl Output for AuditFile {}

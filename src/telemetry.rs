@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 pub use export::{Export, Spans, TraceSettings};
-pub(crate) use lines::{LineWriter, Lines};
+pub(crate) use lines::{LineWriter, Lines, Output, Trouble};
 pub use logs::Logs;
 
 /// An error and all that lies behind it, for the log.

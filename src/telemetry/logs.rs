@@ -35,7 +35,8 @@ impl Logs {
         let dropped = ["log_lines_dropped_total", "Lines of the log that nobody will read."];
         // Of a log that can't be written there is nowhere to tell.
         let lines = Lines::to(io::stderr(), |_| {}, WAITING_MAX, dropped)?;
-        let layer = tracing_subscriber::fmt::layer().with_writer(lines.writer().make_writer());
+        let writer = lines.writer();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
         let layer = if json {
             layer.json().flatten_event(true).boxed()
         } else {

@@ -1,8 +1,9 @@
 //! The audit log: who logged in where, and how it ended, for whoever must be able to say so later.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -471,6 +472,54 @@ async fn a_full_disk_keeps_nobody_from_logging_in() {
     })
     .await;
     assert_eq!(said(&service, "WARN", "the audit log can't be written"), 1);
+}
+
+/// What nobody has read yet. It stays open, so that there is somebody who could.
+struct Pipe(File);
+
+impl Pipe {
+    fn at(path: &Path) -> Self {
+        let made = Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+        let mut both = File::options();
+        let both = both.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        Self(both.open(path).unwrap())
+    }
+
+    fn read(&mut self) -> String {
+        let mut text = Vec::new();
+        let end = self.0.read_to_end(&mut text).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::WouldBlock);
+        String::from_utf8(text).unwrap()
+    }
+}
+
+/// More than a pipe holds.
+const MANY: usize = 600;
+
+async fn give_up_many(service: &Service) {
+    for _ in 0..MANY {
+        assert_eq!(Browser::start(service).await.cancel().await.status, 204);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_reads_holds_no_end_up_and_the_log_says_how_much_it_was() {
+    let (_dir, path) = at("output");
+    let mut pipe = Pipe::at(&path);
+    let mut service = Service::builder().output(&path).rust_log("info").start().await;
+    give_up_many(&service).await;
+    service.terminate();
+    assert!(service.process.ended().await.success());
+    service.log().line_with(&["ended"]).await;
+    let line = service.log().line_with(&["WARN", "the audit log lacks"]).await;
+    let (_, left) = line.split_once("lines=").expect("how many");
+    let left: usize = left.trim().parse().expect("a number");
+    let read = pipe.read().lines().count();
+    assert!(left > 0 && read > 0, "{left} {read}");
+    assert_eq!(left + read, MANY);
+    let lines = service.log().lines();
+    assert!(lines.last().unwrap().contains("ended"), "{lines:#?}");
 }
 
 /// A start would stand still until somebody reads.

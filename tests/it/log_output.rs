@@ -1,20 +1,20 @@
 //! A log that nobody takes: whoever reads standard error is not whom the service works for.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::redis::free_addr;
 use crate::support::roles::{Browser, Phone, Site};
 use crate::support::service::{Service, http_client};
+use crate::support::{eventually, temporary_directory};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const DROPPED: &str = "scanlogin_log_lines_dropped_total";
@@ -53,6 +53,29 @@ async fn logins_go_on_while_nobody_reads_the_log_and_lines_without_room_are_coun
     assert!(service.process.ended().await.success());
     // The last line of a good end, which came after all that were dropped.
     service.log().line_with(&["ended"]).await;
+}
+
+#[tokio::test]
+async fn who_never_reads_the_log_again_does_not_hold_the_end_up_nor_is_a_word_of_it_on_standard_output() {
+    let dir = temporary_directory();
+    let output = dir.path().join("output");
+    let mut service = Service::builder().rust_log("trace").output(&output).start().await;
+    log_in(&service).await;
+    service.log().stand_still();
+    let until_dropped = async {
+        while service.metric(DROPPED, "").await == 0.0 {
+            join_all((0..500).map(|_| service.get("/").send())).await;
+        }
+    };
+    timeout(PATIENCE, until_dropped).await.expect("the log is full");
+    service.terminate();
+    assert!(service.process.ended().await.success());
+    // The audit log's alone.
+    let output = fs::read_to_string(&output).unwrap();
+    assert_eq!(output.lines().count(), 3, "{output}");
+    for line in output.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
 }
 
 #[tokio::test]

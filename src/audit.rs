@@ -3,8 +3,9 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -260,11 +261,24 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
+/// Whether its last line has no end. Of what can be appended to and not read, nor has a size, nobody knows.
+fn ends_in_part(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let Some(last) = file.metadata()?.len().checked_sub(1) else {
+        return Ok(false);
+    };
+    let mut end = [0];
+    file.read_exact_at(&mut end, last)?;
+    Ok(end != *b"\n")
+}
+
 /// A file that may be moved away at any time, as logrotate does: then another is begun in its place.
 #[derive(Debug)]
 struct AuditFile {
     path: PathBuf,
     file: File,
+    /// Whether it ended in a part of a line when it was opened: whoever wrote that knew, and is gone.
+    was_cut: bool,
     looked: Instant,
 }
 
@@ -273,6 +287,7 @@ impl AuditFile {
         Ok(Self {
             path: path.to_owned(),
             file: open(path)?,
+            was_cut: ends_in_part(path).unwrap_or_default(),
             looked: Instant::now(),
         })
     }
@@ -287,13 +302,6 @@ impl AuditFile {
 
 impl Write for AuditFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.looked.elapsed() >= LOOK {
-            // Where this fails it is tried with each line: who moved the old one away may have deleted it.
-            if !self.is_in_its_place() {
-                self.file = open(&self.path)?;
-            }
-            self.looked = Instant::now();
-        }
         self.file.write(line)
     }
 
@@ -302,4 +310,40 @@ impl Write for AuditFile {
     }
 }
 
-impl Output for AuditFile {}
+impl Output for AuditFile {
+    fn next_line(&mut self, mut cut: bool) -> io::Result<bool> {
+        if self.looked.elapsed() >= LOOK {
+            // Where this fails it is tried with each line: who moved the old one away may have deleted it.
+            if !self.is_in_its_place() {
+                *self = Self::open(&self.path)?;
+                cut = false;
+            }
+            self.looked = Instant::now();
+        }
+        Ok(mem::take(&mut self.was_cut) || cut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_was_cut_off_is_of_its_own_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        fs::write(&path, "in pa").unwrap();
+        let mut file = AuditFile::open(&path).unwrap();
+        assert!(file.next_line(false).unwrap(), "somebody else's");
+        assert!(!file.next_line(false).unwrap(), "and once");
+        assert!(file.next_line(true).unwrap(), "its own");
+        fs::rename(&path, dir.path().join("audit.log.1")).unwrap();
+        assert!(file.next_line(true).unwrap(), "it is not looked for before its time");
+        tokio::time::advance(LOOK).await;
+        assert!(!file.next_line(true).unwrap(), "the line is in the other file");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "whole\n").unwrap();
+        tokio::time::advance(LOOK).await;
+        assert!(!file.next_line(true).unwrap());
+    }
+}

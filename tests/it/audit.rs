@@ -474,6 +474,26 @@ async fn a_full_disk_keeps_nobody_from_logging_in() {
     assert_eq!(said(&service, "WARN", "the audit log can't be written"), 1);
 }
 
+/// A full disk took a part of it, and the process that knew so has ended.
+#[tokio::test]
+async fn a_line_that_stands_there_in_part_when_the_service_starts_takes_no_other_with_it() {
+    let (_dir, path) = at("audit.log");
+    let cut = "{\"time\":\"2026-08-31T00:00:00.000Z\",\"event\":\"sca";
+    fs::write(&path, cut).unwrap();
+    for _ in 0..2 {
+        let mut service = Service::builder().audit_log(&path).start().await;
+        log_in(&service, "alice").await;
+        service.terminate();
+        assert!(service.process.ended().await.success());
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (7, cut), "{text}");
+    for line in &lines[1..] {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+}
+
 /// What nobody has read yet. It stays open, so that there is somebody who could.
 struct Pipe(File);
 
@@ -520,6 +540,31 @@ async fn what_nobody_reads_holds_no_end_up_and_the_log_says_how_much_it_was() {
     assert_eq!(left + read, MANY);
     let lines = service.log().lines();
     assert!(lines.last().unwrap().contains("ended"), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_named_pipe_is_none_either_that_stands_where_its_file_was_moved_away() {
+    let (dir, path) = at("audit.log");
+    let service = Service::builder().audit_log(&path).rust_log("info").start().await;
+    log_in(&service, "alice").await;
+    so_many(&path, 3).await;
+    fs::rename(&path, dir.path().join("audit.log.1")).unwrap();
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let until_dropped = async {
+        while service.metric(DROPPED, "").await < 1.0 {
+            log_in_at_leisure(&service).await;
+        }
+    };
+    timeout(PATIENCE, until_dropped).await.expect("lines are counted");
+    let told = ["the audit log can't be written", "it is a named pipe"];
+    service.log().line_with(&told).await;
+    fs::remove_file(&path).unwrap();
+    let browser = log_in(&service, "alice").await;
+    eventually("the newest login is there", || async {
+        (about(&records(&path), &browser).len() == 3).then_some(())
+    })
+    .await;
 }
 
 /// A start would stand still until somebody reads.

@@ -207,8 +207,8 @@ pub struct Start<'a> {
     pub browser: BrowserDescription,
     /// Where the browser is.
     pub address: IpAddr,
-    /// Its request's place in a trace.
-    pub traceparent: Traceparent,
+    /// Its request's place in a trace, if it has one.
+    pub traceparent: Option<Traceparent>,
     /// The wall clock, in seconds since the Unix epoch.
     pub now: i64,
 }
@@ -285,9 +285,7 @@ impl Login {
     /// [`Error::InvalidRequest`], [`Error::Limited`], [`Error::Store`]
     pub async fn start(&self, mut start: Start<'_>) -> Result<Started, Error> {
         let step = trace::begun("start", None);
-        if let Some(traceparent) = trace::traceparent(&step) {
-            start.traceparent = traceparent;
-        }
+        start.traceparent = trace::traceparent(&step).or(start.traceparent);
         let started = self.begin(start).instrument(step.clone()).await?;
         trace::about(&step, &started.scene.id.shortened());
         Ok(started)
@@ -458,7 +456,7 @@ impl Login {
             short_code: None,
             env_version: start.env_version.map(|edition| edition.as_str().to_owned()),
             scanned_life_ms: None,
-            traceparent: Some(start.traceparent),
+            traceparent: start.traceparent,
             unknown: std::collections::BTreeMap::new(),
         }
     }

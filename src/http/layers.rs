@@ -296,7 +296,10 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
     let (spans, trace) = traced(&state, &request, &id, method, scene.as_deref());
     request.extensions_mut().insert(trace);
     // What is logged on the way bears the request's names too.
-    let trace_id = trace.0.trace_id();
+    let trace_id = trace
+        .0
+        .unwrap_or_else(|| Traceparent::random(&mut rand::rng()))
+        .trace_id();
     let span = tracing::info_span!("request", request_id = id.0, %trace_id, scene);
     let mut line = Line {
         metrics: &state.metrics,
@@ -327,7 +330,7 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
     response
 }
 
-/// The request's span, where there is a collector, and its name either way.
+/// The request's span, where there is a collector, and what others may know it by.
 fn traced(state: &AppState, request: &Request, id: &RequestId, method: &str, scene: Option<&str>) -> (Span, Trace) {
     let caller = trace::of_caller(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -344,7 +347,6 @@ fn traced(state: &AppState, request: &Request, id: &RequestId, method: &str, sce
         },
     );
     let own = telemetry::trace::traceparent(&span).or(caller);
-    let own = own.unwrap_or_else(|| Traceparent::random(&mut rand::rng()));
     (span, Trace(own))
 }
 

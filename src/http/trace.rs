@@ -13,16 +13,16 @@ use crate::scene::{BrowserSecret, SceneId};
 use crate::telemetry::trace;
 use crate::traceparent::{TRACEPARENT, Traceparent};
 
-/// This request's span, or what stands for it where nobody records any.
+/// This request's span, or its caller's where nobody records any here. None where there is neither: what the log calls it then means
+/// nothing to others, who would take it for a trace that is not to be recorded.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Trace(pub(super) Traceparent);
+pub(super) struct Trace(pub(super) Option<Traceparent>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Trace {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let own = parts.extensions.get::<Self>().copied();
-        Ok(own.unwrap_or_else(|| Self(Traceparent::random(&mut rand::rng()))))
+        Ok(parts.extensions.get().copied().unwrap_or(Self(None)))
     }
 }
 

@@ -352,7 +352,7 @@ async fn a_sites_server_is_told_which_trace_its_message_is_part_of() {
     let (addr, received) = receiver().await;
     let settings =
         format!("[[client]]\nclient_id = \"blog\"\nwebhook_url = \"http://{addr}/\"\nwebhook_secret = \"{SECRET}\"\n");
-    for is_collected in [true, false] {
+    for (is_collected, is_callers) in [(true, true), (false, true), (true, false), (false, false)] {
         received.lock().unwrap().clear();
         let builder = Service::builder().config_toml(&settings);
         let builder = if is_collected {
@@ -361,18 +361,33 @@ async fn a_sites_server_is_told_which_trace_its_message_is_part_of() {
             builder
         };
         let service = builder.start().await;
-        let browser = start(&service, &sampled()).await;
+        let browser = if is_callers {
+            start(&service, &sampled()).await
+        } else {
+            Browser::start(&service).await
+        };
         let phone = Phone::that_scanned("alice", &service, &browser.scene).await;
         phone.confirm(&service, &browser.scene).await.ok();
         let told = eventually("a message", || async { received.lock().unwrap().first().cloned() }).await;
-        let traceparent = told["traceparent"].to_str().unwrap();
-        if is_collected {
-            let webhook = collector.span("webhook", TRACE).await;
-            assert_eq!(traceparent, format!("00-{TRACE}-{}-01", webhook.id));
-            let confirm = collector.span("login confirm", TRACE).await;
-            assert_eq!(webhook.parent, confirm.id);
-        } else {
-            assert_eq!(traceparent, sampled(), "passed on as it came");
+        let traceparent = told.get("traceparent").map(|traceparent| traceparent.to_str().unwrap());
+        match (is_collected, is_callers) {
+            (true, true) => {
+                let webhook = collector.span("webhook", TRACE).await;
+                assert_eq!(traceparent, Some(&*format!("00-{TRACE}-{}-01", webhook.id)));
+                let confirm = collector.span("login confirm", TRACE).await;
+                assert_eq!(webhook.parent, confirm.id);
+            }
+            (false, true) => assert_eq!(traceparent, Some(&*sampled()), "passed on as it came"),
+            (true, false) => {
+                let (_, trace_id) = traceparent.and_then(|text| text.split_once('-')).expect("one of ours");
+                let webhook = collector.span("webhook", &trace_id[..32]).await;
+                assert_eq!(
+                    traceparent,
+                    Some(&*format!("00-{}-{}-01", webhook.trace_id, webhook.id))
+                );
+            }
+            // One that nobody records would keep the site's own from being recorded.
+            (false, false) => assert_eq!(traceparent, None),
         }
     }
 }

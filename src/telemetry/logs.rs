@@ -5,7 +5,7 @@ use std::panic::PanicHookInfo;
 
 use anyhow::Context;
 use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::prelude::*;
 
 use super::export::Spans;
@@ -30,8 +30,10 @@ impl Logs {
         let filter = tracing_subscriber::EnvFilter::builder()
             .with_default_directive(Level::INFO.into())
             .from_env()
-            .context("RUST_LOG: it must be such as info or scanlogin=debug")?
-            .add_directive(format!("{}=off", trace::TARGET).parse()?);
+            .context("RUST_LOG: it must be such as info or scanlogin=debug")?;
+        // The collector's spans are none of the log's, whatever is asked of it: a directive would be no match for `[request]=debug`.
+        let of_the_log = filter_fn(|told| told.target() != trace::TARGET).with_max_level_hint(LevelFilter::TRACE);
+        let filter = filter.and(of_the_log);
         let dropped = ["log_lines_dropped_total", "Lines of the log that nobody will read."];
         // Of a log that can't be written there is nowhere to tell.
         let lines = Lines::to(io::stderr(), |_| {}, WAITING_MAX, dropped)?;
@@ -42,8 +44,9 @@ impl Logs {
         } else {
             layer.with_ansi(io::stderr().is_terminal()).boxed()
         };
+        let log = layer.with_filter(filter);
         match spans {
-            None => tracing_subscriber::registry().with(layer).with(filter).try_init()?,
+            None => tracing_subscriber::registry().with(log).try_init()?,
             Some(Spans(tracer)) => {
                 let spans = tracing_opentelemetry::layer()
                     .with_tracer(tracer)
@@ -53,7 +56,6 @@ impl Logs {
                     .with_target(false)
                     .with_tracked_inactivity(false)
                     .with_filter(Targets::new().with_target(trace::TARGET, Level::INFO));
-                let log = layer.with_filter(filter);
                 tracing_subscriber::registry().with(log).with(spans).try_init()?;
             }
         }

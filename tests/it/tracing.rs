@@ -255,7 +255,9 @@ async fn lines_of(service: &Service, request_id: &str) -> Vec<Value> {
 async fn each_line_of_the_log_names_trace_request_and_scene_whether_or_not_anybody_collects() {
     let collector = Collector::start().await;
     for builder in [Service::builder(), traced(Service::builder(), &collector)] {
-        let service = builder.with("LOG", "json").start().await;
+        // As much as there is, and of spans more than that.
+        let filter = "info,hyper_util=trace,[request]=trace,[step]=trace,[redis]=trace,[wechat]=trace";
+        let service = builder.with("LOG", "json").rust_log(filter).start().await;
         let browser = Browser::start(&service).await;
         let phone = Phone::that_scanned("alice", &service, &browser.scene).await;
         let shortened = format!("{}…", &browser.scene[..8]);
@@ -298,6 +300,21 @@ async fn each_line_of_the_log_names_trace_request_and_scene_whether_or_not_anybo
             .await;
         let redeemed: Value = serde_json::from_str(&redeemed).unwrap();
         assert_ne!(redeemed["trace_id"], first["trace_id"]);
+        let lines = service.log().lines();
+        for line in &lines {
+            assert!(!line.contains("otel"), "the collector's: {line}");
+        }
+        // What is written inside a step, as WeChat is asked, is of the request and nothing else.
+        let inside: Vec<Value> = lines
+            .iter()
+            .filter(|line| line.contains("hyper_util::client") && line.contains("request_id"))
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert!(!inside.is_empty(), "{lines:#?}");
+        for line in inside {
+            assert_eq!(line["span"]["name"], "request", "{line}");
+            assert_eq!(line["spans"].as_array().map(Vec::len), Some(1), "{line}");
+        }
     }
 }
 

@@ -413,7 +413,13 @@ impl Settings {
             };
         };
         let names = match (&*self.audit_names, key) {
-            ("plain", _) => Names::Plain,
+            ("plain", None) => Names::Plain,
+            // As above.
+            ("plain", Some(_)) => {
+                return Err(wrong(
+                    "SCANLOGIN_AUDIT_KEY is for hashed names, and SCANLOGIN_AUDIT_NAMES is plain: take one of them away",
+                ));
+            }
             (_, Some(key)) => Names::hashed(&key),
             (_, None) => {
                 return Err(wrong(

@@ -142,6 +142,15 @@ const VALUES: &[Case] = &[
         &["SCANLOGIN_AUDIT_KEY", "SCANLOGIN_AUDIT_LOG is missing"],
     ),
     Case(
+        &["--audit-log", "-", "--audit-names", "plain"],
+        &[("SCANLOGIN_AUDIT_KEY", "canary-2f7c9a-0d4be18356canary77")],
+        "",
+        &[
+            "SCANLOGIN_AUDIT_KEY is for hashed names",
+            "SCANLOGIN_AUDIT_NAMES is plain",
+        ],
+    ),
+    Case(
         &["--audit-log", "-"],
         &[("SCANLOGIN_AUDIT_KEY_FILE", "/nowhere/key")],
         "",
@@ -1325,12 +1334,11 @@ async fn a_secret_on_the_command_line_is_warned_about_and_not_repeated() {
     let command = || {
         let mut command = quiet(&dir, "");
         command.envs([SIMULATED, API_BASE, ("SCANLOGIN_WECHAT_APPID", "wx0123456789abcdef")]);
-        command.envs([("SCANLOGIN_AUDIT_LOG", "-"), ("SCANLOGIN_AUDIT_NAMES", "plain")]);
         command.env("SCANLOGIN_SIGNING_KEYS_FILE", keys_in(dir.path()));
         command
     };
     let mut by_flags = command();
-    by_flags.args(
+    by_flags.env("SCANLOGIN_AUDIT_LOG", "-").args(
         secrets
             .iter()
             .flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]),
@@ -1347,6 +1355,7 @@ async fn a_secret_on_the_command_line_is_warned_about_and_not_repeated() {
     assert!(!said.join("\n").contains(CANARY), "{said:#?}");
 
     let mut by_environment = command();
+    by_environment.env("SCANLOGIN_AUDIT_LOG", "-");
     by_environment.envs(secrets.map(|(name, value)| (twin(name), value)));
     let said = said_at_start(&mut by_environment).await;
     assert_eq!(count(&said, &[WORDS]), 0, "{said:#?}");

@@ -11,7 +11,7 @@ use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanLimits, SpanProcessor};
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, Opts};
 use prost::Message;
@@ -138,6 +138,8 @@ impl Export {
         let sampler = Sampler::TraceIdRatioBased(settings.ratio);
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::ParentBased(Box::new(sampler)))
+            // By default the environment says how much of a span there is.
+            .with_span_limits(SpanLimits::default())
             .with_span_processor(queue)
             .build();
         let export = Self {

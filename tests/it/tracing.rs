@@ -455,6 +455,23 @@ async fn without_a_collector_nothing_is_sent_whatever_the_environment_says() {
 }
 
 #[tokio::test]
+async fn what_is_in_a_span_is_there_whatever_the_environment_says() {
+    let collector = Collector::start().await;
+    let limits = ["ATTRIBUTE_COUNT", "EVENT_COUNT", "LINK_COUNT"];
+    let service = limits
+        .iter()
+        .fold(traced(Service::builder(), &collector), |service, limit| {
+            service.env(&format!("OTEL_SPAN_{limit}_LIMIT"), "0")
+        });
+    let service = service.start().await;
+    let browser = start(&service, &sampled()).await;
+    assert_eq!(browser.cancel().await.status, 204);
+    let request = collector.span("POST /scenes", TRACE).await;
+    assert_eq!(request.attributes["http.route"], "/scenes");
+    assert_eq!(collector.span("login cancel", TRACE).await.links.len(), 1);
+}
+
+#[tokio::test]
 async fn what_waits_at_the_end_is_sent_and_a_collector_that_hangs_does_not_hold_the_end_up() {
     let collector = Collector::start().await;
     let mut service = traced(Service::builder(), &collector).start().await;

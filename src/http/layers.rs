@@ -39,7 +39,9 @@ const DISCARD_BYTES: usize = 256 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The methods that are counted each by its name. Any other word may be a caller's invention, of which there is no end.
-const COUNTED_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+const COUNTED_METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE",
+];
 
 /// What nobody may put into an address, where proxies and browsers keep it: it is not taken from there either.
 const SECRETS: [&str; 9] = [
@@ -293,7 +295,7 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
     let scene = scene_in(request.uri().path());
     warn_of_secret(&route, request.uri().query());
 
-    let (spans, trace) = traced(&state, &request, &id, method, scene.as_deref());
+    let (spans, trace) = traced(&state, &request, &id, counted, scene.as_deref());
     request.extensions_mut().insert(trace);
     // What is logged on the way bears the request's names too.
     let trace_id = trace
@@ -331,7 +333,13 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
 }
 
 /// The request's span, where there is a collector, and what others may know it by.
-fn traced(state: &AppState, request: &Request, id: &RequestId, method: &str, scene: Option<&str>) -> (Span, Trace) {
+fn traced(
+    state: &AppState,
+    request: &Request,
+    id: &RequestId,
+    method: Option<&str>,
+    scene: Option<&str>,
+) -> (Span, Trace) {
     let caller = trace::of_caller(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     // As it was sent it may hold anything.

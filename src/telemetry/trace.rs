@@ -20,7 +20,8 @@ pub(super) const TARGET: &str = "scanlogin::otel";
 /// A request, in the words of OpenTelemetry's conventions for HTTP servers.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
-    pub(crate) method: &'a str,
+    /// `None` of what nobody knows: as it was sent it may hold anything.
+    pub(crate) method: Option<&'a str>,
     /// `None` of what there is not.
     pub(crate) route: Option<&'a str>,
     /// The path as the log has it.
@@ -38,10 +39,11 @@ pub(crate) fn request(caller: Option<Traceparent>, asked: &Asked<'_>) -> Span {
         scheme,
         request_id,
     } = asked;
+    let (name, method) = method.map_or(("HTTP", "_OTHER"), |method| (method, method));
     let span = info_span!(
         target: TARGET,
         "request",
-        otel.name = route.map_or_else(|| (*method).to_owned(), |route| format!("{method} {route}")),
+        otel.name = route.map_or_else(|| name.to_owned(), |route| format!("{name} {route}")),
         otel.kind = "server",
         otel.status_code = Empty,
         http.request.method = method,

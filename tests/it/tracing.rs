@@ -235,6 +235,9 @@ async fn what_is_nobodys_business_is_in_no_span() {
         .iter()
         .find(|span| span.name == "GET")
         .expect("of what there is not");
+    let other = spans.iter().find(|span| span.name == "HTTP /");
+    let other = other.expect("of a method that there is not");
+    assert_eq!(other.attributes["http.request.method"], "_OTHER");
     assert_eq!(unknown.attributes["http.response.status_code"], "404");
     assert!(!unknown.attributes.contains_key("url.path"), "{unknown:?}");
     for told in collector.told() {

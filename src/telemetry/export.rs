@@ -56,6 +56,7 @@ pub struct Spans(pub(super) SdkTracer);
 pub struct Export {
     waiting: mpsc::Receiver<SpanData>,
     resource: ResourceAttributesWithSchema,
+    instance_id: String,
     http: reqwest::Client,
     settings: TraceSettings,
     fails: bool,
@@ -124,10 +125,11 @@ impl Export {
             .user_agent(concat!("scanlogin/", env!("CARGO_PKG_VERSION")))
             .timeout(TIMEOUT)
             .build()?;
+        let instance_id = instance_id();
         let resource = Resource::builder_empty()
             .with_service_name("scanlogin")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_attribute(KeyValue::new("service.instance.id", instance_id()))
+            .with_attribute(KeyValue::new("service.instance.id", instance_id.clone()))
             .build();
         let counted = counter()?;
         let (ended, waiting) = mpsc::channel(WAITING_MAX);
@@ -145,6 +147,7 @@ impl Export {
         let export = Self {
             waiting,
             resource: ResourceAttributesWithSchema::from(&resource),
+            instance_id,
             http,
             settings,
             fails: false,
@@ -160,6 +163,8 @@ impl Export {
 
     /// Sends until `stop`, and then what is left, for a second at most.
     pub async fn run(mut self, stop: CancellationToken) {
+        // By which whoever has a span finds the log.
+        tracing::info!(service.instance.id = self.instance_id, "spans are sent");
         let sending = async {
             while let Some(spans) = self.next(&stop).await {
                 self.deliver(spans, &stop).await;

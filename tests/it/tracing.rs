@@ -111,6 +111,10 @@ async fn a_login_is_one_trace_of_all_replicas_redis_and_wechat() {
     assert_eq!(instance("login start"), instance("login confirm"));
     assert_eq!(instance("login scan"), instance("login redeem"));
     assert_ne!(instance("login start"), instance("login scan"));
+    // Who has the one finds the other.
+    one.log()
+        .line_with(&["service.instance.id", instance("login start")])
+        .await;
     for told in collector.told() {
         for hidden in [browser.scene.as_str(), openid, "127.0.0.1"] {
             let is_there = told.bytes.windows(hidden.len()).any(|part| part == hidden.as_bytes());

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
@@ -16,7 +17,7 @@ use prometheus::core::Collector;
 use prometheus::{IntCounterVec, Opts};
 use prost::Message;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use reqwest::{StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ const GATHER: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The pauses before a message is sent again that may be taken later.
 const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// How much of its reply is read.
+const REPLY_MAX: usize = 64 * 1024;
 /// How long what waits at the end of the process gets.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -206,42 +209,49 @@ impl Export {
     async fn deliver(&mut self, spans: Vec<SpanData>, stop: &CancellationToken) {
         let sum = spans.len();
         let resource_spans = group_spans_by_resource_and_scope(spans, &self.resource);
-        let message: bytes::Bytes = ExportTraceServiceRequest { resource_spans }.encode_to_vec().into();
+        let message: Bytes = ExportTraceServiceRequest { resource_spans }.encode_to_vec().into();
         let mut pauses = PAUSES.iter();
-        loop {
+        let rejected = loop {
             let fault = match self.post(message.clone()).await {
-                Ok(()) => break,
+                Ok(rejected) => break rejected.min(sum),
                 Err(fault) => fault,
             };
-            if !self.fails {
-                self.fails = true;
-                let why = fault.why;
-                tracing::warn!(
-                    why,
-                    "the collector of SCANLOGIN_OTLP_ENDPOINT does not take spans; logins go on, and what it misses is dropped"
-                );
-            }
+            self.fails_as(&fault.why);
             match pauses.next() {
                 Some(pause) if fault.is_passing && !stop.is_cancelled() => {
                     stop.run_until_cancelled(sleep(*pause)).await;
                 }
                 Some(_) | None => return count(&self.counted, "dropped", sum),
             }
-        }
-        if self.fails {
+        };
+        if rejected > 0 {
+            self.fails_as("it rejected spans of a message that it took");
+        } else if self.fails {
             self.fails = false;
             tracing::info!("the collector takes spans again");
         }
-        count(&self.counted, "exported", sum);
+        count(&self.counted, "dropped", rejected);
+        count(&self.counted, "exported", sum - rejected);
     }
 
-    /// What the collector writes is not read beyond its status.
-    async fn post(&self, message: bytes::Bytes) -> Result<(), Fault> {
+    /// Tells why, once.
+    fn fails_as(&mut self, why: &str) {
+        if !self.fails {
+            self.fails = true;
+            tracing::warn!(
+                why,
+                "the collector of SCANLOGIN_OTLP_ENDPOINT does not take spans; logins go on, and what it misses is dropped"
+            );
+        }
+    }
+
+    /// How many of its spans the collector took the message without.
+    async fn post(&self, message: Bytes) -> Result<usize, Fault> {
         let TraceSettings { endpoint, headers, .. } = &self.settings;
         let request = self.http.post(endpoint.clone()).headers(headers.clone());
         let request = request.header(CONTENT_TYPE, "application/x-protobuf").body(message);
         match request.send().await {
-            Ok(response) if response.status().is_success() => Ok(()),
+            Ok(response) if response.status().is_success() => Ok(rejected(response).await),
             Ok(response) => Err(Fault {
                 why: format!("HTTP status {}", response.status().as_u16()),
                 is_passing: is_passing(response.status()),
@@ -253,6 +263,21 @@ impl Export {
             }),
         }
     }
+}
+
+/// What the collector says of a message that it took (OTLP, "Partial Success"). What says nothing, or too much, rejects none. Why it
+/// rejects any may hold anything.
+async fn rejected(mut response: Response) -> usize {
+    let mut said = Vec::new();
+    while let Ok(Some(part)) = response.chunk().await {
+        said.extend_from_slice(&part);
+        if said.len() > REPLY_MAX {
+            return 0;
+        }
+    }
+    let said = ExportTraceServiceResponse::decode(&*said).unwrap_or_default();
+    let rejected = said.partial_success.map_or(0, |partial| partial.rejected_spans);
+    usize::try_from(rejected).unwrap_or_default()
 }
 
 /// The statuses after which the same message may be sent again (OTLP, "Failures").

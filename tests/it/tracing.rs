@@ -617,7 +617,39 @@ async fn logins_go_on_while_a_collector_hangs_and_spans_without_room_are_counted
     };
     let went_on = timeout(Duration::from_secs(90), until_dropped).await;
     assert!(went_on.is_ok(), "somebody waits for the collector");
-    assert!(warnings(&service) <= 1);
+    service.log().line_with(&["does not take spans"]).await;
+    assert_eq!(warnings(&service), 1);
+}
+
+#[tokio::test]
+async fn who_sends_spans_elsewhere_is_not_followed() {
+    let collector = Collector::at("127.0.0.1:0".parse().unwrap(), Manner::Redirects).await;
+    let service = traced(Service::builder(), &collector).start().await;
+    drops(&service).await;
+    service
+        .log()
+        .line_with(&["does not take spans", "HTTP status 307"])
+        .await;
+}
+
+#[tokio::test]
+async fn spans_that_a_collector_rejects_of_a_message_that_it_takes_are_dropped() {
+    let collector = Collector::at("127.0.0.1:0".parse().unwrap(), Manner::Rejects(1)).await;
+    let service = traced(Service::builder(), &collector).start().await;
+    for _ in 0..2 {
+        drops(&service).await;
+    }
+    service.log().line_with(&["does not take spans", "rejected"]).await;
+    assert_eq!(warnings(&service), 1);
+    let messages = u32::try_from(collector.told().len()).unwrap();
+    eventually("what is counted", || async {
+        let (dropped, exported) = (dropped(&service).await, exported(&service).await);
+        (dropped >= f64::from(messages) && exported > dropped).then_some(())
+    })
+    .await;
+    collector.set(Manner::Answers(200));
+    log_in(&service, "alice").await;
+    service.log().line_with(&["takes spans again"]).await;
 }
 
 #[tokio::test]

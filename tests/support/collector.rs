@@ -8,8 +8,11 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message;
@@ -26,6 +29,10 @@ use super::eventually;
 pub(crate) enum Manner {
     Answers(u16),
     Hangs,
+    /// To an address where it takes everything.
+    Redirects,
+    /// Takes each message, and says that so many of its spans it did not.
+    Rejects(i64),
 }
 
 /// One message as it came.
@@ -91,6 +98,7 @@ impl Collector {
         });
         let router = Router::new()
             .route("/v1/traces", post(take))
+            .route("/elsewhere", post(StatusCode::OK))
             .with_state(Arc::clone(&shared));
         let serving = TaskTracker::new().spawn(async move {
             let _ = axum::serve(listener, router).await;
@@ -128,7 +136,7 @@ impl Collector {
     }
 }
 
-async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, bytes: Bytes) -> StatusCode {
+async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, bytes: Bytes) -> Response {
     let mut manner = shared.manner.subscribe();
     let now = *manner.borrow_and_update();
     shared.told.lock().unwrap().push(Told {
@@ -140,8 +148,18 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, bytes: Byte
         let _ = manner.changed().await;
     }
     match now {
-        Manner::Answers(status) => StatusCode::from_u16(status).expect("a status"),
-        Manner::Hangs => StatusCode::SERVICE_UNAVAILABLE,
+        Manner::Answers(status) => StatusCode::from_u16(status).expect("a status").into_response(),
+        Manner::Hangs => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Manner::Redirects => Redirect::temporary("/elsewhere").into_response(),
+        Manner::Rejects(rejected_spans) => {
+            let partial_success = Some(ExportTracePartialSuccess {
+                rejected_spans,
+                error_message: "too many".to_owned(),
+            });
+            ExportTraceServiceResponse { partial_success }
+                .encode_to_vec()
+                .into_response()
+        }
     }
 }
 

@@ -478,6 +478,34 @@ async fn what_is_in_a_span_is_there_whatever_the_environment_says() {
     assert_eq!(collector.span("login cancel", TRACE).await.links.len(), 1);
 }
 
+/// The conventions know an error by its status and its type.
+#[tokio::test]
+async fn what_failed_and_why_is_told() {
+    let collector = Collector::start().await;
+    let service = traced(Service::builder(), &collector).start().await;
+    let browser = start(&service, &sampled()).await;
+    service
+        .fault(json!({ "call": "jscode2session", "errcode": 40013 }))
+        .await;
+    let body = json!({ "code": service.wx_code("alice").await });
+    let scan = service.post(&format!("/scenes/{}/scan", browser.scene), &body);
+    Reply::to(scan).await.problem(502, "wechat_error");
+    let asked = collector.span("wechat jscode2session", TRACE).await;
+    assert!(asked.failed, "{asked:?}");
+    assert_eq!(asked.attributes["scanlogin.wechat.errcode"], "40013");
+    let spans = eventually("the request's span", || async {
+        let spans = collector.spans();
+        let told = spans.iter().any(|span| span.name == "POST /scenes/{scene}/scan");
+        told.then_some(spans)
+    })
+    .await;
+    let request = named(&spans, "POST /scenes/{scene}/scan");
+    assert!(request.failed, "{request:?}");
+    assert_eq!(request.attributes["http.response.status_code"], "502");
+    assert_eq!(request.attributes["error.type"], "wechat_error");
+    assert!(!collector.span("POST /scenes", TRACE).await.failed);
+}
+
 #[tokio::test]
 async fn what_waits_at_the_end_is_sent_and_a_collector_that_hangs_does_not_hold_the_end_up() {
     let collector = Collector::start().await;

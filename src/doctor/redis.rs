@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::report::{Check, Finding};
 use crate::config::Config;
 use crate::store::redis::servers::Address;
-use crate::store::redis::survey::{Denied, Facts, Forbidden, Info, Server, Shape, Survey, Unreached, survey};
-use crate::store::redis::topology::ClusterView;
+use crate::store::redis::survey::{Denied, Facts, Forbidden, Info, Server, Shape, Survey, Unreached, Write, survey};
+use crate::store::redis::topology::{ClusterView, SentinelView};
 
 /// Each login takes a dozen round trips one after the other.
 const LATENCY_MAX: Duration = Duration::from_millis(20);
@@ -15,6 +15,9 @@ const LATENCY_MAX: Duration = Duration::from_millis(20);
 /// In seconds: what may be between machines that keep their clocks, and what sites may still let pass in an id_token.
 const SKEW_MAX: f64 = 2.0;
 const SKEW_MOST: f64 = 60.0;
+
+/// Of the memory that it may use: above it is soon full.
+const FULLNESS_MAX: f64 = 0.9;
 
 /// Rights without which the service goes on, with less.
 const DISPENSABLE: [&str; 4] = ["sunsubscribe", "client|info", "client|id", "asking"];
@@ -113,10 +116,11 @@ fn of_server(survey: &Survey, prefix: &str, at: &Address, facts: &Facts) -> Vec<
         format!("answers to {}", survey.user),
     )];
     findings.extend(rights(&facts.denied, &survey.user, prefix, at));
+    findings.extend(writes(survey, at, facts));
     if let Some(info) = &facts.info {
         findings.push(version(info, at));
         findings.push(eviction(info, at));
-        findings.push(persistence(info, at));
+        findings.push(persistence(info, &facts.write, at));
     } else {
         let why = "INFO is not allowed, which tells it";
         for check in [Check::RedisVersion, Check::RedisEviction, Check::RedisPersistence] {
@@ -135,23 +139,7 @@ fn shape(survey: &Survey) -> Vec<Finding> {
         Shape::Sentinel(sentinels) => {
             let views: Vec<_> = sentinels.iter().filter_map(|(_, view)| view.as_ref().ok()).collect();
             let mut findings = not_told(sentinels, true);
-            let primary = views.first().map(|view| &view.primary);
-            let agreed = primary.filter(|primary| views.iter().all(|view| view.primary == **primary));
-            findings.push(match agreed {
-                Some(primary) => sentinels_agree(survey, sentinels.len(), views.iter().map(|view| view.sentinels), primary),
-                None if views.is_empty() => Finding::failed(
-                    Check::RedisShape,
-                    "Sentinel",
-                    "no sentinel says who the primary is",
-                    "See what is said of each; the service's name is sentinelServiceName in SCANLOGIN_REDIS_URL.",
-                ),
-                None => Finding::warning(
-                    Check::RedisShape,
-                    "Sentinel",
-                    "sentinels name different primaries",
-                    "A fail-over may be under way: look again in a moment. If it stays so, SENTINEL RESET one that is out of date.",
-                ),
-            });
+            findings.extend(sentinels_views(survey, sentinels.len(), &views));
             let withheld = views.iter().find_map(|view| view.withheld.as_deref());
             findings.extend(withheld.map(|why| {
                 Finding::failed(
@@ -201,31 +189,65 @@ fn standalone(survey: &Survey) -> Option<Finding> {
     })
 }
 
-fn sentinels_agree(survey: &Survey, named: usize, known: impl Iterator<Item = usize>, primary: &Address) -> Finding {
-    let (check, known) = (Check::RedisShape, known.max().unwrap_or_default());
+fn sentinels_views(survey: &Survey, named: usize, views: &[&SentinelView]) -> Vec<Finding> {
+    let check = Check::RedisShape;
+    let Some(primary) = views.first().map(|view| &view.primary) else {
+        return vec![Finding::failed(
+            check,
+            "Sentinel",
+            "no sentinel says who the primary is",
+            "See what is said of each; the service's name is sentinelServiceName in SCANLOGIN_REDIS_URL.",
+        )];
+    };
+    if views.iter().any(|view| view.primary != *primary) {
+        return vec![Finding::warning(
+            check,
+            "Sentinel",
+            "sentinels name different primaries",
+            "A fail-over may be under way: look again in a moment. If it stays so, SENTINEL RESET one that is out of date.",
+        )];
+    }
+    sentinels_agree(survey, named, views, primary)
+}
+
+/// All that is amiss, each for itself; only where nothing is, that it is well.
+fn sentinels_agree(survey: &Survey, named: usize, views: &[&SentinelView], primary: &Address) -> Vec<Finding> {
+    let check = Check::RedisShape;
+    let known = views.iter().map(|view| view.sentinels).max().unwrap_or_default();
+    let info = survey.servers.iter().find(|server| server.address == *primary);
+    let info = info.and_then(|server| server.found.as_ref().ok()?.info.as_ref());
+    let told = views.iter().map(|view| view.replicas.len()).max().unwrap_or_default();
+    let replicas = info.map_or(told, |info| info.replicas);
+    let message = format!("sentinels: {known}, primary: {primary}, replicas: {replicas}");
+    let mut findings = Vec::new();
     if known > named {
-        return Finding::warning(
+        findings.push(Finding::warning(
             check,
             "Sentinel",
             format!("sentinels: {known}, of which SCANLOGIN_REDIS_URL names {named}"),
             "Name all of them: of one that is not named nobody knows what it does. SENTINEL RESET forgets those that are gone.",
-        );
+        ));
     }
-    let info = survey.servers.iter().find(|server| server.address == *primary);
-    let info = info.and_then(|server| server.found.as_ref().ok()?.info.as_ref());
-    let replicas = info.map_or(0, |info| info.replicas);
+    if replicas == 0 {
+        findings.push(Finding::warning(
+            check,
+            "Sentinel",
+            format!("{message}; there is nobody to take over when the primary dies"),
+            "Start the replicas, or look in their logs why they do not follow it: have two (docs/redis.md).",
+        ));
+    }
     if info.is_some_and(|info| !info.wants_replicas) {
-        return Finding::warning(
+        findings.push(Finding::warning(
             check,
             primary,
-            format!(
-                "sentinels: {known}, primary: {primary}, replicas: {replicas}; a primary that was left goes on taking writes"
-            ),
+            format!("{message}; a primary that was left goes on taking writes"),
             "Set min-replicas-to-write 1 and min-replicas-max-lag 2 on every server, and have two replicas (docs/redis.md).",
-        );
+        ));
     }
-    let message = format!("sentinels: {known}, primary: {primary}, replicas: {replicas}");
-    Finding::ok(check, "Sentinel", message)
+    if findings.is_empty() {
+        findings.push(Finding::ok(check, "Sentinel", message));
+    }
+    findings
 }
 
 fn cluster(survey: &Survey, unowned: usize) -> Finding {
@@ -300,6 +322,64 @@ fn rights(denied: &[Denied], user: &str, prefix: &str, at: &Address) -> Vec<Find
     findings
 }
 
+/// Of a replica that is known as one nobody wants any.
+fn writes(survey: &Survey, at: &Address, facts: &Facts) -> Option<Finding> {
+    let check = Check::RedisWrites;
+    let is_meant = facts.is_primary
+        || match &survey.shape {
+            Shape::Standalone => true,
+            Shape::Sentinel(asked) => asked
+                .iter()
+                .any(|(_, view)| view.as_ref().is_ok_and(|view| view.primary == *at)),
+            Shape::Cluster(_) => false,
+        };
+    if !is_meant {
+        return None;
+    }
+    Some(match &facts.write {
+        Write::Refused(why) => Finding::failed(check, at, format!("it takes no writes: {why}"), writes_again(why)),
+        Write::Unknown => Finding::skipped(
+            check,
+            at,
+            "it can't be tried: the right is missing, or nothing of the scenes is there",
+        ),
+        Write::Taken => match facts.info.as_ref().and_then(|info| info.fullness) {
+            Some(fullness) if fullness > FULLNESS_MAX => Finding::warning(
+                check,
+                at,
+                format!(
+                    "it takes writes, and {:.0} % of its maxmemory is used",
+                    fullness * 100.0
+                ),
+                "Raise maxmemory, or find out what fills it: once it is full it refuses every write.",
+            ),
+            _ => Finding::ok(check, at, "it takes writes"),
+        },
+    })
+}
+
+/// What to do so that it takes writes again.
+fn writes_again(why: &str) -> &'static str {
+    match why.split(' ').next().unwrap_or_default() {
+        "OOM" => {
+            "It is full: raise maxmemory, or find out what fills it. It is to refuse then, and not to throw logins away."
+        }
+        "NOREPLICAS" => {
+            "Fewer replicas keep up than min-replicas-to-write says: start them, look in their logs why they do not follow, or lower it."
+        }
+        "MISCONF" => {
+            "It could not write to its disk: look at the disk and at its log; it takes writes again once it could."
+        }
+        "READONLY" => "It is a replica: name its primary in SCANLOGIN_REDIS_URL, or its sentinels.",
+        "CLUSTERDOWN" => {
+            "The Cluster has stopped: some slots have no owner, or too few primaries reach each other. redis-cli --cluster check says which."
+        }
+        "LOADING" => "It is still reading what it had: wait until it has.",
+        "BUSY" => "A script runs in it that does not end: look which, and end it with SCRIPT KILL.",
+        _ => "Look at its log.",
+    }
+}
+
 fn version(info: &Info, at: &Address) -> Finding {
     let (check, version) = (Check::RedisVersion, &info.version);
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
@@ -328,14 +408,24 @@ fn eviction(info: &Info, at: &Address) -> Finding {
     )
 }
 
-fn persistence(info: &Info, at: &Address) -> Finding {
+fn persistence(info: &Info, write: &Write, at: &Address) -> Finding {
     let check = Check::RedisPersistence;
-    if info.fails_to_write {
+    // It says so where it has save points, and is to stop when it misses one.
+    let stops = matches!(write, Write::Refused(why) if why.starts_with("MISCONF"));
+    if info.fails_to_append || info.fails_to_save && stops {
         return Finding::failed(
             check,
             at,
-            "its last try to write to its disk failed; by its defaults it then takes no writes",
+            "its last try to write to its disk failed, and it takes no writes until one succeeds",
             "Look at its disk and its log.",
+        );
+    }
+    if info.fails_to_save {
+        return Finding::warning(
+            check,
+            at,
+            "its last snapshot failed, which a replica needs that is sent everything anew",
+            "Look at its disk, its memory and its log; BGSAVE tries again.",
         );
     }
     match (info.appends, info.replicas, info.is_primary) {
@@ -425,7 +515,11 @@ mod tests {
             appends: true,
             ..Info::default()
         };
-        for is_ok in [version(&fit, &at()), eviction(&fit, &at()), persistence(&fit, &at())] {
+        for is_ok in [
+            version(&fit, &at()),
+            eviction(&fit, &at()),
+            persistence(&fit, &Write::Taken, &at()),
+        ] {
             assert!(said(&is_ok).contains(r#""result":"ok""#), "{is_ok:?}");
         }
         for old in ["6.2.14", "5.0", "nonsense", ""] {
@@ -439,13 +533,29 @@ mod tests {
                 "{said}"
             );
         }
-        let full_disk = Info {
-            fails_to_write: true,
-            ..fit.clone()
-        };
-        assert!(said(&persistence(&full_disk, &at())).contains("its last try to write to its disk failed"));
         let alone = Info { appends: false, ..fit };
-        assert!(said(&persistence(&alone, &at())).contains(r#""result":"warning""#));
+        assert!(said(&persistence(&alone, &Write::Taken, &at())).contains(r#""result":"warning""#));
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_judged_by_whether_writes_are_refused_for_it() {
+        let info = |fails_to_save, fails_to_append| Info {
+            appends: true,
+            fails_to_save,
+            fails_to_append,
+            ..Info::default()
+        };
+        let refused = Write::Refused("MISCONF Redis is configured to save RDB snapshots".to_owned());
+        for (info, write, result) in [
+            (info(true, false), Write::Taken, "warning"),
+            (info(true, false), Write::Unknown, "warning"),
+            (info(true, false), refused, "failed"),
+            (info(false, true), Write::Taken, "failed"),
+            (info(false, false), Write::Taken, "ok"),
+        ] {
+            let said = said(&persistence(&info, &write, &at()));
+            assert!(said.contains(&format!(r#""result":"{result}""#)), "{write:?}: {said}");
+        }
     }
 
     #[test]

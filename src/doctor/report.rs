@@ -33,6 +33,7 @@ checks! {
     RedisReached "redis.reached",
     RedisVersion "redis.version",
     RedisRights "redis.rights",
+    RedisWrites "redis.writes",
     RedisEviction "redis.eviction",
     RedisPersistence "redis.persistence",
     RedisLatency "redis.latency",

@@ -22,6 +22,7 @@ use crate::support::cli::{cli, cli_ok};
 use crate::support::clock::WallClock;
 use crate::support::guard::{SERVICE, certify};
 use crate::support::nginx::{Gathers, Nginx};
+use crate::support::node::Node;
 use crate::support::process::scanlogin;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::service::{Service, ServiceBuilder};
@@ -33,12 +34,19 @@ const APPID: &str = "wx0123456789abcdef";
 /// A minute at most, and what a busy machine takes besides.
 const WHOLE: Duration = Duration::from_secs(75);
 
+/// The file of snapshots, or a directory where it should be.
+const IN_THE_WAY: &str = "in-the-way.rdb";
+
+/// A slot of a Cluster that is none of the 256.
+const UNUSED_SLOT: u16 = 1;
+
 /// Nothing stands in their way on one machine.
-const OK_WHERE_ALL_IS_WELL: [&str; 21] = [
+const OK_WHERE_ALL_IS_WELL: [&str; 22] = [
     "redis.shape",
     "redis.reached",
     "redis.version",
     "redis.rights",
+    "redis.writes",
     "redis.eviction",
     "redis.persistence",
     "redis.clock",
@@ -359,6 +367,93 @@ async fn a_redis_that_evicts_and_one_that_is_alone_with_nothing_on_disk() {
     let examined = patient.examined().await;
     examined.is("redis.eviction", "ok");
     examined.is("redis.persistence", "ok");
+}
+
+/// In every case everything else about it is well.
+#[tokio::test]
+async fn a_redis_that_refuses_writes_is_told_with_why() {
+    let redis = RedisServer::start_with(&["--appendonly", "yes", "--dbfilename", IN_THE_WAY]);
+    let addr = redis.addr();
+    let patient = Patient::new().await.redis(&redis.url());
+    patient.examined().await.is("redis.writes", "ok");
+
+    cli_ok(addr, &["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let examined = patient.examined().await;
+    examined.says("redis.writes", "failed", &["NOREPLICAS", "min-replicas-to-write"]);
+    examined.is("redis.rights", "ok");
+    cli_ok(addr, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
+
+    let used = |field: &str| -> u64 {
+        let told = cli(addr, &["INFO", "memory"]);
+        let line = told
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap().trim().parse().unwrap()
+    };
+    cli_ok(addr, &["CONFIG", "SET", "maxmemory", "1mb"]);
+    let examined = patient.examined().await;
+    examined.says("redis.writes", "failed", &["OOM", "raise maxmemory"]);
+    examined.is("redis.eviction", "ok");
+    let nearly = (used("used_memory") * 100 / 96).to_string();
+    cli_ok(addr, &["CONFIG", "SET", "maxmemory", &nearly]);
+    let examined = patient.examined().await;
+    examined.says("redis.writes", "warning", &["% of its maxmemory is used"]);
+    cli_ok(addr, &["CONFIG", "SET", "maxmemory", "0"]);
+
+    let examined = snapshots_fail(addr, &patient).await;
+    examined.says("redis.persistence", "failed", &["takes no writes until one succeeds"]);
+    examined.says("redis.writes", "failed", &["MISCONF", "look at the disk"]);
+    cli_ok(addr, &["CONFIG", "SET", "save", ""]);
+    let examined = patient.examined().await;
+    examined.is("redis.writes", "ok");
+    examined.says("redis.persistence", "warning", &["its last snapshot failed"]);
+    assert_eq!(examined.status, 0, "{examined:#?}");
+}
+
+/// Where a snapshot can't be put, with a point at which one is to be made.
+async fn snapshots_fail(addr: SocketAddr, patient: &Patient) -> Examined {
+    let dir = cli(addr, &["CONFIG", "GET", "dir"]);
+    std::fs::create_dir(Path::new(dir.lines().last().unwrap()).join(IN_THE_WAY)).unwrap();
+    cli_ok(addr, &["CONFIG", "SET", "save", "3600 1"]);
+    eventually("it could not be saved", || async {
+        cli(addr, &["BGSAVE"]);
+        let told = cli(addr, &["INFO", "persistence"]);
+        told.contains("rdb_last_bgsave_status:err").then_some(())
+    })
+    .await;
+    patient.examined().await
+}
+
+#[tokio::test]
+async fn a_cluster_that_stopped_takes_no_writes() {
+    let shape = Shape::start(Topology::Cluster, Security::Plain).await;
+    let patient = Patient::new().await.redis(&shape.url());
+    let examined = patient.examined().await;
+    examined.is("redis.writes", "ok");
+    assert_eq!(examined.of("redis.writes").count(), 3, "{examined:#?}");
+    for node in shape.nodes() {
+        node.cli_ok(&["CONFIG", "SET", "min-replicas-to-write", "9"]);
+    }
+    let examined = patient.examined().await;
+    examined.says("redis.writes", "failed", &["NOREPLICAS"]);
+    let failed = examined
+        .of("redis.writes")
+        .filter(|finding| finding["result"] == "failed");
+    assert_eq!(failed.count(), 3, "{examined:#?}");
+    for node in shape.nodes() {
+        node.cli_ok(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    }
+    // One slot that no scene lives in is enough.
+    for node in shape.nodes() {
+        node.cli(&["CLUSTER", "DELSLOTS", &UNUSED_SLOT.to_string()]);
+    }
+    eventually("it stops", || async {
+        let stopped = |node: &Node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:fail");
+        shape.nodes().iter().all(stopped).then_some(())
+    })
+    .await;
+    let examined = patient.examined().await;
+    examined.says("redis.writes", "failed", &["CLUSTERDOWN", "redis-cli --cluster check"]);
 }
 
 /// A real one whose INFO is rewritten on the way, with a digit for a digit.

@@ -81,8 +81,8 @@ impl Keys {
     }
 
     /// What is never there, and tried in vain by whoever only looks.
-    pub(super) fn doctor(&self, unlike_any: &WriteId) -> String {
-        format!("{}:{{00}}:doctor:{unlike_any}", self.prefix)
+    pub(super) fn doctor(&self, tag: &str, unlike_any: &WriteId) -> String {
+        format!("{}:{{{tag}}}:doctor:{unlike_any}", self.prefix)
     }
 }
 

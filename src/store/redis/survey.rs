@@ -64,6 +64,12 @@ const TRIES: [(&str, &[&str]); 25] = [
     ("zrem", &["ZREM", KEY, "member"]),
 ];
 
+/// Of them the one by which it shows whether a server takes writes: it looks at that before it looks for the key.
+const WRITES: &str = "set";
+
+/// Where the key is that is tried with, if it does not matter.
+const ANY_TAG: &str = "00";
+
 /// What a Cluster takes besides. The last one is about whatever comes next: nothing.
 const CLUSTER_TRIES: [(&str, &[&str]); 2] = [("cluster|nodes", &["CLUSTER", "NODES"]), ("asking", &["ASKING"])];
 
@@ -109,8 +115,23 @@ pub struct Facts {
     pub latency: Duration,
     /// How many seconds this machine's clock is ahead of its own, where the user may ask.
     pub clock_ahead: Option<f64>,
+    /// Whether it says that it takes writes from others than a primary.
+    pub is_primary: bool,
+    /// Whether it takes a write of this user.
+    pub write: Write,
     /// What the user may not.
     pub denied: Vec<Denied>,
+}
+
+/// What came of trying to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// It would have been done.
+    Taken,
+    /// No, in the server's words.
+    Refused(String),
+    /// The user may not, or what was tried with is not there.
+    Unknown,
 }
 
 /// What INFO says.
@@ -134,8 +155,12 @@ pub struct Info {
     pub maxmemory_policy: String,
     /// Whether it writes down each change.
     pub appends: bool,
-    /// Whether its last try to write to its disk failed.
-    pub fails_to_write: bool,
+    /// Whether its last snapshot failed.
+    pub fails_to_save: bool,
+    /// Whether it could not write down the last change.
+    pub fails_to_append: bool,
+    /// How much of what it may use it uses, from 0 on; nothing where it may use all that there is.
+    pub fullness: Option<f64>,
     /// Whether it is still reading what it had.
     pub is_loading: bool,
 }
@@ -203,10 +228,15 @@ impl From<WireError> for Unreached {
 pub async fn survey(settings: &RedisSettings, appids: &[&str]) -> Result<Survey, FatalError> {
     let access = ClientSettings::check(settings)?.access;
     let (shape, addresses) = whom_to_ask(&access).await;
+    let tags = match &shape {
+        Shape::Cluster(seeds) => tags_by_owner(seeds),
+        Shape::Standalone | Shape::Sentinel(_) => BTreeMap::new(),
+    };
     let errand = Errand {
         dialer: access.dialer("scanlogin-doctor"),
         keys: Keys::new(&settings.prefix),
         appids,
+        tags,
         in_cluster: matches!(shape, Shape::Cluster(_)),
     };
     let visits = addresses.iter().map(|address| errand.visit(address));
@@ -266,6 +296,12 @@ async fn whom_to_ask(access: &Access) -> (Shape, Vec<Address>) {
     }
 }
 
+fn tags_by_owner(seeds: &[(Address, Result<ClusterView, Unreached>)]) -> BTreeMap<Address, String> {
+    let views = seeds.iter().filter_map(|(_, view)| view.as_ref().ok());
+    let owned = views.flat_map(ClusterView::owned);
+    owned.map(|(tag, owner)| (owner, tag)).collect()
+}
+
 /// First the name, as what connects says no more than that it failed.
 async fn within<T>(address: &Address, asking: impl Future<Output = Result<T, WireError>>) -> Result<T, Unreached> {
     match timeout(NAME_LIMIT, lookup_host((address.host.as_str(), address.port))).await {
@@ -281,6 +317,8 @@ struct Errand<'a> {
     dialer: Dialer,
     keys: Keys,
     appids: &'a [&'a str],
+    /// A hash tag of scenes that a node of a Cluster owns: of others it only says where they are.
+    tags: BTreeMap<Address, String>,
     in_cluster: bool,
 }
 
@@ -292,7 +330,7 @@ impl Errand<'_> {
     }
 
     async fn ask(&self, address: &Address) -> Result<(Facts, Kept), WireError> {
-        let (mut wire, _) = self.dialer.dial(address).await?;
+        let (mut wire, role) = self.dialer.dial(address).await?;
         let info = allowed(wire.ask(["INFO"]).await)?;
         let latency = latency(&mut wire).await?;
         let asked = Instant::now();
@@ -303,11 +341,13 @@ impl Errand<'_> {
         });
         let kept = self.kept(&mut wire).await?;
         // Last, as it subscribes and asks for what is on its way.
-        let denied = self.denied(&mut wire).await?;
+        let (denied, write) = self.denied(&mut wire, address).await?;
         let facts = Facts {
             info: info.as_ref().and_then(|info| Some(Info::read(info.as_str()?))),
             latency,
             clock_ahead,
+            is_primary: role.is_some_and(|role| role == "master"),
+            write,
             denied,
         };
         Ok((facts, kept))
@@ -326,21 +366,25 @@ impl Errand<'_> {
         Ok(kept)
     }
 
-    async fn denied(&self, wire: &mut Wire) -> Result<Vec<Denied>, WireError> {
-        let key = self.keys.doctor(&WriteId::random(&mut os_rng()));
+    async fn denied(&self, wire: &mut Wire, address: &Address) -> Result<(Vec<Denied>, Write), WireError> {
+        let tag = self.tags.get(address).map_or(ANY_TAG, String::as_str);
+        let key = self.keys.doctor(tag, &WriteId::random(&mut os_rng()));
         let cluster: &[_] = if self.in_cluster { &CLUSTER_TRIES } else { &[] };
         let tries: Vec<_> = TRIES.iter().chain(cluster).collect();
         for (_, words) in &tries {
             wire.push(words.iter().map(|word| if *word == KEY { key.as_str() } else { word }))?;
         }
         wire.flush().await?;
-        let mut denied = Vec::new();
+        let (mut denied, mut write) = (Vec::new(), Write::Unknown);
         for (right, _) in tries {
             let reply = wire.frame().await?;
-            let what = error_text(&reply).and_then(forbidden);
-            denied.extend(what.map(|what| Denied { right, what }));
+            let error = error_text(&reply);
+            if *right == WRITES {
+                write = error.map_or(Write::Taken, refused_write);
+            }
+            denied.extend(error.and_then(forbidden).map(|what| Denied { right, what }));
         }
-        Ok(denied)
+        Ok((denied, write))
     }
 }
 
@@ -354,6 +398,14 @@ fn forbidden(error: &str) -> Option<Forbidden> {
     } else {
         Forbidden::Keys
     })
+}
+
+/// Whoever says that the key is elsewhere says nothing about writes.
+fn refused_write(error: &str) -> Write {
+    match error.split(' ').next().unwrap_or_default() {
+        "NOPERM" | "MOVED" | "ASK" | "TRYAGAIN" => Write::Unknown,
+        _ => Write::Refused(error.to_owned()),
+    }
 }
 
 /// An answer, and none where the server refuses one.
@@ -375,6 +427,13 @@ async fn latency(wire: &mut Wire) -> Result<Duration, WireError> {
     }
     times.sort_unstable();
     Ok(times.get(PINGS / 2).copied().unwrap_or_default())
+}
+
+/// By the same count by which it refuses writes: what waits for its replicas is left out.
+fn fullness(info: &str) -> Option<f64> {
+    let number = |name| info_field(info, name)?.parse::<f64>().ok();
+    let max = number("maxmemory").filter(|max| *max > 0.0)?;
+    Some((number("used_memory")? - number("mem_not_counted_for_evict").unwrap_or_default()) / max)
 }
 
 /// Two numbers.
@@ -400,7 +459,9 @@ impl Info {
             wants_replicas: info_field(text, "min_slaves_good_slaves").is_some(),
             maxmemory_policy: field("maxmemory_policy").to_owned(),
             appends: field("aof_enabled") == "1",
-            fails_to_write: is_err("rdb_last_bgsave_status") || is_err("aof_last_write_status"),
+            fails_to_save: is_err("rdb_last_bgsave_status"),
+            fails_to_append: is_err("aof_last_write_status"),
+            fullness: fullness(text),
             is_loading: field("loading") == "1",
         }
     }
@@ -421,7 +482,31 @@ mod tests {
             (info.version.as_str(), info.mode.as_str(), info.replicas),
             ("7.0.15", "standalone", 2)
         );
-        assert!(info.is_primary && info.wants_replicas && info.appends && info.fails_to_write && !info.is_loading);
+        assert!(info.is_primary && info.wants_replicas && info.appends && info.fails_to_append);
+        assert!(!info.fails_to_save && !info.is_loading && info.fullness.is_none());
+        let half = Info::read("used_memory:600\r\nmaxmemory:1000\r\nmem_not_counted_for_evict:100\r\n");
+        assert!((half.fullness.unwrap() - 0.5).abs() < 1e-9, "{half:?}");
+    }
+
+    #[test]
+    fn what_refuses_a_write_is_told_from_what_says_nothing_about_it() {
+        for refused in [
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "MISCONF Errors writing to the AOF file: No space left on device",
+            "READONLY You can't write against a read only replica.",
+            "CLUSTERDOWN The cluster is down",
+        ] {
+            assert_eq!(refused_write(refused), Write::Refused(refused.to_owned()));
+        }
+        for nothing in [
+            "NOPERM No permissions to access a key",
+            "MOVED 13254 127.0.0.1:7000",
+            "ASK 13254 127.0.0.1:7000",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+        ] {
+            assert_eq!(refused_write(nothing), Write::Unknown, "{nothing}");
+        }
     }
 
     /// The words of 7.0, and those from 7.2 on.

@@ -384,6 +384,12 @@ impl ClusterView {
     pub(super) fn servers(&self) -> impl Iterator<Item = &Address> {
         self.0.nodes.values()
     }
+
+    /// Every hash tag of scenes that has an owner, with it.
+    pub(super) fn owned(&self) -> Vec<(String, Address)> {
+        let owners = Owners::of_cluster(std::slice::from_ref(&self.0));
+        owners.of_tags().map(|(tag, owner)| (tag, owner.clone())).collect()
+    }
 }
 
 pub(super) async fn cluster_view(dialer: &Dialer, address: &Address) -> Result<ClusterView, WireError> {

@@ -34,6 +34,7 @@
 //! | [`traceparent`] | which trace a request or a login belongs to |
 //! | [`web`] | what the replies of all listeners have in common; the pages' files |
 //! | [`telemetry`], [`entropy`], [`hardening`] | logs and metrics; randomness; what others may see of the process |
+//! | `certificate` | why a certificate is not trusted, in whose words ever |
 //! | [`doctor`] | what a deployment is looked at for, and what to do about each finding |
 //! | [`healthcheck`] | how a container without any other program is asked whether it serves |
 //!
@@ -49,6 +50,7 @@
 
 pub mod app;
 pub mod audit;
+mod certificate;
 pub mod config;
 pub mod doctor;
 pub mod entropy;

@@ -7,6 +7,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::certificate::Distrust;
 use crate::telemetry::chain;
 
 const NAME_LIMIT: Duration = Duration::from_secs(3);
@@ -53,18 +54,25 @@ impl Unreached {
                     "Look whether anything listens there, at firewalls and network policies on the way, and at {setting}."
                 )
             }
-            Self::Tls(why) if why.contains("UnknownIssuer") => {
-                "Let it serve a certificate with its whole chain, of an authority that browsers and phones trust."
-                    .to_owned()
-            }
-            Self::Tls(why) if why.contains("NotValidForName") => {
-                format!("Let it serve a certificate for that very name, or correct {setting}.")
-            }
-            Self::Tls(why) if why.contains("Expired") || why.contains("NotValidYet") => {
-                "Renew its certificate; if that is new, this machine's clock is wrong: let it keep time by NTP."
-                    .to_owned()
-            }
-            Self::Tls(_) => format!("Look whether it speaks TLS there at all, and at {setting}."),
+            Self::Tls(why) => match Distrust::of(why) {
+                Some(Distrust::UnknownIssuer) => {
+                    "Let it serve a certificate with its whole chain, of an authority that browsers and phones trust."
+                        .to_owned()
+                }
+                Some(Distrust::OtherName) => {
+                    format!("Let it serve a certificate for that very name, or correct {setting}.")
+                }
+                Some(Distrust::OtherTime) => {
+                    "Renew its certificate; if that is new, this machine's clock is wrong: let it keep time by NTP."
+                        .to_owned()
+                }
+                Some(Distrust::Otherwise) => {
+                    "Let it serve a certificate for its name, in date, of an authority that browsers and phones trust: one that \
+                     signed itself will not do."
+                        .to_owned()
+                }
+                None => format!("Look whether it speaks TLS there at all, and at {setting}."),
+            },
             Self::Silent | Self::Broken(_) => "Look at its log, and at what stands on the way.".to_owned(),
         }
     }

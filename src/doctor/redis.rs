@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::report::{Check, Finding};
+use crate::certificate::Distrust;
 use crate::config::Config;
+use crate::store::redis::remedy_of_writes;
 use crate::store::redis::servers::Address;
 use crate::store::redis::survey::{Denied, Facts, Forbidden, Info, Server, Shape, Survey, Unreached, Write, survey};
 use crate::store::redis::topology::{ClusterView, SentinelView};
@@ -85,27 +87,44 @@ fn advice(unreached: &Unreached) -> &'static str {
         Unreached::Connection(_) => {
             "Start it, or correct host and port in SCANLOGIN_REDIS_URL; look at firewalls and network policies on the way."
         }
-        Unreached::Tls(why) if why.contains("UnknownIssuer") => {
-            "Name the authority that its certificate is from in SCANLOGIN_REDIS_CA_FILE."
-        }
-        Unreached::Tls(why) if why.contains("NotValidForName") => {
-            "Name it in SCANLOGIN_REDIS_URL as its certificate does, or give it a certificate for this name."
-        }
-        Unreached::Tls(why) if why.contains("Expired") || why.contains("NotValidYet") => {
-            "Renew its certificate; if that is new, this machine's clock is wrong: let it keep time by NTP."
-        }
-        Unreached::Tls(_) => "If it speaks no TLS, write redis:// in SCANLOGIN_REDIS_URL; else look at its log.",
+        Unreached::Tls(why) => of_tls(why),
         Unreached::Silent => {
             "Look whether it is busy or stands still, and at firewalls and network policies on the way."
         }
         Unreached::Refused(why) if why.contains("WRONGPASS") || why.contains("NOAUTH") => {
             "Correct user and password in SCANLOGIN_REDIS_URL, and see that every server has that user (docs/redis.md)."
         }
+        Unreached::Refused(why) if why.contains("DB index") => {
+            "Leave the number behind the / in SCANLOGIN_REDIS_URL out, or give one that it has."
+        }
         Unreached::Refused(why) if why.contains("cluster support disabled") => {
             "It is no Cluster: write redis:// in SCANLOGIN_REDIS_URL."
         }
         Unreached::Refused(_) => "See docs/redis.md for its rights and versions, and look at its log.",
+        Unreached::NoSuchService => {
+            "Give as sentinelServiceName in SCANLOGIN_REDIS_URL the name that `sentinel monitor` has in the sentinels' configuration."
+        }
+        Unreached::NoSentinel => {
+            "Name the sentinels in SCANLOGIN_REDIS_URL, by their own port (26379 by default); for one server without any write redis://."
+        }
         Unreached::Foreign => "Correct host and port in SCANLOGIN_REDIS_URL.",
+    }
+}
+
+fn of_tls(why: &str) -> &'static str {
+    match Distrust::of(why) {
+        Some(Distrust::UnknownIssuer) => "Name the authority that its certificate is from in SCANLOGIN_REDIS_CA_FILE.",
+        Some(Distrust::OtherName) => {
+            "Name it in SCANLOGIN_REDIS_URL as its certificate does, or give it a certificate for this name."
+        }
+        Some(Distrust::OtherTime) => {
+            "Renew its certificate; if that is new, this machine's clock is wrong: let it keep time by NTP."
+        }
+        Some(Distrust::Otherwise) => {
+            "Its certificate is not one that can be trusted: give it one for its name, in date, signed by an authority of \
+             SCANLOGIN_REDIS_CA_FILE (one that signed itself will not do)."
+        }
+        None => "If it speaks no TLS, write redis:// in SCANLOGIN_REDIS_URL; else look at its log.",
     }
 }
 
@@ -358,26 +377,10 @@ fn writes(survey: &Survey, at: &Address, facts: &Facts) -> Option<Finding> {
     })
 }
 
-/// What to do so that it takes writes again.
-fn writes_again(why: &str) -> &'static str {
-    match why.split(' ').next().unwrap_or_default() {
-        "OOM" => {
-            "It is full: raise maxmemory, or find out what fills it. It is to refuse then, and not to throw logins away."
-        }
-        "NOREPLICAS" => {
-            "Fewer replicas keep up than min-replicas-to-write says: start them, look in their logs why they do not follow, or lower it."
-        }
-        "MISCONF" => {
-            "It could not write to its disk: look at the disk and at its log; it takes writes again once it could."
-        }
-        "READONLY" => "It is a replica: name its primary in SCANLOGIN_REDIS_URL, or its sentinels.",
-        "CLUSTERDOWN" => {
-            "The Cluster has stopped: some slots have no owner, or too few primaries reach each other. redis-cli --cluster check says which."
-        }
-        "LOADING" => "It is still reading what it had: wait until it has.",
-        "BUSY" => "A script runs in it that does not end: look which, and end it with SCRIPT KILL.",
-        _ => "Look at its log.",
-    }
+fn writes_again(why: &str) -> String {
+    let remedy = remedy_of_writes(why).unwrap_or("look at its log");
+    let (first, rest) = remedy.split_at(1);
+    format!("{}{rest}.", first.to_ascii_uppercase())
 }
 
 fn version(info: &Info, at: &Address) -> Finding {
@@ -463,7 +466,7 @@ fn clock(ahead: Option<f64>, at: &Address) -> Finding {
     let Some(ahead) = ahead else {
         return Finding::skipped(check, at, "TIME is not allowed, which tells it");
     };
-    let message = format!("this machine's clock is {ahead:+.1} s ahead of its own");
+    let message = format!("this machine's clock is {ahead:+.1} s ahead of Redis's");
     let fix = "Let both keep time by NTP: sites refuse id_tokens of another time.";
     match ahead.abs() {
         skew if skew > SKEW_MOST => Finding::failed(check, at, message, fix),

@@ -98,7 +98,7 @@ fn clock(name: &str, answer: &Answer) -> Finding {
         return Finding::skipped(check, name, "it does not tell the time");
     };
     let ahead = Timestamp::now().as_second() - theirs.as_second();
-    let message = format!("this machine's clock is {ahead:+} s ahead of its own");
+    let message = format!("this machine's clock is {ahead:+} s ahead of WeChat's");
     if ahead.abs() > SKEW_MAX {
         let fix = "Let this machine keep time by NTP: sites refuse id_tokens of another time, and TLS certificates may seem to have ended.";
         return Finding::warning(check, name, message, fix);

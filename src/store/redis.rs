@@ -42,6 +42,7 @@ use crate::scene::{GRACE, Life, Scene, SceneId};
 use crate::store::{Created, Found, Grant, News, Replaced, SceneStore, StoreError, Stored, Write};
 use crate::telemetry::Metrics;
 use commands::Commands;
+pub use fault::remedy_of_writes;
 use fault::{Fault, refusal};
 use keys::{Keys, slot};
 use nodes::Making;

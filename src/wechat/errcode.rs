@@ -101,7 +101,7 @@ errcodes! {
         "The Mini Program must call wx.login again; if every code is refused, SCANLOGIN_WECHAT_APPID is not the AppID of the \
          Mini Program that people scan into.";
     InvalidEnvVersion = 40097, Setup, "an argument is wrong, most likely env_version",
-        "Set env_version to release, trial or develop.";
+        "Compare SCANLOGIN_CODE_ENV_VERSION, SCANLOGIN_CODE_WIDTH and SCANLOGIN_CODE_LINE_COLOR with what WeChat's message says.";
     InvalidSecret = 40125, Setup, "the AppSecret is wrong",
         "Compare SCANLOGIN_WECHAT_SECRET with the AppSecret in the Mini Program's console; it may have been reset there.";
     InvalidScene = 40129, Setup, "the scene is not accepted",

@@ -90,6 +90,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "fred",
         ],
     ),
+    ("certificate", &["crate::", "axum", "tokio", "fred", "::now()"]),
     ("traceparent", &["crate::", "axum", "tokio", "fred", "::now()"]),
 ];
 

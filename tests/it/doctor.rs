@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::simulator::Wechat;
-use crate::support::cli::{cli, cli_ok};
+use crate::support::cli::{cli, cli_lines, cli_ok};
 use crate::support::clock::WallClock;
 use crate::support::guard::{SERVICE, certify};
 use crate::support::nginx::{Gathers, Nginx};
@@ -507,7 +507,7 @@ async fn a_clock_that_is_wrong_is_seen_at_redis_and_at_wechat() {
     let clock = WallClock::new("+300");
     let mut settings = clock.of(Service::builder().redis(&redis));
     let examined = Examined::by(settings.command().await).await;
-    examined.says("redis.clock", "failed", &["+300", "NTP"]);
+    examined.says("redis.clock", "failed", &["+300", "ahead of Redis's", "NTP"]);
     // The simulator is another process, and goes by the right time.
     examined.says("wechat.clock", "warning", &["NTP"]);
 }
@@ -593,9 +593,62 @@ async fn a_url_of_another_shape_than_its_redis_is_told_by_what_is_there() {
         .examined()
         .await;
     examined.says("redis.reached", "failed", &["no Cluster"]);
+    let sentinels = format!("redis-sentinel://{}?sentinelServiceName=main", alone.addr());
+    let examined = Patient::new().await.redis(&sentinels).examined().await;
+    examined.says("redis.reached", "failed", &["no sentinel", "by their own port"]);
     let replica = alone.replica().await;
     let examined = Patient::new().await.redis(&replica.url()).examined().await;
     examined.says("redis.shape", "failed", &["it is a replica"]);
+    examined.says(
+        "redis.writes",
+        "failed",
+        &["READONLY", "It is a replica, which takes no writes"],
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_no_sentinel_watches_is_told() {
+    let shape = Shape::start(Topology::Sentinel, Security::Plain).await;
+    let url = shape.url();
+    let (sentinels, _) = url.split_once("sentinelServiceName=").unwrap();
+    let another = format!("{sentinels}sentinelServiceName=another");
+    let examined = Patient::new().await.redis(&another).examined().await;
+    let words = ["watches no service of that name", "Give as sentinelServiceName"];
+    examined.says("redis.reached", "failed", &words);
+}
+
+/// The keys are where the service has them, and it may go there.
+#[tokio::test]
+async fn the_database_that_the_url_names_is_the_one_that_is_looked_at() {
+    let redis = RedisServer::start();
+    let url = format!("{}/5", redis.url());
+    let service = Service::builder().redis_url(&url).with("WECHAT_APPID", APPID);
+    let service = service
+        .with("WECHAT_SECRET", "an-appsecret-of-these-tests-alone")
+        .start()
+        .await;
+    eventually("it keeps an access_token", || async {
+        let key = format!("scanlogin:{{wx:{APPID}}}:access_token");
+        let found = cli_lines(redis.addr(), &["SELECT 5".to_owned(), format!("EXISTS {key}")]);
+        found.ends_with(&["1".to_owned()]).then_some(())
+    })
+    .await;
+    let settings = service.replica().with("WECHAT_APPID", APPID);
+    let settings = settings.with("WECHAT_SECRET", "an-appsecret-of-these-tests-alone");
+    let examined = Examined::by(settings.clone().command().await).await;
+    examined.is("wechat.kept_token", "ok");
+
+    let rules = ["on", ">open-sesame", "~*", "&*", "+@all", "-select"];
+    cli_ok(redis.addr(), &[&["ACL", "SETUSER", "poor"][..], &rules].concat());
+    let poor = url.replace("redis://", "redis://poor:open-sesame@");
+    let examined = Patient::new().await.redis(&poor).examined().await;
+    examined.says("redis.rights", "failed", &["ACL SETUSER poor +select, "]);
+    let examined = Patient::new()
+        .await
+        .redis(&format!("{}/99", redis.url()))
+        .examined()
+        .await;
+    examined.says("redis.reached", "failed", &["DB index", "number behind the /"]);
 }
 
 #[tokio::test]
@@ -610,7 +663,7 @@ async fn each_error_of_wechats_is_explained_once() {
         (token, 40243, &["frozen", "Unfreeze"]),
         (token, 45009, &["quota", "clear_quota"]),
         (code, 40001, &["not the latest"]),
-        (code, 40097, &["env_version"]),
+        (code, 40097, &["env_version", "SCANLOGIN_CODE_WIDTH"]),
         (
             code,
             41030,

@@ -8,6 +8,7 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -22,6 +23,7 @@ use crate::support::process::Process;
 use crate::support::redis::{RedisServer, free_addr};
 use crate::support::reply::Reply;
 use crate::support::service::{Service, ServiceBuilder};
+use crate::support::shape::{Security, Shape, Topology};
 use crate::support::temporary_directory;
 
 const CANARY: &str = "canary-7d1e02";
@@ -60,7 +62,7 @@ async fn waits(service: ServiceBuilder, words: &[&str], why: &str) {
         .iter()
         .filter_map(|line| Some(line.split_once(WAITS)?.1))
         .collect();
-    let apart: HashSet<&str> = told.iter().copied().collect();
+    let apart: HashSet<&str> = told.iter().filter_map(|line| line.split(" why=").next()).collect();
     assert_eq!(told.len(), apart.len(), "said again: {told:#?}");
 }
 
@@ -162,11 +164,24 @@ async fn a_redis_that_refuses_is_told_with_what_it_wants() {
         "-evalsha",
     ];
     cli_ok(redis.addr(), &[&["ACL"][..], &rules[..]].concat());
+    let rules = rules.map(|rule| match rule {
+        "poor" => "unscripted",
+        "-evalsha" => "-zadd",
+        rule => rule,
+    });
+    cli_ok(redis.addr(), &[&["ACL"][..], &rules[..]].concat());
     let url = |credentials: &str, rest: &str| format!("redis://{credentials}{}{rest}", redis.addr());
     for (url, words) in [
         (
             url("poor:canary-7d1e02@", ""),
             ["NOPERM", "give its user the rights that docs/redis.md lists"],
+        ),
+        (
+            url("unscripted:canary-7d1e02@", ""),
+            [
+                "The user executing the script",
+                "`scanlogin doctor` names the one that is missing",
+            ],
         ),
         (
             url("poor:another-canary-7d1e02@", ""),
@@ -226,15 +241,77 @@ async fn a_redis_that_is_too_old_is_told_with_the_version_that_it_says() {
     ends(Service::builder().redis_url(&url), &words).await;
 }
 
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_is_waited_for_with_what_it_wants() {
+    let redis = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
+    let words = ["NOREPLICAS", "min-replicas-to-write says"];
+    waits(Service::builder().redis(&redis), &words, "NOREPLICAS").await;
+    let unowned = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    let cluster = Service::builder().redis_url(&format!("redis-cluster://{}", unowned.addr()));
+    let words = ["nobody says which server", "every slot must have an owner"];
+    waits(cluster, &words, "nobody says which server").await;
+}
+
+/// Of which each command is refused in words of its own, and they take turns.
+#[tokio::test]
+async fn a_replica_where_a_primary_should_be_is_told_once() {
+    let primary = RedisServer::start();
+    let replica = primary.replica().await;
+    let service = Service::builder().redis(&replica).start_unready().await;
+    service.log().line_with(&["WARN", "redis does not do this"]).await;
+    // As it is told ten times a second what came of a try.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let lines = service.log().lines();
+    let told: Vec<&String> = lines
+        .iter()
+        .filter(|line| line.contains("redis is not usable yet"))
+        .collect();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(
+        told[0].contains("it is a replica, which takes no writes: name its primary"),
+        "{told:#?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_sentinel_of_this_service_and_what_is_no_redis_is_told() {
+    let shape = Shape::start(Topology::Sentinel, Security::Plain).await;
+    let url = shape.url();
+    let (url, _) = url.split_once("sentinelServiceName=").unwrap();
+    let words = ["the sentinel knows no such service", "`sentinel monitor` has"];
+    let service = Service::builder().redis_url(&format!("{url}sentinelServiceName=another"));
+    waits(service, &words, "nobody says").await;
+
+    let web = Service::builder().start().await;
+    let words = ["what answers there does not speak as Redis does", "can't be reached"];
+    let service = Service::builder().redis_url(&web.base.replace("http:", "redis:"));
+    waits(service, &words, "can't be reached").await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_signed_itself_is_told_with_which_one_is_needed() {
+    let dir = temporary_directory();
+    let (_redis, tls) = guarded_by(&dir, "ca");
+    let service = Service::builder().redis_url(&format!("rediss://{tls}"));
+    let service = service.with("REDIS_CA_FILE", dir.path().join("ca.pem").display());
+    let words = ["CaUsedAsEndEntity", "signed by an authority of SCANLOGIN_REDIS_CA_FILE"];
+    waits(service, &words, "CaUsedAsEndEntity").await;
+}
+
 /// A Redis with TLS, by an authority that nobody trusts yet.
 fn guarded(dir: &TempDir) -> (RedisServer, SocketAddr) {
+    guarded_by(dir, "server")
+}
+
+/// With this one of the certificates.
+fn guarded_by(dir: &TempDir, certificate: &str) -> (RedisServer, SocketAddr) {
     certify(dir.path(), "IP:127.0.0.1");
     let tls = free_addr();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (port, certificate, key, ca) = (
         tls.port().to_string(),
-        file("server.pem"),
-        file("server.key"),
+        file(&format!("{certificate}.pem")),
+        file(&format!("{certificate}.key")),
         file("ca.pem"),
     );
     let args = [

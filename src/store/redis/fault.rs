@@ -4,6 +4,8 @@ use fred::error::{Error, ErrorKind};
 
 use super::servers::Address;
 use super::settings::FatalError;
+use super::topology::NO_SUCH_SERVICE;
+use crate::certificate::Distrust;
 use crate::store::StoreError;
 
 /// Why one attempt failed.
@@ -119,16 +121,20 @@ impl From<Fault> for Unfit {
     }
 }
 
-/// What an operator can do about what Redis says, or about what a connection to it comes to; nothing where it says so itself.
-pub(super) fn remedy(why: &str) -> &'static str {
+/// What an operator can do about what Redis says, or about what a connection to it comes to; nothing where that is not known.
+pub(super) fn remedy(why: &str) -> Option<&'static str> {
     const RIGHTS: &str = "give its user the rights that docs/redis.md lists";
-    const NAMES: &str = "name it as its certificate does";
+    const A_RIGHT: &str =
+        "give its user the rights that docs/redis.md lists: `scanlogin doctor` names the one that is missing";
     const MODE: &str = "redis:// is for one server, redis-cluster:// for a Cluster, redis-sentinel:// for sentinels";
     const NOBODY: &str = "nothing listens there: start it, or give the port that it has";
     const TLS: &str = "rediss:// is for a Redis with TLS, redis:// for one without";
+    const NO_REDIS: &str = "what answers there does not speak as Redis does: give the host and the port that it has";
     let known = [
+        // Of a script, and of keys and channels, it does not say which.
+        ("The user executing the script", A_RIGHT),
+        ("permissions to access", A_RIGHT),
         ("NOPERM", RIGHTS),
-        ("The user executing the script", RIGHTS),
         ("WRONGPASS", "give the user and the password that it has"),
         ("NOAUTH", "it wants a password, as in redis://user:password@host:6379"),
         (
@@ -138,11 +144,15 @@ pub(super) fn remedy(why: &str) -> &'static str {
         ("cluster support disabled", MODE),
         ("SENTINEL", MODE),
         (
-            "UnknownIssuer",
-            "name the file of the authority that its certificate is from in SCANLOGIN_REDIS_CA_FILE",
+            NO_SUCH_SERVICE,
+            "give as sentinelServiceName the name that `sentinel monitor` has in the sentinels' configuration",
         ),
-        ("NotValidForName", NAMES),
-        ("not valid for name", NAMES),
+        (
+            "nobody says which server",
+            "of a Cluster every slot must have an owner (redis-cli --cluster check), and of sentinels most must name one primary",
+        ),
+        ("Decode Error", NO_REDIS),
+        ("not a frame of RESP3", NO_REDIS),
         ("lookup", "its host is not known here"),
         ("Connection refused", NOBODY),
         ("ConnectionRefused", NOBODY),
@@ -153,9 +163,63 @@ pub(super) fn remedy(why: &str) -> &'static str {
         ("reset", TLS),
         ("closed", TLS),
     ];
-    let found = known.iter().find(|(words, _)| why.contains(words));
-    found.map_or("it must be reached from here", |(_, remedy)| remedy)
+    let known = || known.iter().find(|(words, _)| why.contains(words));
+    let of_certificate = Distrust::of(why).map(distrusted);
+    of_certificate
+        .or_else(|| remedy_of_writes(why))
+        .or_else(|| known().map(|(_, remedy)| *remedy))
 }
+
+/// What may help where it is not known what.
+pub(super) const ANY_REDIS: &str = "it must be reached from here, and do what it is asked: look at its log";
+
+fn distrusted(distrust: Distrust) -> &'static str {
+    match distrust {
+        Distrust::UnknownIssuer => {
+            "name the file of the authority that its certificate is from in SCANLOGIN_REDIS_CA_FILE"
+        }
+        Distrust::OtherName => "name it as its certificate does",
+        Distrust::OtherTime | Distrust::Otherwise => {
+            "its certificate is not one that can be trusted: give it one for its name, in date, signed by an authority of \
+             SCANLOGIN_REDIS_CA_FILE (one that signed itself will not do)"
+        }
+    }
+}
+
+/// What to do so that a server takes writes again, by what it answered to one.
+#[must_use]
+pub fn remedy_of_writes(why: &str) -> Option<&'static str> {
+    let known = [
+        (
+            "OOM",
+            "it is full: raise maxmemory, or find out what fills it; it is to refuse then, and not to throw logins away",
+        ),
+        (
+            "NOREPLICAS",
+            "fewer replicas keep up than its min-replicas-to-write says: start them, look in their logs why they do not follow, or lower it",
+        ),
+        (
+            "MISCONF",
+            "it could not write to its disk: look at the disk and at its log; it takes writes again once it could",
+        ),
+        ("READONLY", REPLICA),
+        ("WAIT cannot be used with replica", REPLICA),
+        (
+            "CLUSTERDOWN",
+            "the Cluster has stopped: slots have no owner, or too few primaries reach each other; redis-cli --cluster check says which",
+        ),
+        (
+            "MASTERDOWN",
+            "it is a replica that has lost its primary: start that, or name another one",
+        ),
+        ("LOADING", "it is still reading what it had: wait until it has"),
+        ("BUSY", "a script runs in it that does not end: SCRIPT KILL ends it"),
+    ];
+    let found = known.iter().find(|(words, _)| why.contains(words));
+    found.map(|(_, remedy)| *remedy)
+}
+
+const REPLICA: &str = "it is a replica, which takes no writes: name its primary, or its sentinels";
 
 /// What of an error no further try can change: credentials, rights, and a server of another kind than the URL says.
 pub(super) fn refusal(error: &Error) -> Option<FatalError> {

@@ -87,6 +87,8 @@ pub struct Access {
     pub password: Option<SecretString>,
     /// With TLS, and then how; sentinels too.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// In which of a server's databases the keys are. Channels are the same in all of them.
+    pub database: Option<u8>,
 }
 
 impl Access {
@@ -100,6 +102,7 @@ impl Access {
             tls: config.tls.as_ref().map(|tls| match &tls.connector {
                 TlsConnector::Rustls(connector) => Arc::clone(connector.config()),
             }),
+            database: config.database,
         }
     }
 

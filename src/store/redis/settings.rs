@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::fault::remedy;
+use super::fault::{ANY_REDIS, remedy};
 use super::servers::{Access, Address};
 
 /// Where Redis is and how to use it.
@@ -78,7 +78,7 @@ pub enum FatalError {
     #[error("the file of certificate authorities for Redis can't be used: {0}")]
     CaFile(String),
     /// The server answered, and will always answer so.
-    #[error("Redis refuses: {why}; {remedy}", why = .0, remedy = remedy(.0))]
+    #[error("Redis refuses: {why}; {remedy}", why = .0, remedy = remedy(.0).unwrap_or(ANY_REDIS))]
     Refused(String),
     /// The server lacks sharded pub/sub and script flags.
     #[error("Redis 7.0 or later is needed, this server says {0}")]

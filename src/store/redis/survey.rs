@@ -15,7 +15,7 @@ use super::commands::info_field;
 use super::keys::Keys;
 use super::servers::{Access, Address, Servers};
 use super::settings::{ClientSettings, FatalError, RedisSettings};
-use super::topology::{ClusterView, SentinelView, cluster_view, sentinel_view};
+use super::topology::{ClusterView, NO_SUCH_SERVICE, SentinelView, cluster_view, sentinel_view};
 use super::wire::{Dialer, Wire, WireError, error_text};
 use crate::entropy::os_rng;
 use crate::scene::WriteId;
@@ -203,6 +203,12 @@ pub enum Unreached {
     /// It answers with a no.
     #[error("it answers: {0}")]
     Refused(String),
+    /// A sentinel that watches others.
+    #[error("this sentinel watches no service of that name")]
+    NoSuchService,
+    /// A server where a sentinel was to be.
+    #[error("it is a Redis, but no sentinel")]
+    NoSentinel,
     /// It speaks something else.
     #[error("what answers there does not speak as Redis does")]
     Foreign,
@@ -215,7 +221,9 @@ impl From<WireError> for Unreached {
             WireError::Closed(error) if error.kind() == std::io::ErrorKind::InvalidData => Self::Tls(error.to_string()),
             WireError::Closed(error) => Self::Connection(error.to_string()),
             WireError::Timeout => Self::Silent,
+            WireError::Refused(why) if why.contains("unknown command") && why.contains("SENTINEL") => Self::NoSentinel,
             WireError::Refused(why) => Self::Refused(why),
+            WireError::Invalid(NO_SUCH_SERVICE) => Self::NoSuchService,
             WireError::Invalid(_) => Self::Foreign,
         }
     }
@@ -237,6 +245,7 @@ pub async fn survey(settings: &RedisSettings, appids: &[&str]) -> Result<Survey,
         keys: Keys::new(&settings.prefix),
         appids,
         tags,
+        database: access.database.map(|database| database.to_string()),
         in_cluster: matches!(shape, Shape::Cluster(_)),
     };
     let visits = addresses.iter().map(|address| errand.visit(address));
@@ -320,6 +329,8 @@ struct Errand<'a> {
     /// A hash tag of scenes that a node of a Cluster owns: of others it only says where they are.
     tags: BTreeMap<Address, String>,
     in_cluster: bool,
+    /// Where the keys are, if that is said.
+    database: Option<String>,
 }
 
 type Kept = Vec<(String, Vec<u8>)>;
@@ -331,6 +342,7 @@ impl Errand<'_> {
 
     async fn ask(&self, address: &Address) -> Result<(Facts, Kept), WireError> {
         let (mut wire, role) = self.dialer.dial(address).await?;
+        let selected = self.select(&mut wire).await?;
         let info = allowed(wire.ask(["INFO"]).await)?;
         let latency = latency(&mut wire).await?;
         let asked = Instant::now();
@@ -339,9 +351,14 @@ impl Errand<'_> {
             let (seconds, micros) = pair(&time)?;
             ahead_of(seconds, micros, asked.elapsed())
         });
-        let kept = self.kept(&mut wire).await?;
+        let kept = if selected.is_ok() {
+            self.kept(&mut wire).await?
+        } else {
+            Kept::new()
+        };
         // Last, as it subscribes and asks for what is on its way.
-        let (denied, write) = self.denied(&mut wire, address).await?;
+        let (mut denied, write) = self.denied(&mut wire, address).await?;
+        denied.extend(selected.err());
         let facts = Facts {
             info: info.as_ref().and_then(|info| Some(Info::read(info.as_str()?))),
             latency,
@@ -351,6 +368,21 @@ impl Errand<'_> {
             denied,
         };
         Ok((facts, kept))
+    }
+
+    /// Whether it is asked of the database in which the keys are.
+    async fn select(&self, wire: &mut Wire) -> Result<Result<(), Denied>, WireError> {
+        let Some(database) = &self.database else {
+            return Ok(Ok(()));
+        };
+        match wire.ask(["SELECT", database]).await {
+            Ok(_) => Ok(Ok(())),
+            Err(WireError::Refused(why)) => match forbidden(&why) {
+                Some(what) => Ok(Err(Denied { right: "select", what })),
+                None => Err(WireError::Refused(why)),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// What of a Cluster is elsewhere is told there.

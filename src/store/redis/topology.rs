@@ -41,6 +41,9 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// How long instead while nobody has answered: time to connect over a slow network.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(1_400);
 
+/// What a sentinel says that watches others.
+pub(super) const NO_SUCH_SERVICE: &str = "the sentinel knows no such service";
+
 /// What is found out, from the beginning of asking on.
 #[derive(Debug, Clone)]
 pub struct Topology {
@@ -318,7 +321,7 @@ async fn ask_one(
                     &["SENTINEL", "MASTER", service],
                 ])
                 .await?;
-            let primary = master(&primary?).ok_or(WireError::Invalid("the sentinel knows no such service"))?;
+            let primary = master(&primary?).ok_or(WireError::Invalid(NO_SUCH_SERVICE))?;
             Answer::Master(match (replicas, reply) {
                 (Ok(replicas), Ok(reply)) => verdict(primary, replicas_of(&replicas)?, &reply, asked),
                 // Whoever must not ask this much knows the primary all the same.

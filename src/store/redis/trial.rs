@@ -1,5 +1,6 @@
 //! How a store begins: a Redis is tried until it is reached and found fit, or found unfit for ever.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks;
 use super::commands::Commands;
-use super::fault::{Unfit, remedy};
+use super::fault::{ANY_REDIS, Unfit, remedy};
 use super::replication::Replication;
 use super::script::Scripts;
 use super::settings::FatalError;
@@ -42,7 +43,7 @@ impl Trial {
     /// Tries until Redis is reached and found fit, or found unfit for ever; then keeps an eye on its replicas
     /// and its clock.
     pub(super) async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
-        let (begun, mut told) = (Instant::now(), String::new());
+        let (begun, mut told) = (Instant::now(), Told::default());
         while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
             match self.once().await {
                 Ok(()) => {
@@ -54,13 +55,12 @@ impl Trial {
                 Err(Unfit::Yet(why)) => {
                     // Of a connection that there is not, a command knows less.
                     let why = self.commands.trouble().unwrap_or(why);
-                    if why != told && begun.elapsed() >= PATIENCE {
-                        let remedy = remedy(&why);
+                    if begun.elapsed() >= PATIENCE && told.is_news(&why) {
+                        let remedy = remedy(&why).unwrap_or(ANY_REDIS);
                         tracing::warn!(
                             why,
                             "redis is not usable yet, and tried on: SCANLOGIN_REDIS_URL: {remedy}"
                         );
-                        told = why;
                     }
                 }
             }
@@ -87,6 +87,24 @@ impl Trial {
     }
 }
 
+/// What was told of why a Redis can't be used. Tries of several commands, and of several servers, take turns in telling theirs.
+#[derive(Default)]
+struct Told {
+    remedies: HashSet<&'static str>,
+    /// Of those that are not known, but for their numbers: some tell the time.
+    others: HashSet<String>,
+}
+
+impl Told {
+    /// Whether nothing like it was told. What nobody knows a remedy for says nothing beside what somebody does.
+    fn is_news(&mut self, why: &str) -> bool {
+        match remedy(why) {
+            Some(remedy) => self.remedies.insert(remedy),
+            None => self.remedies.is_empty() && self.others.insert(why.replace(|c: char| c.is_ascii_digit(), "")),
+        }
+    }
+}
+
 /// A store that once was up never fails: then even a refused password is an outage, which may pass.
 pub(super) fn fail(start: &watch::Sender<Start>, fatal: Option<FatalError>) {
     start.send_if_modified(|start| match fatal {
@@ -96,4 +114,21 @@ pub(super) fn fail(start: &watch::Sender<Start>, fatal: Option<FatalError>) {
         }
         _ => false,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_told_once_whoever_tells_it_and_when() {
+        let mut told = Told::default();
+        assert!(told.is_news("at 10:59 it was strange"));
+        assert!(!told.is_news("at 11:00 it was strange"));
+        assert!(told.is_news("READONLY You can't write against a read only replica."));
+        assert!(!told.is_news("ERR WAIT cannot be used with replica instances."));
+        assert!(told.is_news("NOREPLICAS Not enough good replicas to write."));
+        assert!(!told.is_news("acquire_lease: READONLY You can't write against a read only replica."));
+        assert!(!told.is_news("Failed to route command."));
+    }
 }

@@ -55,7 +55,7 @@ impl Trial {
                 Err(Unfit::Yet(why)) => {
                     // Of a connection that there is not, a command knows less.
                     let why = self.commands.trouble().unwrap_or(why);
-                    if begun.elapsed() >= PATIENCE && told.is_news(&why) {
+                    if told.is_news(&why, begun.elapsed()) {
                         let remedy = remedy(&why).unwrap_or(ANY_REDIS);
                         tracing::warn!(
                             why,
@@ -96,11 +96,15 @@ struct Told {
 }
 
 impl Told {
-    /// Whether nothing like it was told. What nobody knows a remedy for says nothing beside what somebody does.
-    fn is_news(&mut self, why: &str) -> bool {
+    /// Whether it is time to tell it, and nothing like it was told. What has no remedy says nothing beside what has one, such as that
+    /// there is no connection just after a server's refusal ended that; so it waits for longer.
+    fn is_news(&mut self, why: &str, trying: Duration) -> bool {
         match remedy(why) {
-            Some(remedy) => self.remedies.insert(remedy),
-            None => self.remedies.is_empty() && self.others.insert(why.replace(|c: char| c.is_ascii_digit(), "")),
+            Some(remedy) => trying >= PATIENCE && self.remedies.insert(remedy),
+            None if trying >= 3 * PATIENCE && self.remedies.is_empty() => {
+                self.others.insert(why.replace(|c: char| c.is_ascii_digit(), ""))
+            }
+            None => false,
         }
     }
 }
@@ -122,13 +126,16 @@ mod tests {
 
     #[test]
     fn each_reason_is_told_once_whoever_tells_it_and_when() {
+        let (soon, late) = (PATIENCE / 2, 3 * PATIENCE);
+        let readonly = "READONLY You can't write against a read only replica.";
         let mut told = Told::default();
-        assert!(told.is_news("at 10:59 it was strange"));
-        assert!(!told.is_news("at 11:00 it was strange"));
-        assert!(told.is_news("READONLY You can't write against a read only replica."));
-        assert!(!told.is_news("ERR WAIT cannot be used with replica instances."));
-        assert!(told.is_news("NOREPLICAS Not enough good replicas to write."));
-        assert!(!told.is_news("acquire_lease: READONLY You can't write against a read only replica."));
-        assert!(!told.is_news("Failed to route command."));
+        assert!(!told.is_news(readonly, soon) && !told.is_news("Failed to route command.", PATIENCE));
+        assert!(told.is_news("at 10:59 it was strange", late));
+        assert!(!told.is_news("at 11:00 it was strange", late));
+        assert!(told.is_news(readonly, late));
+        assert!(!told.is_news("ERR WAIT cannot be used with replica instances.", late));
+        assert!(told.is_news("NOREPLICAS Not enough good replicas to write.", late));
+        assert!(!told.is_news(&format!("acquire_lease: {readonly}"), late));
+        assert!(!told.is_news("Failed to route command.", late));
     }
 }

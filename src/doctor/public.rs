@@ -61,6 +61,25 @@ fn base(config: &Config) -> Option<Url> {
     (own.port() != 0).then(|| format!("http://{own}").parse().ok())?
 }
 
+/// Whether a public URL that is set is, seen from the machine or the container of a replica, its own port: browsers come to that name
+/// from elsewhere, and there a proxy may stand before it.
+fn leads_back(config: &Config) -> bool {
+    let Some(url) = config
+        .public_url
+        .as_ref()
+        .and_then(|url| url.as_str().parse::<Url>().ok())
+    else {
+        return false;
+    };
+    let is_loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    is_loopback && url.port_or_known_default() == Some(config.listen.port())
+}
+
 /// What the service sees of a browser's address can't be known from here, but that it sees the proxy's.
 fn proxies(config: &Config, base: &Url) -> Finding {
     let check = Check::PublicProxies;
@@ -163,22 +182,12 @@ impl Visitor<'_> {
     }
 
     async fn version(&self) -> Finding {
-        let (check, own) = (Check::PublicVersion, env!("CARGO_PKG_VERSION"));
         let answer = match self.web.get(&self.at("/openapi.json")).await {
             Ok(answer) => answer,
-            Err(unreached) => return Finding::skipped(check, SETTING, unreached),
+            Err(unreached) => return Finding::skipped(Check::PublicVersion, SETTING, unreached),
         };
-        let told = json_of(&answer).and_then(|told| Some(told.pointer("/info/version")?.as_str()?.to_owned()));
-        match told {
-            Some(version) if version == own => Finding::ok(check, SETTING, format!("{version}, as here")),
-            Some(version) => Finding::warning(
-                check,
-                SETTING,
-                format!("it is {version}, and this is {own}"),
-                "If no roll is under way, look which image is deployed.",
-            ),
-            None => Finding::skipped(check, SETTING, "it does not tell"),
-        }
+        let told = json_of(&answer);
+        version(told.as_ref().and_then(|told| told.pointer("/info/version")?.as_str()))
     }
 
     /// Whether what signs here is what sites check with there.
@@ -195,25 +204,8 @@ impl Visitor<'_> {
         let told = told.as_ref().and_then(|set| set.get("keys")?.as_array());
         let kids = told.into_iter().flatten().filter_map(|key| key.get("kid")?.as_str());
         let kids: Vec<&str> = kids.collect();
-        let missing: Vec<&str> = keys.kids().filter(|kid| !kids.contains(kid)).collect();
-        let foreign: Vec<&str> = kids
-            .iter()
-            .copied()
-            .filter(|kid| keys.kids().all(|own| own != *kid))
-            .collect();
-        let fix = "Give the same SCANLOGIN_SIGNING_KEYS_FILE to every replica, and to this one: sites refuse what another key signed.";
-        match (missing.as_slice(), foreign.as_slice()) {
-            ([], []) => Finding::ok(check, "/jwks.json", format!("has the very keys: {}", kids.join(", "))),
-            (missing @ [_, ..], _) => {
-                Finding::failed(check, "/jwks.json", format!("lacks {}", missing.join(", ")), fix)
-            }
-            ([], foreign) => Finding::warning(
-                check,
-                "/jwks.json",
-                format!("has others too: {}", foreign.join(", ")),
-                fix,
-            ),
-        }
+        let own: Vec<&str> = keys.kids().collect();
+        compare_keys(&own, &kids)
     }
 
     /// A scene's stream, as a browser has it.
@@ -232,7 +224,14 @@ impl Visitor<'_> {
             Err(finding) => return vec![finding, heartbeat(no_stream)],
         };
         let findings = match self.first_event(&started).await {
-            Ok((ok, stream)) => vec![ok, self.heartbeat(stream).await],
+            Ok((_, after)) if leads_back(self.config) => {
+                let why = format!("{after}, but from here that is this replica itself: no proxy was met");
+                vec![Finding::skipped(check, "/events/", why), heartbeat("no proxy was met")]
+            }
+            Ok((stream, after)) => {
+                let ok = Finding::ok(check, "/events/", after);
+                vec![ok, self.heartbeat(stream).await]
+            }
             Err(finding) => vec![finding, heartbeat(no_stream)],
         };
         let path = format!("/scenes/{}", started.scene);
@@ -278,7 +277,7 @@ impl Visitor<'_> {
     }
 
     /// The head of the answer is held back as well by what gathers.
-    async fn first_event(&self, started: &Started) -> Result<(Finding, Response), Finding> {
+    async fn first_event(&self, started: &Started) -> Result<(Response, String), Finding> {
         let (check, path) = (Check::PublicStream, format!("/events/{}", started.scene));
         let request = self.web.0.get(self.at(&path)).header(ACCEPT, "text/event-stream");
         // As browsers do: some proxies gather only for those who do.
@@ -309,7 +308,7 @@ impl Visitor<'_> {
         match hear(&mut stream, "event:", asked, asked + FIRST_EVENT).await {
             Heard::It(after) => {
                 let message = format!("the first event came after {} ms", after.as_millis());
-                Ok((Finding::ok(check, "/events/", message), stream))
+                Ok((stream, message))
             }
             Heard::Nothing => Err(held_back()),
             Heard::End(_) => Err(Finding::failed(
@@ -356,6 +355,37 @@ impl Visitor<'_> {
     }
 }
 
+fn version(told: Option<&str>) -> Finding {
+    let (check, own) = (Check::PublicVersion, env!("CARGO_PKG_VERSION"));
+    match told {
+        Some(version) if version == own => Finding::ok(check, SETTING, format!("{version}, as here")),
+        Some(version) => Finding::warning(
+            check,
+            SETTING,
+            format!("it is {version}, and this is {own}"),
+            "If no roll is under way, look which image is deployed.",
+        ),
+        None => Finding::skipped(check, SETTING, "it does not tell"),
+    }
+}
+
+fn compare_keys(own: &[&str], told: &[&str]) -> Finding {
+    let check = Check::PublicKeys;
+    let less = |all: &[&str], those: &[&str]| {
+        let less = all.iter().filter(|kid| !those.contains(kid)).copied();
+        less.collect::<Vec<_>>().join(", ")
+    };
+    let (missing, foreign) = (less(own, told), less(told, own));
+    let fix = "Give the same SCANLOGIN_SIGNING_KEYS_FILE to every replica, and to this one: sites refuse what another key signed.";
+    if !missing.is_empty() {
+        Finding::failed(check, "/jwks.json", format!("lacks {missing}"), fix)
+    } else if !foreign.is_empty() {
+        Finding::warning(check, "/jwks.json", format!("has others too: {foreign}"), fix)
+    } else {
+        Finding::ok(check, "/jwks.json", format!("has the very keys: {}", told.join(", ")))
+    }
+}
+
 /// What rests on that it is reached, and is ours.
 fn skipped(why: &'static str) -> impl Iterator<Item = Finding> {
     let checks = [Check::PublicKeys, Check::PublicStream, Check::PublicHeartbeat];
@@ -385,4 +415,27 @@ async fn hear(stream: &mut Response, mark: &str, since: Instant, until: Instant)
 
 fn json_of(answer: &Answer) -> Option<Value> {
     serde_json::from_slice(&answer.body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is(finding: &Finding, result: &str, words: &str) {
+        let told = serde_json::to_value(finding).unwrap();
+        assert_eq!(told["result"], result, "{told}");
+        assert!(told["message"].as_str().unwrap().contains(words), "{told}");
+    }
+
+    #[test]
+    fn another_version_and_other_keys_are_told_from_ones_that_are_missing() {
+        is(&version(Some(env!("CARGO_PKG_VERSION"))), "ok", "as here");
+        is(&version(Some("9.9.9")), "warning", "it is 9.9.9, and this is ");
+        is(&version(None), "skipped", "does not tell");
+
+        is(&compare_keys(&["a", "b"], &["b", "a"]), "ok", "the very keys: b, a");
+        is(&compare_keys(&["a"], &["a", "b"]), "warning", "has others too: b");
+        is(&compare_keys(&["a", "b"], &["b", "c"]), "failed", "lacks a");
+        is(&compare_keys(&["a"], &[]), "failed", "lacks a");
+    }
 }

@@ -29,6 +29,7 @@ checks! {
     SettingsWarning "settings.warning",
     SettingsSimulator "settings.simulator",
     SettingsSigningKeys "settings.signing_keys",
+    SettingsAuditLog "settings.audit_log",
     RedisShape "redis.shape",
     RedisReached "redis.reached",
     RedisVersion "redis.version",
@@ -218,5 +219,21 @@ impl Report {
             self.failed()
         )?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_answered_can_not_steer_a_terminal() {
+        let told = "two\nlines, \u{1b}[31mred\u{9b}0m\r\t\0";
+        let finding = Finding::failed(Check::RedisReached, told, told, told);
+        let fix = finding.fix.as_deref().unwrap();
+        for text in [&finding.subject, &finding.message, fix] {
+            assert!(!text.contains(char::is_control), "{text:?}");
+            assert!(text.starts_with("two lines,  [31mred"), "{text:?}");
+        }
     }
 }

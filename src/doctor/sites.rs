@@ -34,6 +34,15 @@ async fn webhook(client: &Client, web: &Web) -> Option<Finding> {
                 "Look whether the site takes messages at its webhook_url (docs/webhooks.md).",
             )
         }
+        Ok(answer) if answer.status.is_redirection() => Finding::warning(
+            check,
+            id,
+            format!(
+                "{host} answers {} to OPTIONS: it leads elsewhere, and a message follows nowhere",
+                answer.status.as_u16()
+            ),
+            "Give as webhook_url the address itself that takes messages (docs/webhooks.md).",
+        ),
         Ok(answer) => Finding::ok(
             check,
             id,

@@ -22,6 +22,7 @@ use crate::telemetry::Metrics;
 use crate::wechat::access_token::{AccessToken, TokenMode};
 use crate::wechat::client::{Client, Error, MayRepeat};
 use crate::wechat::errcode::{Class, Errcode};
+use crate::wechat::picture::CodePicture;
 use crate::wechat::{EnvVersion, MiniProgram};
 
 /// In seconds, as its clock is read from a header that tells whole ones, some time after it was written.
@@ -116,12 +117,7 @@ async fn mini_program(client: &Client, program: &MiniProgram, mode: TokenMode, k
     }
     let of_codes = async {
         let (granted, mut findings) = fresh_token(client, program, mode).await;
-        let (kept, finding) = kept_token(program, kept);
-        findings.push(finding);
-        findings.push(match kept.or(granted) {
-            Some(token) => code(client, program, &token).await,
-            None => Finding::skipped(Check::WechatCode, appid, "there is no access_token to ask with"),
-        });
+        findings.extend(code_of_either(client, program, kept_token(program, kept), granted).await);
         findings.push(edition(program));
         findings
     };
@@ -171,15 +167,50 @@ fn kept_token(program: &MiniProgram, kept: Option<&[u8]>) -> (Option<AccessToken
     (None, finding)
 }
 
-async fn code(client: &Client, program: &MiniProgram, token: &AccessToken) -> Finding {
-    let (check, settings) = (Check::WechatCode, &program.code);
+/// Of the token that is kept, and of a code by it; or, where WeChat finds that one dead, by the one that it grants now: so does the
+/// service.
+async fn code_of_either(
+    client: &Client,
+    program: &MiniProgram,
+    (kept, of_kept): (Option<AccessToken>, Finding),
+    granted: Option<AccessToken>,
+) -> [Finding; 2] {
+    let appid = &program.appid;
+    let is_kept = kept.is_some();
+    let Some(token) = kept.or_else(|| granted.clone()) else {
+        let why = "there is no access_token to ask with";
+        return [of_kept, Finding::skipped(Check::WechatCode, appid, why)];
+    };
+    let answer = picture(client, program, &token).await;
+    if let (Err(Error::TokenRefused { errcode, .. }), true, Some(granted)) = (&answer, is_kept, granted) {
+        let again = picture(client, program, &granted).await;
+        if !matches!(again, Err(Error::TokenRefused { .. })) {
+            let of_kept = Finding::warning(
+                Check::WechatKeptToken,
+                appid,
+                format!("the one that replicas share is dead: WeChat answered {errcode}"),
+                "Nothing, if it is gone in a minute: a replica fetches another one. Else something else fetches tokens for this AppID.",
+            );
+            return [of_kept, code(program, again)];
+        }
+    }
+    [of_kept, code(program, answer)]
+}
+
+/// Of a scene that nobody has.
+async fn picture(client: &Client, program: &MiniProgram, token: &AccessToken) -> Result<CodePicture, Error> {
     let scene = SceneId::random(&mut os_rng());
+    client.getwxacodeunlimit(token, &scene, &program.code, ONCE).await
+}
+
+fn code(program: &MiniProgram, answer: Result<CodePicture, Error>) -> Finding {
+    let (check, settings) = (Check::WechatCode, &program.code);
     let what = format!(
         "page {:?}, env_version {}",
         settings.page,
         settings.env_version.as_str()
     );
-    match client.getwxacodeunlimit(token, &scene, settings, ONCE).await {
+    match answer {
         Ok(picture) => {
             let (kind, bytes) = (picture.media_type().as_str(), picture.bytes().len());
             Finding::ok(

@@ -905,6 +905,7 @@ async fn what_sites_have_elsewhere_is_looked_for_and_no_message_is_sent() {
              webhook_secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\nredirect_uris = [\"https://{id}.example/\"]\n"
         )
     };
+    let (moved, _serving) = answering("HTTP/1.1 301 Moved Permanently\r\nlocation: /elsewhere\r\n").await;
     let hidden = "hidden-in-the-address-of-a-webhook";
     canaries::learn("a secret in an address", hidden);
     let text = [
@@ -919,6 +920,7 @@ async fn what_sites_have_elsewhere_is_looked_for_and_no_message_is_sent() {
             "https://logo.invalid/logo.png",
         ),
         table("lost", &format!("{here}/nothing-here"), "https://logo.invalid/logo.png"),
+        table("moved", &format!("http://{moved}/"), "https://logo.invalid/logo.png"),
     ];
     let file = patient.files.path().join("scanlogin.toml");
     std::fs::write(&file, text.concat()).unwrap();
@@ -927,10 +929,123 @@ async fn what_sites_have_elsewhere_is_looked_for_and_no_message_is_sent() {
     examined.says("sites.webhook", "ok", &["there", "127.0.0.1"]);
     examined.says("sites.webhook", "failed", &["closed", "there is no connection"]);
     examined.says("sites.webhook", "warning", &["lost", "404"]);
+    examined.says("sites.webhook", "warning", &["moved", "301", "follows nowhere"]);
     examined.says(
         "sites.logo",
         "warning",
         &["logo.invalid", "Let logo_url lead to a picture"],
+    );
+}
+
+/// To everybody.
+async fn answering(head: &'static str) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serving = async move {
+        while let Ok((mut link, _)) = listener.accept().await {
+            let mut asked = vec![0; 4_096];
+            // One that only connects asks nothing.
+            if link.read(&mut asked).await.is_ok_and(|count| count > 0) {
+                let answer = format!("{head}content-length: 0\r\nconnection: close\r\n\r\n");
+                link.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serving);
+    (addr, tasks)
+}
+
+#[tokio::test]
+async fn an_audit_log_that_can_not_be_written_is_told_and_one_that_can_is_not_made() {
+    let of = |path: &Path| {
+        let (path, patient) = (path.display().to_string(), Patient::new());
+        async move {
+            patient
+                .await
+                .with("AUDIT_LOG", &path)
+                .with("AUDIT_NAMES", "plain")
+                .examined()
+                .await
+        }
+    };
+    let dir = temporary_directory();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (path, words) in [
+        (Path::new("/nowhere/audit.log"), "No such file or directory"),
+        (dir.path(), "Is a directory"),
+        (&pipe, "it is a named pipe"),
+    ] {
+        let examined = of(path).await;
+        examined.says("settings.audit_log", "failed", &[words, "SCANLOGIN_AUDIT_LOG"]);
+        assert_eq!(examined.count("failed"), 1, "{examined:#?}");
+    }
+    let file = dir.path().join("audit.log");
+    of(&file).await.is("settings.audit_log", "ok");
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_public_url_that_is_this_very_replica_proves_nothing_of_a_proxy() {
+    let addr = free_addr();
+    let of = || {
+        Service::builder()
+            .with("LISTEN", addr)
+            .with("PUBLIC_URL", format!("http://{addr}"))
+    };
+    let _service = of().start().await;
+    let examined = Examined::by(of().command().await).await;
+    examined.says(
+        "public_url.stream",
+        "skipped",
+        &["this replica itself", "no proxy was met"],
+    );
+    examined.says("public_url.heartbeat", "skipped", &["no proxy was met"]);
+    examined.is("public_url.service", "ok");
+}
+
+/// As one of another WeChat is, and one that a stranger's call to `token` ended: replicas fetch another one by themselves.
+#[tokio::test]
+async fn a_kept_access_token_that_is_dead_is_no_failure() {
+    let redis = RedisServer::start();
+    let secret = "an-appsecret-of-these-tests-alone";
+    let service = Service::builder().redis(&redis).with("WECHAT_APPID", APPID);
+    let service = service.with("WECHAT_SECRET", secret).start().await;
+    eventually("it keeps an access_token", || async {
+        let key = format!("scanlogin:{{wx:{APPID}}}:access_token");
+        (cli(redis.addr(), &["EXISTS", &key]) == "1").then_some(())
+    })
+    .await;
+    drop(service);
+    let patient = Patient::new().await.redis(&redis.url());
+    let examined = patient.examined().await;
+    examined.says("wechat.kept_token", "warning", &["is dead", "40001"]);
+    examined.is("wechat.getwxacodeunlimit", "ok");
+    assert_eq!(examined.count("failed"), 0, "{examined:#?}");
+}
+
+#[tokio::test]
+async fn what_is_odd_about_wechat_and_no_failure_is_a_warning() {
+    let patient = Patient::new().await.with("CODE_ENV_VERSION", "trial");
+    patient.fault(json!({ "call": "jscode2session", "errcode": -1 })).await;
+    let examined = patient.examined().await;
+    examined.says(
+        "wechat.env_version",
+        "warning",
+        &["the trial edition", "SCANLOGIN_CODE_ENV_VERSION=release"],
+    );
+    examined.says("wechat.jscode2session", "warning", &["WeChat answered -1", "busy"]);
+    assert_eq!(examined.status, 0, "{examined:#?}");
+    let anybody = r#"{"openid":"oAnybody0123456789abcdefghi","session_key":"c2Vzc2lvbi1rZXktMDEyMw=="}"#;
+    patient
+        .fault(json!({ "call": "jscode2session", "body": anybody }))
+        .await;
+    let examined = patient.examined().await;
+    examined.says(
+        "wechat.jscode2session",
+        "failed",
+        &["takes a made-up code", "SCANLOGIN_WECHAT_API_BASE"],
     );
 }
 

@@ -499,6 +499,8 @@ fn clocks(survey: &Survey) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn at() -> Address {
@@ -559,6 +561,164 @@ mod tests {
             let said = said(&persistence(&info, &write, &at()));
             assert!(said.contains(&format!(r#""result":"{result}""#)), "{write:?}: {said}");
         }
+    }
+
+    fn named(name: &str) -> Address {
+        Address::parse(name).unwrap()
+    }
+
+    /// With which nothing is wrong.
+    fn facts(is_primary: bool, replicas: usize) -> Facts {
+        let info = Info {
+            version: "7.4.1".to_owned(),
+            mode: "standalone".to_owned(),
+            maxmemory_policy: "noeviction".to_owned(),
+            is_primary,
+            replicas,
+            wants_replicas: true,
+            appends: true,
+            ..Info::default()
+        };
+        Facts {
+            info: Some(info),
+            latency: Duration::from_millis(1),
+            clock_ahead: Some(0.0),
+            is_primary,
+            write: if is_primary {
+                Write::Taken
+            } else {
+                Write::Refused("READONLY You can't write against a read only replica.".to_owned())
+            },
+            denied: Vec::new(),
+        }
+    }
+
+    fn surveyed(shape: Shape, servers: Vec<(&str, Facts)>) -> Survey {
+        let server = |(name, facts)| Server {
+            address: named(name),
+            found: Ok(facts),
+        };
+        Survey {
+            shape,
+            servers: servers.into_iter().map(server).collect(),
+            user: "scanlogin".to_owned(),
+            tokens: BTreeMap::new(),
+        }
+    }
+
+    /// Three sentinels, who name these.
+    fn watched(primaries: [&str; 3]) -> Vec<(Address, Result<SentinelView, Unreached>)> {
+        let view = |primary: &str| SentinelView {
+            primary: named(primary),
+            replicas: vec![named("b:1")],
+            sentinels: 3,
+            withheld: None,
+        };
+        let sentinels = ["s:1", "s:2", "s:3"].map(named).into_iter();
+        sentinels
+            .zip(primaries)
+            .map(|(at, primary)| (at, Ok(view(primary))))
+            .collect()
+    }
+
+    fn under_sentinel(sentinels: Vec<(Address, Result<SentinelView, Unreached>)>, primary: Facts) -> Survey {
+        surveyed(
+            Shape::Sentinel(sentinels),
+            vec![("a:1", primary), ("b:1", facts(false, 0))],
+        )
+    }
+
+    /// All that is not well, and nothing else.
+    #[track_caller]
+    fn amiss(survey: &Survey, expected: &[(&str, &str, &str)]) {
+        let findings: Vec<_> = judge(survey, "scanlogin")
+            .iter()
+            .map(|finding| serde_json::to_value(finding).unwrap())
+            .filter(|finding| finding["result"] != "ok")
+            .collect();
+        assert_eq!(findings.len(), expected.len(), "{findings:#?}");
+        for (finding, (check, result, words)) in findings.iter().zip(expected) {
+            assert_eq!(
+                (&finding["check"], &finding["result"]),
+                (&json!(check), &json!(result)),
+                "{finding}"
+            );
+            assert!(finding["message"].as_str().unwrap().contains(words), "{finding}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_sentinels_is_told_each_for_itself() {
+        let well = || watched(["a:1"; 3]);
+        amiss(&under_sentinel(well(), facts(true, 1)), &[]);
+        let parted = under_sentinel(watched(["a:1", "a:1", "b:1"]), facts(true, 1));
+        amiss(
+            &parted,
+            &[
+                ("redis.shape", "warning", "name different primaries"),
+                ("redis.writes", "failed", "READONLY"),
+            ],
+        );
+        let shape = |words| ("redis.shape", "warning", words);
+        let unnamed = under_sentinel(well().split_off(1), facts(true, 1));
+        amiss(&unnamed, &[shape("sentinels: 3, of which SCANLOGIN_REDIS_URL names 2")]);
+        amiss(&under_sentinel(well(), facts(true, 0)), &[shape("nobody to take over")]);
+        let mut left = facts(true, 1);
+        left.info.as_mut().unwrap().wants_replicas = false;
+        amiss(&under_sentinel(well(), left), &[shape("goes on taking writes")]);
+        let mut lonely = facts(true, 0);
+        lonely.info.as_mut().unwrap().wants_replicas = false;
+        amiss(
+            &under_sentinel(well().split_off(1), lonely),
+            &[
+                shape("names 2"),
+                shape("nobody to take over"),
+                shape("goes on taking writes"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_cluster_with_slots_that_nobody_owns_is_told_and_so_is_a_primary_alone() {
+        let of = |slots: &str, replicas| {
+            let told = format!("1 a:1@2 myself,master - 0 0 1 connected {slots}\n");
+            let view = ClusterView::of(&told, &named("a:1"));
+            let shape = Shape::Cluster(vec![(named("a:1"), Ok(view))]);
+            surveyed(shape, vec![("a:1", facts(true, replicas))])
+        };
+        amiss(&of("0-16383", 1), &[]);
+        amiss(
+            &of("0-16383", 0),
+            &[("redis.shape", "warning", "primaries without any: 1")],
+        );
+        amiss(
+            &of("0-19", 1),
+            &[("redis.shape", "failed", "of 256 parts of the scenes 256 have no server")],
+        );
+    }
+
+    #[test]
+    fn a_server_that_is_slow_loads_or_has_another_time_than_others_is_told() {
+        let alone = |facts| surveyed(Shape::Standalone, vec![("a:1", facts)]);
+        amiss(&alone(facts(true, 0)), &[]);
+        let mut slow = facts(true, 0);
+        slow.latency = Duration::from_millis(21);
+        amiss(&alone(slow), &[("redis.latency", "warning", "21.0 ms there and back")]);
+        let mut loading = facts(true, 0);
+        loading.info.as_mut().unwrap().is_loading = true;
+        amiss(
+            &alone(loading),
+            &[("redis.shape", "warning", "still reading what it had")],
+        );
+        let mut full = facts(true, 0);
+        full.info.as_mut().unwrap().fullness = Some(0.95);
+        amiss(&alone(full), &[("redis.writes", "warning", "95 % of its maxmemory")]);
+        let mut survey = under_sentinel(watched(["a:1"; 3]), facts(true, 1));
+        let (ahead, behind) = (1.5, -1.5);
+        for (server, clock) in survey.servers.iter_mut().zip([ahead, behind]) {
+            server.found.as_mut().unwrap().clock_ahead = Some(clock);
+        }
+        amiss(&survey, &[("redis.clocks", "warning", "3.0 s apart")]);
     }
 
     #[test]

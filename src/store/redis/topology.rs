@@ -378,6 +378,12 @@ pub(super) async fn sentinel_view(
 pub struct ClusterView(View);
 
 impl ClusterView {
+    /// What a node would say in this answer to `CLUSTER NODES`.
+    #[cfg(test)]
+    pub(crate) fn of(text: &str, asked: &Address) -> Self {
+        Self(View::parse(text, asked, false))
+    }
+
     /// How many of the slots in which scenes live have no owner.
     #[must_use]
     pub fn unowned(&self) -> usize {

@@ -679,6 +679,28 @@ mod tests {
     }
 
     #[test]
+    fn what_sentinels_keep_to_themselves_is_told_with_whose_password_it_is() {
+        let mut mute = watched(["a:1"; 3]);
+        for (_, view) in &mut mute {
+            view.as_mut().unwrap().withheld = Some("NOPERM sentinel|master".to_owned());
+        }
+        let survey = under_sentinel(mute, facts(true, 1));
+        amiss(&survey, &[("redis.rights", "failed", "sentinel|master")]);
+
+        let mut locked = watched(["a:1"; 3]);
+        locked[0].1 = Err(Unreached::Refused(
+            "WRONGPASS invalid username-password pair".to_owned(),
+        ));
+        let survey = under_sentinel(locked, facts(true, 1));
+        amiss(&survey, &[("redis.reached", "failed", "WRONGPASS")]);
+        let refused = judge(&survey, "scanlogin").into_iter().next().unwrap();
+        assert!(
+            said(&refused).contains("Correct SCANLOGIN_REDIS_SENTINEL_PASSWORD"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
     fn a_cluster_with_slots_that_nobody_owns_is_told_and_so_is_a_primary_alone() {
         let of = |slots: &str, replicas| {
             let told = format!("1 a:1@2 myself,master - 0 0 1 connected {slots}\n");

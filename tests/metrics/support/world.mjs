@@ -128,6 +128,13 @@ ${more}`, { mode: 0o600 })
     await until('Prometheus looks', async () => Number((await this.prometheus.query('min(timestamp(up))'))[0].value[1]) > since)
   }
 
+  /** Prometheus has weighed its alerts by what it saw last: it does so as often as it looks, and not at the same time. */
+  async #weighed() {
+    const since = Date.now() + 1000
+    const groups = async () => (await this.prometheus.get('rules')).groups
+    await until('Prometheus weighs its alerts', async () => (await groups()).every(({ lastEvaluation }) => Date.parse(lastEvaluation) > since))
+  }
+
   /** Twice, so that each counter was there before it counts. */
   async live() {
     for (const n of [0, 1]) {
@@ -147,6 +154,7 @@ ${more}`, { mode: 0o600 })
     this.metrics = await (await fetch(`${one.ops}/metrics`)).text()
     await this.#leaves()
     await this.looked()
+    await this.#weighed()
   }
 
   /** Logins that end in each way; given is whose will expire. */

@@ -243,6 +243,18 @@ impl AccessTokens {
     }
 }
 
+/// Whoever has taken the Mini Program out is not told of its token any more. One with other settings and the same AppID tells its own
+/// within seconds.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // There is none if it never had a token.
+        let _ = self
+            .metrics
+            .access_token_left_seconds
+            .remove_label_values(&[self.fetcher.appid()]);
+    }
+}
+
 impl Inner {
     /// Fetches, and learns from the outcome. One at a time.
     async fn fetch(&self) -> Result<AccessToken, Error> {

@@ -268,6 +268,39 @@ async fn a_second_mini_program_gets_a_token_of_its_own_and_the_first_keeps_its()
     assert_eq!(claims["wechat_appid"], "wx2222222222222222");
 }
 
+/// Else its last time would stand there for ever, and somebody be woken by it.
+#[tokio::test]
+async fn a_mini_program_that_is_taken_out_has_no_token_that_could_end() {
+    const LEFT: &str = "scanlogin_access_token_left_seconds";
+    const FIRST: &str = "[[mini_program]]\nappid = \"wx1111111111111111\"\nsecret = \"first-secret-of-wechat\"\n";
+    const SECOND: &str = "[[mini_program]]\nappid = \"wx2222222222222222\"\nsecret = \"second-secret-of-wechat\"\n";
+    canaries::learn("a secret of the settings", "second-secret-of-wechat");
+    canaries::learn("a secret of the settings", "another-secret-of-wechat");
+    let site = BLOG.replace("origins", "mini_program = \"wx1111111111111111\"\n    origins");
+    let redis = RedisServer::start();
+    let both = format!("{FIRST}{SECOND}{site}");
+    let service = Service::builder().redis(&redis).config_toml(&both).start().await;
+    let until_told_of = async |appids: &[&str]| {
+        eventually("the times are told", || async {
+            let told = service.series(LEFT).await;
+            let is_of = |appid: &&str| told.contains_key(&format!("{{appid=\"{appid}\"}}"));
+            (told.len() == appids.len() && appids.iter().all(is_of) && told.values().all(|left| *left > 7000.0))
+                .then_some(())
+        })
+        .await;
+    };
+    until_told_of(&["wx1111111111111111", "wx2222222222222222"]).await;
+    service.rewrite_config(&format!("{FIRST}{site}"));
+    until_told_of(&["wx1111111111111111"]).await;
+    // One whose secret is another is another, and goes by the same name.
+    service.rewrite_config(&format!("{}{site}", FIRST.replace("first", "another")));
+    eventually("the other one has its token", || async {
+        (service.wechat_calls("stable_token").await > 2).then_some(())
+    })
+    .await;
+    until_told_of(&["wx1111111111111111"]).await;
+}
+
 #[tokio::test]
 async fn a_secret_in_a_file_and_the_signing_keys_change_without_a_restart() {
     let files = crate::support::temporary_directory();

@@ -1,5 +1,6 @@
 //! The service as its operator runs it: a process with settings, a log, and addresses of its own.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -126,14 +127,23 @@ impl Service {
 
     /// The value of one metric, summed over the label sets that contain `labels`.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
-        let text = Reply::to(self.http.get(format!("{}/metrics", self.ops))).await.text();
-        let lines = text.lines().filter(|line| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(labels)
-        });
-        lines
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        let series = self.series(name).await;
+        series
+            .iter()
+            .filter(|(of, _)| of.contains(labels))
+            .map(|(_, value)| value)
             .sum()
+    }
+
+    /// The series of this name, each by its labels.
+    pub(crate) async fn series(&self, name: &str) -> BTreeMap<String, f64> {
+        let text = Reply::to(self.http.get(format!("{}/metrics", self.ops))).await.text();
+        let series = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+            let (labels, value) = rest.rsplit_once(' ')?;
+            Some((labels.to_owned(), value.parse().ok()?))
+        });
+        series.collect()
     }
 
     /// A request to the simulator's own calls, wherever it runs.

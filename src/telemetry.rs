@@ -138,7 +138,7 @@ impl Metrics {
                 HistogramVec::new(HistogramOpts::new(prefixed(name), help).buckets(buckets), labels)?,
             )
         };
-        Ok(Self {
+        let metrics = Self {
             settings_read_again_total: counters(
                 "settings_read_again_total",
                 "Times that sites, Mini Programs and keys were read again.",
@@ -232,7 +232,17 @@ impl Metrics {
             webhooks_waiting: gauge("webhooks_waiting", "What sites are still to be told, of all replicas.")?,
             simulator: gauge("simulator", "1 when what answers as WeChat is a simulator.")?,
             registry,
-        })
+        };
+        for step in STEPS {
+            metrics.login_steps_total.with_label_values(&[step]);
+        }
+        Ok(metrics)
+    }
+
+        let lost: &[_] = if has_webhook { &["given_up", "dropped"] } else { &[] };
+        for result in lost {
+            self.webhooks_total.with_label_values(&[client_id, result]);
+        }
     }
 
     /// Counts what becomes of spans, whether there are any or not.
@@ -264,6 +274,18 @@ impl Metrics {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
+
+/// All that `login_steps_total` counts.
+const STEPS: [&str; 8] = [
+    "shown",
+    "watched",
+    "scanned",
+    "confirmed",
+    "redeemed",
+    "declined",
+    "cancelled",
+    "expired",
+];
 
 /// What people take for something.
 const HUMAN_SECONDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0];

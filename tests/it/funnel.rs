@@ -38,6 +38,9 @@ async fn times(service: &Service, step: &str) -> (f64, f64) {
 #[expect(clippy::float_cmp, reason = "they count")]
 async fn each_login_is_counted_as_far_as_it_came(store: Store) {
     let service = store.service().with("SCENE_TTL", 5).start().await;
+    // What does not happen at all after a start is seen as nothing, and not as not known.
+    let known = service.series("scanlogin_login_steps_total").await;
+    assert!(known.values().all(|count| *count == 0.0), "{known:?}");
     // Nobody ever watches the first.
     Browser::start(&service).await;
     let expiring = Browser::start(&service).await;
@@ -77,6 +80,8 @@ async fn each_login_is_counted_as_far_as_it_came(store: Store) {
         expected,
         "{counted:?}"
     );
+    let counted = service.series("scanlogin_login_steps_total").await;
+    assert!(counted.keys().eq(known.keys()), "{counted:?}");
     assert_eq!(service.metric("scanlogin_scenes_created_total", "").await, 5.0);
     for (step, count) in [
         ("scanned", 2.0),

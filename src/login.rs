@@ -239,6 +239,7 @@ impl Login {
         audit: Audit,
         tasks: TaskTracker,
     ) -> Self {
+        expect(&sites, &metrics);
         Self {
             store,
             sites: Arc::new(ArcSwap::from_pointee(sites)),
@@ -261,6 +262,7 @@ impl Login {
 
     /// Puts others in their place. What is under way goes on with those it began with.
     pub fn set_sites(&self, sites: Sites) {
+        expect(&sites, &self.metrics);
         self.sites.store(Arc::new(sites));
     }
 
@@ -508,6 +510,12 @@ impl Login {
             let seconds = self.metrics.login_step_seconds.with_label_values(&[step]);
             seconds.observe(time.as_secs_f64());
         }
+    }
+}
+
+fn expect(sites: &Sites, metrics: &Metrics) {
+    for client in sites.clients() {
+        metrics.expect_site(&client.client_id, client.webhook.is_some());
     }
 }
 

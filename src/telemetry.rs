@@ -236,9 +236,17 @@ impl Metrics {
         for step in STEPS {
             metrics.login_steps_total.with_label_values(&[step]);
         }
+        for outcome in ["taken", "refused"] {
+            metrics.settings_read_again_total.with_label_values(&[outcome]);
+        }
         Ok(metrics)
     }
 
+    /// Has what alerts watch of a site stand at nothing before it counts: a series that begins at one has not grown, to Prometheus.
+    pub fn expect_site(&self, client_id: &str, has_webhook: bool) {
+        for reason in ["no", "not_me", "wrong_number"] {
+            self.declined_total.with_label_values(&[client_id, reason]);
+        }
         let lost: &[_] = if has_webhook { &["given_up", "dropped"] } else { &[] };
         for result in lost {
             self.webhooks_total.with_label_values(&[client_id, result]);

@@ -186,6 +186,11 @@ impl Sites {
         })
     }
 
+    /// What was set of each.
+    pub fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.by_id.values().map(|site| &site.client)
+    }
+
     /// Their names.
     pub fn client_ids(&self) -> impl Iterator<Item = &str> {
         self.by_id.keys().map(String::as_str)

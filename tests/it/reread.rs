@@ -32,6 +32,8 @@ const SHOP: &str = r#"
     origins = ["https://shop.example"]
 "#;
 
+const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
 async fn starts(service: &Service, client_id: &str) -> Reply {
     Reply::to(service.post("/scenes", &json!({ "client_id": client_id }))).await
 }
@@ -299,6 +301,37 @@ async fn a_mini_program_that_is_taken_out_has_no_token_that_could_end() {
     })
     .await;
     until_told_of(&["wx1111111111111111"]).await;
+}
+
+/// The first that is counted is seen only where nothing was counted before: an alert waits for no second one.
+#[tokio::test]
+async fn what_alerts_watch_of_a_site_stands_at_nothing_from_when_it_is_known() {
+    canaries::learn("a secret of the settings", WEBHOOK_SECRET);
+    let service = Service::builder().config_toml(BLOG).start().await;
+    let at_nothing = async |name: &str| {
+        let series = service.series(name).await;
+        let at_nothing = series.into_iter().filter(|(_, count)| *count == 0.0);
+        at_nothing.map(|(labels, _)| labels).collect::<Vec<_>>()
+    };
+    let declines = |client: &str| {
+        let labels = |reason| format!("{{client=\"{client}\",reason=\"{reason}\"}}");
+        ["no", "not_me", "wrong_number"].map(labels)
+    };
+    assert_eq!(at_nothing("scanlogin_declined_total").await, declines("blog"));
+    assert_eq!(at_nothing("scanlogin_webhooks_total").await, [""; 0]);
+    assert_eq!(
+        at_nothing("scanlogin_settings_read_again_total").await,
+        ["{outcome=\"refused\"}", "{outcome=\"taken\"}"]
+    );
+    let webhook = format!("webhook_url = \"https://shop.example/hear\"\nwebhook_secret = \"{WEBHOOK_SECRET}\"\n");
+    service.rewrite_config(&format!("{BLOG}{SHOP}{webhook}"));
+    until_it_starts(&service, "shop").await;
+    let both = [declines("blog"), declines("shop")].concat();
+    assert_eq!(at_nothing("scanlogin_declined_total").await, both);
+    assert_eq!(
+        at_nothing("scanlogin_webhooks_total").await,
+        ["dropped", "given_up"].map(|result| format!("{{client=\"shop\",result=\"{result}\"}}"))
+    );
 }
 
 #[tokio::test]

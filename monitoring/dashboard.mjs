@@ -128,7 +128,7 @@ const ROWS = {
       [q(`sum by (instance) (${of('scanlogin_scenes_unheard')})`, '{{instance}}')]),
     lines('Read again, and what was found', 'Scenes read because news were lost, their end came, or as the slow check that runs always. slow with new means that a message never came: some are normal around a fail-over.', 'ops',
       [q(rates('cause, found', 'scanlogin_rereads_total'), '{{cause}}: {{found}}')]),
-    lines('Durable writes, by how their wait ended', 'Confirms and redemptions. replicated is right; vouched: a replica is missing and the sentinels answer for the primary; unreplicated: refused; not_asked: Redis has no replica, as one server alone.', 'ops',
+    lines('Durable writes, by how their wait ended', 'Confirms and redemptions. replicated is right; vouched: a replica is missing and the sentinels answer for the primary; unreplicated: refused; not_asked: Redis has no replica, as one server alone; not_wanted: SCANLOGIN_REDIS_WAIT is 0.', 'ops',
       [q(rates('outcome', 'scanlogin_store_waits_total'), '{{outcome}}')]),
     lines('Clocks', 'By how much a replica\'s clock is ahead of that Redis server\'s which differs most. Above five seconds sites may refuse id_tokens: let all keep time by NTP.', 's',
       [q(of('scanlogin_clock_skew_seconds'), '{{instance}}')], { min: null }),

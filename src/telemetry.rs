@@ -62,7 +62,7 @@ pub struct Metrics {
     /// Times that news of watched scenes may have been missed, by `cause`.
     pub store_lost_total: IntCounterVec,
     /// Durable writes by how their wait for a replica ended (`replicated`; `vouched` for by the sentinels,
-    /// while a replica is missing; `unreplicated`; `not_asked`).
+    /// while a replica is missing; `unreplicated`; `not_asked`, as there is none; `not_wanted`, by the settings).
     pub store_waits_total: IntCounterVec,
     /// By how many seconds this machine's clock is ahead of that Redis server's which differs most from it.
     pub clock_skew_seconds: Gauge,

@@ -224,7 +224,7 @@ impl SceneStore for RedisStore {
             })
             .await?;
         if write.durable && replaced == Replaced::Written {
-            self.count_wait("not_asked");
+            self.count_wait(self.replication.unasked());
         }
         Ok(replaced)
     }

@@ -10,6 +10,8 @@ import { World } from './support/world.mjs'
 /** What a run here can't bring about, and why. */
 const UNSEEN = {
   'scanlogin_store_waits_total{outcome="vouched"}': 'only under Sentinel',
+  'scanlogin_store_waits_total{outcome="not_wanted"}': 'only where SCANLOGIN_REDIS_WAIT is 0',
+  'ALERTS{alertname="ScanloginRedisReplicaMissing", alertstate="firing"}': 'only after ten minutes',
 }
 /** What no panel shows, and why. */
 const UNSHOWN = {

@@ -151,6 +151,14 @@ impl Replication {
         waits.then(|| self.wanted(slot))
     }
 
+    /// Why a durable write has not waited, as it is counted.
+    pub(super) fn unasked(&self) -> &'static str {
+        match self.wait {
+            Wait::Never => "not_wanted",
+            Wait::Auto | Wait::Always => "not_asked",
+        }
+    }
+
     fn wanted(&self, slot: u16) -> Copies {
         let group = self.group(slot).filter(|group| group.is_known);
         Copies {

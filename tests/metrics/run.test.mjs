@@ -4,19 +4,22 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import { after, before, describe, it } from 'node:test'
-import { ROOT, alerts, dashboard, family, filledIn, groupings, panels, questions, read, selectors } from './support/monitoring.mjs'
+import { ROOT, alerts, dashboard, family, filledIn, groupings, mentions, panels, questions, read, selectors } from './support/monitoring.mjs'
 import { World } from './support/world.mjs'
 
 /** What a run here can't bring about, and why. */
 const UNSEEN = {
   'scanlogin_store_waits_total{outcome="vouched"}': 'only under Sentinel',
   'scanlogin_store_waits_total{outcome="not_wanted"}': 'only where SCANLOGIN_REDIS_WAIT is 0',
+  'scanlogin_webhooks_total{result="elsewhere"}': 'only of a replica that stood still',
   'ALERTS{alertname="ScanloginRedisReplicaMissing", alertstate="firing"}': 'only after ten minutes',
 }
 /** What no panel shows, and why. */
 const UNSHOWN = {
   process_virtual_memory_bytes: 'address space is no memory',
 }
+/** What Prometheus or Kubernetes gives. */
+const OF_WHO_LOOKS = ['namespace', 'pod', 'job', 'instance']
 /** Names that begin as our metrics do. */
 const NO_METRICS = /^scanlogin_(demo|browser|keys|client)/
 
@@ -94,9 +97,20 @@ describe('a Prometheus that watched it all', { timeout: 600_000 }, () => {
 
   it('has each metric that a document names, with the labels that it gives there', () => {
     const documents = ['README.md', 'CHANGELOG.md', 'k8s/README.md', ...fs.readdirSync(new URL('docs', ROOT)).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
-    const named = documents.flatMap((file) => [...read(file).matchAll(/\bscanlogin_[a-z_]+\b/g)].map(([name]) => ({ file, name })))
-    assert.ok(named.length > 10, 'the documents are read')
-    const unknown = named.filter(({ name }) => !NO_METRICS.test(name) && !families.has(name) && !families.has(family(name)))
+    const named = documents.flatMap((file) => mentions(read(file)).map((mention) => ({ file, ...mention })))
+      .filter(({ name }) => !NO_METRICS.test(name))
+    assert.ok(named.length > 20 && named.flatMap(({ labels }) => labels).length > 5, 'the documents are read')
+    assert.deepEqual(named.filter(({ name }) => !families.has(name) && !families.has(family(name))), [])
+    const series = [...world.metrics.split('\n'), ...Object.keys(UNSEEN)]
+    const pairsOf = (name) => series.filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name}_count{`))
+      .flatMap((line) => [...line.matchAll(/(\w+)="([^"]*)"/g)].map(([, label, value]) => ({ label, value })))
+    const unknown = named.flatMap(({ file, name, labels, values }) => {
+      const pairs = pairsOf(name)
+      return [
+        ...labels.filter((label) => !OF_WHO_LOOKS.includes(label) && !pairs.some((pair) => pair.label === label)),
+        ...values.filter((value) => !pairs.some((pair) => pair.value === value)),
+      ].map((word) => `${file}: ${name}: ${word}`)
+    })
     assert.deepEqual(unknown, [])
   })
 

@@ -32,5 +32,24 @@ export const selectors = (expr) => [...expr.matchAll(/\b(?:scanlogin|process)_\w
 /** The labels that it groups or joins by. */
 export const groupings = (expr) => [...expr.matchAll(/\b(?:by|on|without|ignoring) \(([^)]*)\)/g)].flatMap(([, labels]) => labels.split(/,\s*/))
 
+/** The metrics that a document names, each with the labels and the values that stand behind it in the same sentence or cell: as a selector,
+ * as what it counts by, or as words of code. */
+export const mentions = (text) => text.split(/(?<=[.;])\s+|\|/).flatMap((sentence) => {
+  const [, ...parts] = sentence.split(/\b(scanlogin_[a-z_]+)\b/)
+  return parts.flatMap((name, n) => {
+    if (n % 2 === 1) return []
+    const rest = parts[n + 1]
+    const [selector = ''] = /^\{[^}]*\}/.exec(rest) ?? []
+    const pairs = [...selector.matchAll(/(\w+)!?=~?"([^"]*)"/g)]
+    const [by = ''] = /\bby `\w+`(?:(?:, | and )`\w+`)*/.exec(rest) ?? []
+    const words = (code) => [...code.matchAll(/`([a-z_]+)`/g)].map(([, word]) => word)
+    return [{
+      name,
+      labels: [...pairs.map(([, label]) => label), ...words(by)],
+      values: [...pairs.map(([, , value]) => value).filter(Boolean), ...words(rest.replace(by, ''))],
+    }]
+  })
+})
+
 /** A metric's name without what a histogram's series add to it. */
 export const family = (name) => name.replace(/_(bucket|count|sum)$/, '')

@@ -162,7 +162,7 @@ const ROWS = {
   Process: [
     lines('CPU', 'Cores in use, by replica. A login takes about 3 ms, an idle stream next to nothing; high with few logins is worth a profile.', 'short',
       [q(rate('process_cpu_seconds_total'), '{{instance}}')], { decimals: 2 }),
-    lines('Memory', 'Resident, by replica: some 16 MiB and 19 kB for each stream. From 80 % of the container\'s limit on, new logins are refused there.', 'bytes',
+    lines('Memory', 'Resident, by replica: some 16 MiB and 11.9 kB for each stream. From 80 % of the container\'s limit on, new logins are refused there.', 'bytes',
       [q(of('process_resident_memory_bytes'), '{{instance}}')]),
     lines('Descriptors', 'Open ones as a share of those allowed; a stream is one. Nearly all: raise the limit of open files, or add replicas.', 'percentunit',
       [q(`${of('process_open_fds')} / ${of('process_max_fds')}`, '{{instance}}')], { max: 1 }),

@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import shutil
+import tempfile
 import tomllib
 import unittest
 
@@ -11,7 +13,7 @@ import arithmetic
 import fields
 import fit
 import restricted
-from manifests import COMPONENTS, K8S, OVERLAYS, ROOT, component, configuration, overlay
+from manifests import COMPONENTS, K8S, OVERLAYS, ROOT, component, configuration, kustomize, overlay
 from manifests import containers, environment, find, name_of, of_kind, server, templates
 
 # Where the example overlays have their Redis, as k8s/README.md writes it.
@@ -127,6 +129,28 @@ class Manifests(unittest.TestCase):
     def test_every_metric_is_one_of_the_programs(self):
         for name, objects in self.each():
             self.assertEqual(list(alerts_broken(objects)), [], name)
+
+    def test_where_runbooks_are_is_said_once(self):
+        self.assertEqual(self.runbooks(overlay("production")), {"docs/operations.md"})
+        with tempfile.TemporaryDirectory() as folder:
+            for part in (K8S, ROOT / "monitoring"):
+                shutil.copytree(part, pathlib.Path(folder) / part.name)
+            file = pathlib.Path(folder) / "k8s/components/monitoring/runbooks.yaml"
+            address = "https://git.example/scanlogin/docs/operations.md"
+            file.write_text(re.sub(r"^  address: .*$", f"  address: {address}", file.read_text(), flags=re.M))
+            objects = list(yaml.safe_load_all(kustomize(pathlib.Path(folder) / "k8s/overlays/production")))
+        self.assertEqual(self.runbooks(objects), {address})
+        self.assertEqual({name_of(one) for one in objects}, {name_of(one) for one in overlay("production")})
+        self.assertIsNone(find(objects, "ConfigMap", "scanlogin-runbooks"))
+
+    def runbooks(self, objects):
+        """What stands before the section in each alert's address."""
+        (rule,) = of_kind(objects, "PrometheusRule")
+        urls = [alert["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for alert in group["rules"]]
+        self.assertGreater(len(urls), 30)
+        for url in urls:
+            self.assertRegex(url, "#scanlogin[a-z]+$")
+        return {url.split("#")[0] for url in urls}
 
     def test_the_numbers_follow_from_the_program_and_what_was_measured(self):
         for name, objects in self.each():

@@ -124,7 +124,7 @@ impl Outage {
         self: Arc<Self>,
         server: Address,
         link: &Link,
-        metrics: Metrics,
+        metrics: &Metrics,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
         let mut errors = link.client.error_rx();

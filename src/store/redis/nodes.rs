@@ -126,7 +126,7 @@ impl<F: Fn(&Error) + Clone + Send + Sync + 'static> Making<F> {
         let stop = self.shutdown.child_token();
         let link = || Link::new(self.settings.client(address));
         let (shared, outage) = (link(), Arc::new(Outage::default()));
-        let following = Arc::clone(&outage).follow(address.clone(), &shared, self.metrics.clone(), stop.clone());
+        let following = Arc::clone(&outage).follow(address.clone(), &shared, &self.metrics, stop.clone());
         self.tasks.spawn(following);
         self.tasks.spawn(shared.clone().keep(stop.clone(), self.on_end.clone()));
         let waiters = self.waits.then(|| Waiters::new((0..WAITERS).map(|_| link()).collect()));

@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ring::hmac;
+use rustix::fs::{Access, access};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -254,11 +255,32 @@ fn tell(trouble: &Trouble<'_>) {
 
 /// For whoever runs the service alone.
 fn open(path: &Path) -> io::Result<File> {
-    // It would stand still until somebody reads at its other end.
+    refuse_pipe(path)?;
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Whether [`open`] would succeed, as far as that shows without making a file.
+///
+/// # Errors
+/// Those that it would have.
+pub(crate) fn may_be_opened(path: &Path) -> io::Result<()> {
+    refuse_pipe(path)?;
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        opened => opened.map(drop),
+    }
+}
+
+/// It would stand still until somebody reads at its other end.
+fn refuse_pipe(path: &Path) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|there| there.file_type().is_fifo()) {
         return Err(io::Error::other("it is a named pipe"));
     }
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    Ok(())
 }
 
 /// Whether its last line has no end. Of what can be appended to and not read, nor has a size, nobody knows.

@@ -64,20 +64,9 @@ fn base(config: &Config) -> Option<Url> {
 /// Whether a public URL that is set is, seen from the machine or the container of a replica, its own port: browsers come to that name
 /// from elsewhere, and there a proxy may stand before it.
 fn leads_back(config: &Config) -> bool {
-    let Some(url) = config
-        .public_url
-        .as_ref()
-        .and_then(|url| url.as_str().parse::<Url>().ok())
-    else {
-        return false;
-    };
-    let is_loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    is_loopback && url.port_or_known_default() == Some(config.listen.port())
+    let loopback = config.public_url.as_ref().filter(|url| url.is_loopback());
+    let url = loopback.and_then(|url| url.as_str().parse::<Url>().ok());
+    url.is_some_and(|url| url.port_or_known_default() == Some(config.listen.port()))
 }
 
 /// What the service sees of a browser's address can't be known from here, but that it sees the proxy's.

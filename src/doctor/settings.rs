@@ -1,13 +1,7 @@
 //! What the settings say by themselves. What can't be read at all has ended the program with one line before.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
-
-use rustix::fs::{Access, access};
-
 use super::report::{Check, Finding};
+use crate::audit;
 use crate::config::{Config, WeChat};
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
@@ -70,7 +64,7 @@ fn signing_keys(config: &Config) -> Finding {
 fn audit_log(config: &Config) -> Option<Finding> {
     let path = config.audit.as_ref()?.file.as_ref()?;
     let (check, file) = (Check::SettingsAuditLog, path.display());
-    Some(match may_be_written(path) {
+    Some(match audit::may_be_opened(path) {
         Ok(()) => Finding::ok(check, file, "may be written by this user"),
         Err(error) => Finding::failed(
             check,
@@ -79,18 +73,4 @@ fn audit_log(config: &Config) -> Option<Finding> {
             "Give in SCANLOGIN_AUDIT_LOG a file that this user may append to, or - for standard output.",
         ),
     })
-}
-
-/// As the service finds out at its start, but that nothing is made.
-fn may_be_written(path: &Path) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(there) if there.file_type().is_fifo() => Err(io::Error::other("it is a named pipe")),
-        Ok(_) => OpenOptions::new().append(true).open(path).map(drop),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
-        }
-        Err(error) => Err(error),
-    }
 }

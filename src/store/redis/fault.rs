@@ -232,6 +232,16 @@ pub(super) fn refusal_of(silence: &str) -> Option<FatalError> {
     is_refusal(silence).then(|| FatalError::Refused(silence.to_owned()))
 }
 
+/// The same of a certificate. One that has ended may be renewed, and a clock be put right.
+pub(super) fn untrusted(why: &str) -> Option<FatalError> {
+    match Distrust::of(why)? {
+        Distrust::UnknownIssuer | Distrust::OtherName | Distrust::Otherwise => {
+            Some(FatalError::Untrusted(why.to_owned()))
+        }
+        Distrust::OtherTime => None,
+    }
+}
+
 fn is_refusal(answer: &str) -> bool {
     // As Redis says it, directly or from within a script.
     let refusals = [

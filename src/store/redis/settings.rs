@@ -80,6 +80,9 @@ pub enum FatalError {
     /// The server answered, and will always answer so.
     #[error("Redis refuses: {why}; {remedy}", why = .0, remedy = remedy(.0).unwrap_or(ANY_REDIS))]
     Refused(String),
+    /// The server's certificate is none that the settings let us trust.
+    #[error("{why}; {remedy}", why = .0, remedy = remedy(.0).unwrap_or(ANY_REDIS))]
+    Untrusted(String),
     /// The server lacks sharded pub/sub and script flags.
     #[error("Redis 7.0 or later is needed, this server says {0}")]
     TooOld(String),
@@ -90,7 +93,7 @@ impl FatalError {
     #[must_use]
     pub fn setting(&self) -> &'static str {
         match self {
-            Self::Url(_) | Self::Refused(_) | Self::TooOld(_) => "SCANLOGIN_REDIS_URL",
+            Self::Url(_) | Self::Refused(_) | Self::Untrusted(_) | Self::TooOld(_) => "SCANLOGIN_REDIS_URL",
             Self::Prefix => "SCANLOGIN_REDIS_PREFIX",
             Self::Wait => "SCANLOGIN_REDIS_WAIT",
             Self::CaFile(_) => "SCANLOGIN_REDIS_CA_FILE",

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks;
 use super::commands::Commands;
-use super::fault::{ANY_REDIS, Unfit, remedy};
+use super::fault::{ANY_REDIS, Unfit, remedy, untrusted};
 use super::replication::Replication;
 use super::script::Scripts;
 use super::settings::FatalError;
@@ -55,7 +55,9 @@ impl Trial {
                 Err(Unfit::Yet(why)) => {
                     // Of a connection that there is not, a command knows less.
                     let why = self.commands.trouble().unwrap_or(why);
-                    if told.is_news(&why, begun.elapsed()) {
+                    if let Some(fatal) = untrusted(&why) {
+                        fail(&start, Some(fatal));
+                    } else if told.is_news(&why, begun.elapsed()) {
                         let remedy = remedy(&why).unwrap_or(ANY_REDIS);
                         tracing::warn!(
                             why,

@@ -743,7 +743,9 @@ async fn what_another_replica_has_told_meanwhile_counts_neither_as_dropped_nor_a
 async fn told_elsewhere(retries: &str) {
     let redis = RedisServer::start();
     let receiver = Receiver::start(Manner::Hangs).await;
+    // Stopped while it waits for the answer to its first try.
     let late = telling(Service::builder().redis(&redis), &receiver.url())
+        .with("WEBHOOK_TIMEOUT", 5)
         .with("WEBHOOK_RETRIES", retries)
         .start()
         .await;

@@ -63,6 +63,7 @@ def drain(objects):
         seconds("src/app/parts.rs", "const TASKS_END: Duration ="),
         seconds("src/app/parts.rs", "const STORE_ENDS: Duration ="),
         seconds("src/app/parts.rs", "const EXPORT_ENDS: Duration ="),
+        *[seconds("src/telemetry/lines.rs", "const LAST: Duration =")] * 2,
         seconds("src/main.rs", "const THREADS_END: Duration ="),
     ]
 
@@ -178,7 +179,7 @@ def said(objects):
     """What the comments of k8s/ must say, as they do the same sums: text of files, and sums."""
     delay, *steps = drain(objects)
     total = math.fsum(drain(objects))
-    names = ("streams", "requests", "tasks", "store", "spans", "lookups")
+    names = ("streams", "requests", "tasks", "store", "spans", "audit log", "log", "lookups")
     summed = " + ".join(f"{name} {time:g} s" for name, time in zip(names, steps, strict=True))
     asked = memory_of(streams_of(objects)) / MIB
     return {

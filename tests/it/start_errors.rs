@@ -258,7 +258,10 @@ async fn a_replica_where_a_primary_should_be_is_told_once() {
     let primary = RedisServer::start();
     let replica = primary.replica().await;
     let service = Service::builder().redis(&replica).start_unready().await;
-    let words = ["redis is not usable yet", "it is a replica, which takes no writes: name its primary"];
+    let words = [
+        "redis is not usable yet",
+        "it is a replica, which takes no writes: name its primary",
+    ];
     service.log().line_with(&words).await;
     service.log().line_with(&["WARN", "redis does not do this"]).await;
     // As it is told ten times a second what came of a try.

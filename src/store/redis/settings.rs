@@ -78,7 +78,7 @@ pub enum FatalError {
     #[error("the file of certificate authorities for Redis can't be used: {0}")]
     CaFile(String),
     /// The server answered, and will always answer so.
-    #[error("Redis refuses: {why}; {remedy}", why = .0, remedy = remedy(.0).unwrap_or(ANY_REDIS))]
+    #[error("Redis refuses: {why}; {remedy}", why = .0.trim_end_matches('.'), remedy = remedy(.0).unwrap_or(ANY_REDIS))]
     Refused(String),
     /// The server's certificate is none that the settings let us trust.
     #[error("{why}; {remedy}", why = .0, remedy = remedy(.0).unwrap_or(ANY_REDIS))]

@@ -1,0 +1,321 @@
+//! What is measured: each function starts whom it measures, does one thing with it, and says what it took.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::machine::{Watch, cpu, kernel_memory, memory};
+use crate::pace;
+use crate::peers::{Kind, Peer, Programs, Scene};
+use crate::wire::{Caller, Stream};
+
+/// What one measurement came to, by the name of each figure.
+pub type Values = BTreeMap<&'static str, f64>;
+
+/// One measurement.
+pub struct Measured {
+    pub values: Values,
+    /// The part of the machine that others took meanwhile, 0 to 1.
+    pub foreign: f64,
+}
+
+/// How many callers are at work at a time in a closed loop.
+const CALLERS: usize = 64;
+/// How many streams are being opened at a time.
+const OPENING: usize = 128;
+/// Until memory that is given back is given back.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// From a process's start until it serves, the median of five.
+pub async fn start(kind: Kind, programs: &Programs) -> Result<Measured> {
+    let mut times = Vec::new();
+    let peer = Peer::start(kind, programs, 0)?;
+    let watch = Watch::begin();
+    for _ in 0..5 {
+        times.push(peer.replica(programs, 0)?.took.as_secs_f64() * 1e3);
+        // What others take shows in no less.
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(Measured {
+        values: Values::from([("start", quantile(&mut times, 0.5))]),
+        foreign: watch.foreign(),
+    })
+}
+
+/// A replica is killed that has so many streams; they come back at the other as fast as they can.
+pub async fn storm(kind: Kind, programs: &Programs, count: usize) -> Result<Measured> {
+    let mut peer = Peer::start(kind, programs, 2)?;
+    warm_up(&peer).await?;
+    let scenes = peer.scenes(count).await?;
+    let b = peer.b();
+    let (opened, _) = open(peer.a(), scenes).await?;
+    let scenes: Vec<Scene> = opened.into_iter().map(|(_, _, scene)| scene).collect();
+    let mut gone = peer.replicas.remove(0);
+    gone.process.kill();
+    let watch = Watch::begin();
+    let began = Instant::now();
+    let (opened, times) = open(b, scenes).await?;
+    let back = began.elapsed();
+    let mut each: Vec<f64> = times
+        .iter()
+        .map(|(start, end)| (*end - *start).as_secs_f64() * 1e3)
+        .collect();
+    let told = tell(b, opened).await?;
+    ensure!(told == count, "{told} events of {count} came");
+    let values = Values::from([
+        ("storm", back.as_secs_f64()),
+        ("storm_open_p99", quantile(&mut each, 0.99)),
+    ]);
+    Ok(Measured {
+        values,
+        foreign: watch.foreign(),
+    })
+}
+
+/// Streams that are opened, idle, and then told, as fast as it goes.
+pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Measured> {
+    let peer = Peer::start(kind, programs, 2)?;
+    // What a process takes once for all is taken by then.
+    warm_up(&peer).await?;
+    let scenes = peer.scenes(count).await?;
+    sleep(SETTLE).await;
+
+    let watch = Watch::begin();
+    let before = Taken::by(&peer)?;
+    let (opened, times) = open(peer.a(), scenes).await?;
+    let took = times.iter().map(|(_, end)| *end).max().context("no streams")?
+        - times.iter().map(|(start, _)| *start).min().context("no streams")?;
+    let mut each: Vec<f64> = times
+        .iter()
+        .map(|(start, end)| (*end - *start).as_secs_f64() * 1e3)
+        .collect();
+    let after_opening = Taken::by(&peer)?;
+    sleep(SETTLE).await;
+    let idle = Taken::by(&peer)?;
+
+    let began = Instant::now();
+    let told = tell(peer.b(), opened).await?;
+    let telling = began.elapsed();
+    ensure!(told == count, "{told} events of {count} came");
+    let after = Taken::by(&peer)?;
+    let foreign = watch.foreign();
+
+    let per = |amount: f64| amount / count as f64;
+    let micros = |from: Duration, to: Duration| per((to - from).as_secs_f64() * 1e6);
+    let values = Values::from([
+        ("opens_per_second", count as f64 / took.as_secs_f64()),
+        ("open_p99", quantile(&mut each, 0.99)),
+        ("open_cpu", micros(before.cpu, after_opening.cpu)),
+        ("open_commands", per((after_opening.commands - before.commands) as f64)),
+        ("memory", per(idle.memory as f64 - before.memory as f64) / 1e3),
+        ("memory_at_rest", before.memory as f64 / 1e6),
+        // Both ends are on this machine.
+        ("kernel_memory", per(idle.kernel as f64 - before.kernel as f64) / 2e3),
+        (
+            "redis_memory",
+            per(idle.redis_memory as f64 - before.redis_memory as f64) / 1e3,
+        ),
+        ("events_per_second", count as f64 / telling.as_secs_f64()),
+        ("event_cpu", micros(idle.cpu, after.cpu)),
+        ("event_cpu_redis", micros(idle.redis_cpu, after.redis_cpu)),
+        ("event_commands", per((after.commands - idle.commands) as f64)),
+    ]);
+    Ok(Measured { values, foreign })
+}
+
+/// How long an event takes from the phone at one replica to the browser at the other, at a steady rate.
+pub async fn events(kind: Kind, programs: &Programs, count: usize, per_second: u32) -> Result<Measured> {
+    let peer = Peer::start(kind, programs, 2)?;
+    warm_up(&peer).await?;
+    let scenes = peer.scenes(count).await?;
+    let confirms: Vec<Vec<u8>> = scenes.iter().map(|scene| scene.confirm.clone()).collect();
+    let (opened, _) = open(peer.a(), scenes).await?;
+    // In the order in which they are confirmed.
+    let mut hearing = JoinSet::new();
+    for (number, mut stream, _) in opened {
+        hearing.spawn_local(async move { stream.confirmed().await.map(|at| (number, at)) });
+    }
+    sleep(SETTLE).await;
+    let watch = Watch::begin();
+    let before = Taken::by(&peer)?;
+    let sender = pace::send(peer.b(), confirms, per_second);
+    let mut heard = vec![None; count];
+    while let Some(one) = hearing.join_next().await {
+        let (number, at) = one??;
+        heard[number] = Some(at);
+    }
+    let sent = sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sender has panicked"))??;
+    let after = Taken::by(&peer)?;
+    let foreign = watch.foreign();
+    // Those before it are warmed up with.
+    let first = count / 5;
+    let mut took = Vec::with_capacity(count);
+    let mut late = Vec::with_capacity(count);
+    for (sent, heard) in sent.iter().zip(&heard).skip(first) {
+        let heard = heard.context("an event is lost")?;
+        // From when it should have been sent, so that whoever delays the sender is not spared what that costs.
+        took.push(heard.saturating_duration_since(sent.due).as_secs_f64() * 1e6);
+        late.push((sent.at - sent.due).as_secs_f64() * 1e6);
+    }
+    let micros = |from: Duration, to: Duration| (to - from).as_secs_f64() * 1e6 / count as f64;
+    let values = Values::from([
+        ("event_p50", quantile(&mut took, 0.5)),
+        ("event_p99", quantile(&mut took, 0.99)),
+        ("event_p999", quantile(&mut took, 0.999)),
+        ("sender_late_p99", quantile(&mut late, 0.99)),
+        ("paced_cpu", micros(before.cpu, after.cpu)),
+    ]);
+    Ok(Measured { values, foreign })
+}
+
+/// Whole logins, one after another by each of many: made, watched, scanned, confirmed, told, and left.
+pub async fn logins(kind: Kind, programs: &Programs, long: Duration) -> Result<Measured> {
+    let peer = Peer::start(kind, programs, 2)?;
+    warm_up(&peer).await?;
+    let watch = Watch::begin();
+    let (before, traffic) = (Taken::by(&peer)?, peer.redis.traffic()?);
+    let began = Instant::now();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let (mut maker, a) = (peer.maker().await?, peer.a());
+        callers.spawn_local(async move {
+            let mut times = Vec::new();
+            while began.elapsed() < long {
+                let began = Instant::now();
+                let mut scene = maker.make(&format!("f{caller:03x}{:06x}", times.len())).await?;
+                let mut stream = Stream::open(a, &scene.open).await?;
+                maker.scan(&mut scene).await?;
+                let (confirmed, heard) = tokio::join!(maker.confirm(&scene), stream.confirmed());
+                confirmed?;
+                heard?;
+                times.push(began.elapsed().as_secs_f64() * 1e3);
+            }
+            anyhow::Ok(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(own) = callers.join_next().await {
+        times.extend(own??);
+    }
+    let took = began.elapsed();
+    // Channels that are given up together.
+    sleep(SETTLE).await;
+    let (after, foreign) = (Taken::by(&peer)?, watch.foreign());
+    let per = |amount: f64| amount / times.len() as f64;
+    let micros = |from: Duration, to: Duration| per((to - from).as_secs_f64() * 1e6);
+    let own = micros(before.cpu, after.cpu);
+    let values = Values::from([
+        ("logins_per_second", times.len() as f64 / took.as_secs_f64()),
+        ("login_cpu", own),
+        ("login_cpu_redis", micros(before.redis_cpu, after.redis_cpu)),
+        ("logins_per_core", 1e6 / own),
+        ("login_commands", per((after.commands - before.commands) as f64)),
+        ("login_redis_bytes", per((peer.redis.traffic()? - traffic) as f64)),
+        ("login_p99", quantile(&mut times, 0.99)),
+    ]);
+    Ok(Measured { values, foreign })
+}
+
+/// What was taken so far.
+struct Taken {
+    cpu: Duration,
+    redis_cpu: Duration,
+    memory: u64,
+    kernel: u64,
+    redis_memory: u64,
+    commands: u64,
+}
+
+impl Taken {
+    fn by(peer: &Peer) -> Result<Self> {
+        let pids = peer.pids();
+        Ok(Self {
+            cpu: cpu(&pids),
+            redis_cpu: cpu(&[peer.redis.process.pid()]),
+            memory: memory(&pids[..1]),
+            kernel: kernel_memory(),
+            redis_memory: peer.redis.used_memory()?,
+            commands: peer.redis.commands()?.values().sum(),
+        })
+    }
+}
+
+/// One login by each of a few callers.
+async fn warm_up(peer: &Peer) -> Result<()> {
+    let scenes = peer.scenes(4 * CALLERS).await?;
+    let (opened, _) = open(peer.a(), scenes).await?;
+    tell(peer.b(), opened).await.map(drop)
+}
+
+type Times = Vec<(Instant, Instant)>;
+
+/// Each with its number.
+async fn open(a: SocketAddr, scenes: Vec<Scene>) -> Result<(Vec<(usize, Stream, Scene)>, Times)> {
+    let count = scenes.len();
+    let mut parts: Vec<Vec<(usize, Scene)>> = (0..OPENING).map(|_| Vec::new()).collect();
+    for (number, scene) in scenes.into_iter().enumerate() {
+        parts[number % OPENING].push((number, scene));
+    }
+    let mut opening = JoinSet::new();
+    for part in parts {
+        opening.spawn_local(async move {
+            let mut opened = Vec::with_capacity(part.len());
+            for (number, scene) in part {
+                let began = Instant::now();
+                let stream = Stream::open(a, &scene.open).await?;
+                opened.push((number, stream, scene, (began, Instant::now())));
+            }
+            anyhow::Ok(opened)
+        });
+    }
+    let (mut streams, mut times) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    while let Some(opened) = opening.join_next().await {
+        for (number, stream, scene, time) in opened?? {
+            streams.push((number, stream, scene));
+            times.push(time);
+        }
+    }
+    Ok((streams, times))
+}
+
+/// Confirms each, and says how many were told of it.
+async fn tell(b: SocketAddr, opened: Vec<(usize, Stream, Scene)>) -> Result<usize> {
+    let mut parts: Vec<Vec<(Stream, Scene)>> = (0..CALLERS).map(|_| Vec::new()).collect();
+    for (number, stream, scene) in opened {
+        parts[number % CALLERS].push((stream, scene));
+    }
+    let mut telling = JoinSet::new();
+    for part in parts {
+        telling.spawn_local(async move {
+            let mut caller = Caller::to(b).await?;
+            let mut told = 0;
+            for (mut stream, scene) in part {
+                let (answered, heard) = tokio::join!(caller.call(&scene.confirm), stream.confirmed());
+                answered?;
+                heard?;
+                told += 1;
+            }
+            anyhow::Ok(told)
+        });
+    }
+    let mut all = 0;
+    while let Some(told) = telling.join_next().await {
+        all += told??;
+    }
+    Ok(all)
+}
+
+pub fn quantile(values: &mut [f64], q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    values
+        .get(((values.len() as f64 * q) as usize).min(last))
+        .copied()
+        .unwrap_or(f64::NAN)
+}

@@ -1,0 +1,213 @@
+//! A redis-server of our own, and as much of its protocol as the bench speaks.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::machine::{Process, free_port, until};
+
+pub struct Redis {
+    pub process: Process,
+    pub addr: SocketAddr,
+}
+
+impl Redis {
+    pub fn start() -> Result<Self> {
+        Self::start_at(free_port()?)
+    }
+
+    /// Empty, and nothing of it is kept.
+    pub fn start_at(port: u16) -> Result<Self> {
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        command.args(["--tcp-backlog", "4096", "--dir", "/"]);
+        let process = Process::start(command, "redis-server")?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        until("redis-server answers", Duration::from_secs(10), || {
+            Ok(TcpStream::connect(addr).is_ok().then_some(()))
+        })?;
+        Ok(Self { process, addr })
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr)
+    }
+
+    pub fn ask(&self, words: &[&str]) -> Result<Vec<Box<str>>> {
+        Asker::to(self.addr)?.ask(words)
+    }
+
+    /// How often each command ran, those of scripts included, but what keeps watch over connections and servers.
+    pub fn commands(&self) -> Result<BTreeMap<String, u64>> {
+        let kept_up = [
+            "ping",
+            "info",
+            "hello",
+            "auth",
+            "role",
+            "time",
+            "config|resetstat",
+            "command",
+        ];
+        let said = self.info("commandstats")?;
+        let counts = said.iter().filter_map(|(name, value)| {
+            let command = name.strip_prefix("cmdstat_")?;
+            let calls = value.strip_prefix("calls=")?.split(',').next()?.parse().ok()?;
+            Some((command.to_owned(), calls))
+        });
+        Ok(counts
+            .filter(|(command, _)| !kept_up.contains(&&**command) && !command.starts_with("client|"))
+            .collect())
+    }
+
+    /// Bytes in and out so far.
+    pub fn traffic(&self) -> Result<u64> {
+        let said = self.info("stats")?;
+        let of = |name: &str| said.get(name).and_then(|value| value.parse::<u64>().ok());
+        Ok(of("total_net_input_bytes").unwrap_or(0) + of("total_net_output_bytes").unwrap_or(0))
+    }
+
+    pub fn used_memory(&self) -> Result<u64> {
+        let said = self.info("memory")?;
+        said.get("used_memory")
+            .and_then(|value| value.parse().ok())
+            .context("redis says no used_memory")
+    }
+
+    fn info(&self, section: &str) -> Result<BTreeMap<String, String>> {
+        let text = self.ask(&["INFO", section])?.concat();
+        let pairs = text.lines().filter_map(|line| line.split_once(':'));
+        Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+}
+
+/// Asks one thing after another.
+pub struct Asker {
+    pub socket: TcpStream,
+    come: Vec<u8>,
+}
+
+impl Asker {
+    pub fn to(addr: SocketAddr) -> Result<Self> {
+        let socket = TcpStream::connect(addr)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self {
+            socket,
+            come: Vec::new(),
+        })
+    }
+
+    pub fn send(&mut self, words: &[&str]) -> Result<()> {
+        let mut bytes = Vec::new();
+        encode(words, &mut bytes);
+        Ok(self.socket.write_all(&bytes)?)
+    }
+
+    pub fn next(&mut self) -> Result<Vec<Box<str>>> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some((words, length)) = decode(&self.come) {
+                self.come.drain(..length);
+                return Ok(words);
+            }
+            match self.socket.read(&mut buffer)? {
+                0 => bail!("redis has closed the connection"),
+                length => self.come.extend_from_slice(&buffer[..length]),
+            }
+        }
+    }
+
+    pub fn ask(&mut self, words: &[&str]) -> Result<Vec<Box<str>>> {
+        self.send(words)?;
+        let reply = self.next()?;
+        match reply.first().filter(|first| first.starts_with('-')) {
+            Some(refusal) => bail!("redis answers {words:?}: {refusal}"),
+            None => Ok(reply),
+        }
+    }
+}
+
+pub fn encode(words: &[&str], to: &mut Vec<u8>) {
+    to.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+    for word in words {
+        to.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+    }
+}
+
+/// The words of the first reply, and how long it is, if it is whole. An error keeps its sign; of RESP2, and of no array within another.
+pub fn decode(bytes: &[u8]) -> Option<(Vec<Box<str>>, usize)> {
+    let (kind, text, mut at) = line(bytes)?;
+    if kind != b'*' {
+        let (word, length) = bulk(kind, text, &bytes[at..])?;
+        return Some((vec![word], at + length));
+    }
+    let count = text.parse::<usize>().ok()?;
+    let mut words = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (kind, text, length) = line(&bytes[at..])?;
+        at += length;
+        let (word, length) = bulk(kind, text, &bytes[at..])?;
+        at += length;
+        words.push(word);
+    }
+    Some((words, at))
+}
+
+fn line(bytes: &[u8]) -> Option<(u8, &str, usize)> {
+    let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+    let text = std::str::from_utf8(bytes.get(1..end)?).ok()?;
+    Some((bytes[0], text, end + 2))
+}
+
+fn bulk(kind: u8, text: &str, rest: &[u8]) -> Option<(Box<str>, usize)> {
+    match (kind, text.parse::<usize>()) {
+        (b'$', Ok(length)) => {
+            let word = rest.get(..length + 2)?;
+            Some((String::from_utf8_lossy(&word[..length]).into(), length + 2))
+        }
+        (b'-', _) => Some((format!("-{text}").into(), 0)),
+        // What there is not is a word without letters.
+        (b'$', Err(_)) => Some(("".into(), 0)),
+        _ => Some((text.into(), 0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_read_once_they_are_whole() {
+        let mut bytes = Vec::new();
+        encode(&["smessage", "a", "confirmed"], &mut bytes);
+        let whole = bytes.len();
+        for cut in 0..whole {
+            assert!(decode(&bytes[..cut]).is_none(), "{cut}");
+        }
+        bytes.extend_from_slice(b":1\r\n$-1\r\n-ERR no\r\n");
+        let mut at = 0;
+        let mut read = Vec::new();
+        while let Some((words, length)) = decode(&bytes[at..]) {
+            read.push(words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+            at += length;
+        }
+        assert_eq!(
+            read,
+            [vec!["smessage", "a", "confirmed"], vec!["1"], vec![""], vec!["-ERR no"]]
+        );
+    }
+}

@@ -160,7 +160,6 @@ pub fn contract() -> OpenApi {
 
 /// The public listener's routes.
 pub fn router(state: AppState, simulator: Option<Router>) -> Router {
-    let scenes = Router::from(scene_routes()).layer(from_fn_with_state(state.clone(), layers::limit_unknown));
     let pages = Router::new()
         .route("/", get(demo::page))
         .route("/demo/profile", get(demo::profile))
@@ -172,10 +171,8 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/s/{name}", get(link::page))
         .route("/problems", get(problem::page))
         .merge(reference::routes(&state));
-    let streams = Router::from(stream_routes())
-        .layer(from_fn_with_state(state.clone(), layers::limit_unknown))
-        .layer(from_fn_with_state(state.clone(), events::in_events));
-    let all = scenes
+    let streams = Router::from(stream_routes()).layer(from_fn_with_state(state.clone(), events::in_events));
+    let all = Router::from(scene_routes())
         .merge(streams)
         .merge(Router::from(backend_routes()))
         .merge(pages)

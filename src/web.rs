@@ -8,14 +8,20 @@ pub mod json;
 mod request_id;
 
 use axum::Router;
-use axum::http::{HeaderValue, header};
-use axum::middleware::from_fn;
-use tower_http::set_header::SetResponseHeaderLayer;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 
 pub use request_id::{RequestId, X_REQUEST_ID};
 
 /// Gives every reply its `X-Request-Id`, and `Cache-Control: no-store` unless it has one of its own. The outermost layer.
 pub fn mark(router: Router) -> Router {
-    let no_store = SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    router.layer(no_store).layer(from_fn(request_id::give))
+    router.layer(from_fn(marked))
+}
+
+async fn marked(mut request: Request, next: Next) -> Response {
+    let id = RequestId::give(&mut request);
+    let mut response = next.run(request).await;
+    id.mark(&mut response);
+    response
 }

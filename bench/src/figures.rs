@@ -178,12 +178,16 @@ pub async fn events(kind: Kind, programs: &Programs, count: usize, per_second: u
 pub async fn logins(kind: Kind, programs: &Programs, long: Duration) -> Result<Measured> {
     let peer = Peer::start(kind, programs, 2)?;
     warm_up(&peer).await?;
+    let mut makers = Vec::with_capacity(CALLERS);
+    for _ in 0..CALLERS {
+        makers.push(peer.maker().await?);
+    }
     let watch = Watch::begin();
     let (before, traffic) = (Taken::by(&peer)?, peer.redis.traffic()?);
     let began = Instant::now();
     let mut callers = JoinSet::new();
-    for caller in 0..CALLERS {
-        let (mut maker, a) = (peer.maker().await?, peer.a());
+    for (caller, mut maker) in makers.into_iter().enumerate() {
+        let a = peer.a();
         callers.spawn_local(async move {
             let mut times = Vec::new();
             while began.elapsed() < long {

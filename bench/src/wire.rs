@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -13,12 +15,18 @@ use tokio::time::timeout;
 /// After it what was awaited counts as lost.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// From a loopback address of its own for each 10,000, as a source has no more than 28,000 ports towards one server.
+/// How many connections come from one address: a source has no more than 28,000 ports towards one server, and those that were closed
+/// lately are looked through for one that is free.
+const FROM_ONE: u32 = 2_000;
+
+/// From one loopback address after another.
 pub async fn connect(to: SocketAddr) -> Result<TcpStream> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);
-    let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 1, 1)) + made / 10_000 % 200);
+    let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + made / FROM_ONE % 60_000);
     let socket = TcpSocket::new_v4()?;
+    // Else one that is free towards everybody is looked for.
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
     socket.bind((IpAddr::V4(from), 0).into())?;
     socket.set_nodelay(true)?;
     let connected = timeout(PATIENCE, socket.connect(to))

@@ -11,13 +11,12 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{Instant, timeout};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{Instrument, Span};
 
 use super::oidc::OauthError;
@@ -29,7 +28,7 @@ use super::{AppState, PublicUrl};
 use crate::limits::{Rule, octets};
 use crate::telemetry::{self, Metrics};
 use crate::traceparent::{TRACEPARENT, TraceId, Traceparent};
-use crate::web::{self, RequestId, X_REQUEST_ID};
+use crate::web::{RequestId, X_REQUEST_ID};
 
 /// The largest body any call but the avatar's takes.
 const BODY_BYTES: usize = 16 * 1024;
@@ -143,9 +142,6 @@ impl Strangers {
 
 /// The layers, the outermost last.
 pub(super) fn wrap(router: Router, state: AppState) -> Router {
-    let unless_set = |name: HeaderName, value: &'static str| {
-        SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
-    };
     let sites = state.clone();
     let strangers = Arc::new(Strangers::default());
     let cors = cors(move |origin, parts| {
@@ -161,55 +157,67 @@ pub(super) fn wrap(router: Router, state: AppState) -> Router {
     let router = router
         .fallback(|| async { Problem::new(Code::NotFound, "Nothing is at this address.") })
         .method_not_allowed_fallback(method_not_allowed);
-    let router = guard(router, cors)
-        .layer(from_fn_with_state(state.public_url.clone(), word))
-        .layer(from_fn_with_state(state, observe))
-        .layer(unless_set(
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ))
-        .layer(unless_set(header::X_FRAME_OPTIONS, "DENY"))
-        .layer(unless_set(header::REFERRER_POLICY, "no-referrer"))
-        .layer(unless_set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(unless_set(
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ))
-        .layer(unless_set(
-            HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ));
-    web::mark(router)
+    // All in one, as a router copies for each request what is within each of its own.
+    router.layer((
+        from_fn_with_state(state.clone(), surround),
+        guard(cors),
+        from_fn_with_state(state, limit),
+    ))
 }
 
-/// What is refused and what breaks: within the CORS layer, so that a listed site's page can read of these too.
-fn guard(router: Router, cors: CorsLayer) -> Router {
-    router
-        .layer(from_fn(limit_body))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(cors)
-        .layer(from_fn(only_preflights))
+type AfterPanic = fn(Box<dyn Any + Send>) -> Response;
+
+/// What breaks: within the CORS layer, so that a listed site's page can read of it too.
+fn guard(cors: CorsLayer) -> (CorsLayer, CatchPanicLayer<AfterPanic>) {
+    (cors, CatchPanicLayer::custom(panicked))
+}
+
+/// What an answer says of itself unless it says something else.
+const HEADERS: [(HeaderName, HeaderValue); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+];
+
+/// Names a request, watches over it, and says of its answer what is true of every answer.
+async fn surround(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::give(&mut request);
+    tell_preflights(&mut request);
+    let mut response = observe(&state, &id, request, next).await;
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    id.mark(&mut response);
+    response
 }
 
 /// The CORS layer answers each OPTIONS, whatever it is of. One that is no preflight (Fetch §3.2.2) goes on as a method that
 /// nothing here takes, so that it is told what there is.
-async fn only_preflights(mut request: Request, next: Next) -> Response {
+fn tell_preflights(request: &mut Request) {
     let headers = request.headers();
     let is_preflight =
         headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     if request.method() == Method::OPTIONS && !is_preflight {
         *request.method_mut() = Method::TRACE;
     }
-    next.run(request).await
 }
 
 /// Gives a problem its words, and says to the log what it was.
 pub(super) async fn word(State(public_url): State<PublicUrl>, id: RequestId, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write_problem(&mut response, &problem, public_url.as_str(), &id.0);
-        response.extensions_mut().insert(Cause::from(&problem));
-    }
+    write_problem(&mut response, &public_url, &id);
     response
 }
 
@@ -218,8 +226,16 @@ pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
 }
 
+/// How large a body may be, and how often what there is not is asked for.
+async fn limit(State(state): State<AppState>, peer: Peer, mut request: Request, next: Next) -> Response {
+    match limit_body(&mut request).await {
+        Some(refused) => refused,
+        None => limit_unknown(&state, peer, next.run(request).await).await,
+    }
+}
+
 /// An avatar may be larger than anything else.
-async fn limit_body(mut request: Request, next: Next) -> Response {
+async fn limit_body(request: &mut Request) -> Option<Response> {
     let is_avatar = request.method() == Method::PUT;
     let most = if is_avatar { AVATAR_BYTES } else { BODY_BYTES };
     let announced = request
@@ -228,16 +244,16 @@ async fn limit_body(mut request: Request, next: Next) -> Response {
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > most) {
         let is_oauth = matches!(request.uri().path(), "/token" | "/userinfo");
-        discard(request.into_body()).await;
-        return if is_oauth {
+        discard(std::mem::take(request.body_mut())).await;
+        return Some(if is_oauth {
             OauthError::from(too_large(most)).into_response()
         } else {
             too_large(most).into_response()
-        };
+        });
     }
     // For what announces no length: the extractors stop reading there.
-    DefaultBodyLimit::max(most).apply(&mut request);
-    next.run(request).await
+    DefaultBodyLimit::max(most).apply(request);
+    None
 }
 
 /// Reads over a body, within bounds: a connection closed with bytes unread is reset, and the caller never sees the answer.
@@ -253,8 +269,7 @@ fn too_large(most: usize) -> Problem {
 }
 
 /// Whoever asks again and again for what there is not is told that it is too often.
-pub(super) async fn limit_unknown(State(state): State<AppState>, peer: Peer, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+async fn limit_unknown(state: &AppState, peer: Peer, response: Response) -> Response {
     let problem = response.extensions().get::<Problem>();
     if problem.is_some_and(|problem| problem.code() == Code::UnknownScene) {
         let taken = state
@@ -282,7 +297,7 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 const HUNG_UP: u16 = 499;
 
 /// Gives the metrics their count and the log its line.
-async fn observe(State(state): State<AppState>, id: RequestId, mut request: Request, next: Next) -> Response {
+async fn observe(state: &AppState, id: &RequestId, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let counted = COUNTED_METHODS.into_iter().find(|counted| *counted == method.as_str());
@@ -295,7 +310,7 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
     let scene = scene_in(request.uri().path());
     warn_of_secret(&route, request.uri().query());
 
-    let (spans, trace) = traced(&state, &request, &id, counted, scene.as_deref());
+    let (spans, trace) = traced(state, &request, id, counted, scene.as_deref());
     request.extensions_mut().insert(trace);
     // What is logged on the way bears the request's names too.
     let trace_id = trace
@@ -316,6 +331,7 @@ async fn observe(State(state): State<AppState>, id: RequestId, mut request: Requ
         cause: None,
     };
     let mut response = next.run(request).instrument(span).instrument(spans.clone()).await;
+    write_problem(&mut response, &state.public_url, id);
     if state.lifecycle.draining.is_cancelled() {
         // Proxies that do not look at readiness move on to another replica with their next request.
         response
@@ -421,8 +437,11 @@ impl Drop for Line<'_> {
     }
 }
 
-fn write_problem(response: &mut Response, problem: &Problem, public_url: &str, request_id: &str) {
-    let body = serde_json::to_vec(&problem.body(public_url, request_id)).unwrap_or_default();
+fn write_problem(response: &mut Response, public_url: &PublicUrl, id: &RequestId) {
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else {
+        return;
+    };
+    let body = serde_json::to_vec(&problem.body(public_url.as_str(), &id.0)).unwrap_or_default();
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
@@ -432,6 +451,7 @@ fn write_problem(response: &mut Response, problem: &Problem, public_url: &str, r
         .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     *response.body_mut() = body.into();
     *response.status_mut() = problem.status();
+    response.extensions_mut().insert(Cause::from(&problem));
 }
 
 /// The scene in a path, shortened: enough to find it in a log, too little to use it.
@@ -465,7 +485,7 @@ mod tests {
     #[tokio::test]
     async fn a_listed_sites_page_can_read_that_a_handler_broke() {
         let broken = Router::new().route("/", get(async || -> () { panic!("broken") }));
-        let guarded = guard(broken, cors(|origin, _| origin == "https://blog.example"));
+        let guarded = broken.layer(guard(cors(|origin, _| origin == "https://blog.example")));
         for (origin, named) in [
             ("https://blog.example", Some("https://blog.example")),
             ("https://evil.example", None),

@@ -4,8 +4,7 @@ use std::convert::Infallible;
 
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::Next;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 
 /// Where the name is, in a request and in its reply.
@@ -45,15 +44,25 @@ impl RequestId {
             .filter(harmless)
             .map_or_else(Self::random, |id| Self(id.to_owned()))
     }
-}
 
-/// Tells a request's name to its handler, to the service that the handler may hand it on to, and to the caller.
-pub(super) async fn give(mut request: Request, next: Next) -> Response {
-    let id = RequestId::of(&request);
-    let value = HeaderValue::try_from(&id.0).unwrap_or(HeaderValue::from_static(""));
-    request.extensions_mut().insert(id);
-    request.headers_mut().insert(X_REQUEST_ID, value.clone());
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(X_REQUEST_ID, value);
-    response
+    /// Tells it to the request's handler, and to the service that the handler may hand it on to.
+    pub fn give(request: &mut Request) -> Self {
+        let id = Self::of(request);
+        request.extensions_mut().insert(id.clone());
+        request.headers_mut().insert(X_REQUEST_ID, id.value());
+        id
+    }
+
+    /// Tells it to the caller, and that no answer is kept unless it says otherwise.
+    pub fn mark(&self, response: &mut Response) {
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, self.value());
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+    }
+
+    fn value(&self) -> HeaderValue {
+        HeaderValue::try_from(&self.0).unwrap_or(HeaderValue::from_static(""))
+    }
 }

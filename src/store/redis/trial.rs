@@ -16,6 +16,9 @@ use super::script::Scripts;
 use super::settings::FatalError;
 use crate::telemetry::Metrics;
 
+/// Between one try and the next: connecting takes a few milliseconds, and what takes longer may take long.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// For how long a server that can't be used yet is nothing to tell: connecting takes a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// For how long a start waits until it is known whom durable writes must wait for: sentinels ask the primary once a second.
@@ -44,6 +47,7 @@ impl Trial {
     /// and its clock.
     pub(super) async fn run(self, start: Arc<watch::Sender<Start>>, shutdown: CancellationToken) {
         let (begun, mut told) = (Instant::now(), Told::default());
+        let mut pause = FIRST_PAUSE;
         while !shutdown.is_cancelled() && matches!(*start.borrow(), Start::Trying) {
             match self.once().await {
                 Ok(()) => {
@@ -66,7 +70,8 @@ impl Trial {
                     }
                 }
             }
-            let _ = timeout(Duration::from_millis(100), shutdown.cancelled()).await;
+            let _ = timeout(pause, shutdown.cancelled()).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
         let compared = clocks::compare(self.commands, self.metrics, shutdown.clone());
         tokio::join!(self.replication.watch(shutdown), compared);

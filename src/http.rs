@@ -27,7 +27,6 @@ mod trace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -171,9 +170,8 @@ pub fn router(state: AppState, simulator: Option<Router>) -> Router {
         .route("/s/{name}", get(link::page))
         .route("/problems", get(problem::page))
         .merge(reference::routes(&state));
-    let streams = Router::from(stream_routes()).layer(from_fn_with_state(state.clone(), events::in_events));
     let all = Router::from(scene_routes())
-        .merge(streams)
+        .merge(Router::from(stream_routes()))
         .merge(Router::from(backend_routes()))
         .merge(pages)
         .with_state(state.clone())

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
@@ -69,24 +68,19 @@ pub(super) async fn stream(
     })
 }
 
+/// Whether it asks for a stream of events, as an EventSource does.
+pub(super) fn hears_events(request: &Request) -> bool {
+    request.uri().path().starts_with("/events/") && wants_events(request.headers())
+}
+
 /// Tells what passes to an EventSource, which never tries again after anything but a 200, by a stream of that and nothing else.
-pub(super) async fn in_events(
-    State(state): State<AppState>,
-    id: RequestId,
-    request: Request,
-    next: middleware::Next,
-) -> Response {
-    let wants_events = wants_events(request.headers());
-    let response = next.run(request).await;
-    let passing = response
-        .extensions()
-        .get::<Problem>()
-        .filter(|problem| problem.is_passing());
-    let Some(problem) = passing.filter(|_| wants_events) else {
+pub(super) fn in_events(state: &AppState, id: &RequestId, response: Response) -> Response {
+    let problem = response.extensions().get::<Problem>();
+    let Some(problem) = problem.filter(|problem| problem.is_passing()) else {
         return response;
     };
-    let events = stream::iter([Ok(unavailable(&state, problem, &id.0))]);
-    let mut told = reply(&state, events);
+    let events = stream::iter([Ok(unavailable(state, problem, &id.0))]);
+    let mut told = reply(state, events);
     problem.tell_limit(told.headers_mut());
     // The status is that of a stream; the log knows better.
     told.extensions_mut().insert(Cause::from(problem));

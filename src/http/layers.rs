@@ -19,6 +19,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{Instrument, Span};
 
+use super::events;
 use super::oidc::OauthError;
 use super::peer::Peer;
 use super::phone::AVATAR_BYTES;
@@ -226,11 +227,17 @@ pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "This address takes other methods: see Allow.")
 }
 
-/// How large a body may be, and how often what there is not is asked for.
-async fn limit(State(state): State<AppState>, peer: Peer, mut request: Request, next: Next) -> Response {
-    match limit_body(&mut request).await {
-        Some(refused) => refused,
-        None => limit_unknown(&state, peer, next.run(request).await).await,
+/// How large a body may be, and how often what there is not is asked for; which an EventSource is told as it can hear it.
+async fn limit(State(state): State<AppState>, peer: Peer, id: RequestId, mut request: Request, next: Next) -> Response {
+    if let Some(refused) = limit_body(&mut request).await {
+        return refused;
+    }
+    let hears_events = events::hears_events(&request);
+    let response = limit_unknown(&state, peer, next.run(request).await).await;
+    if hears_events {
+        events::in_events(&state, &id, response)
+    } else {
+        response
     }
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -19,6 +20,7 @@ use super::openapi::problems;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::scenes::{View, missed, unproven};
+use super::serve::Lasts;
 use super::trace::watch;
 use super::{AppState, DRAIN_SPREAD};
 use crate::entropy::between;
@@ -291,6 +293,7 @@ fn reply(state: &AppState, events: impl Stream<Item = Result<Event, Infallible>>
         ),
     ];
     (
+        Extension(Lasts),
         headers,
         Sse::new(events).keep_alive(KeepAlive::new().interval(state.heartbeat)),
     )

@@ -3,15 +3,19 @@
 mod descriptors;
 mod door;
 mod phase;
+mod relay;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::iter;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{Method, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +30,8 @@ use tower::ServiceExt;
 
 use self::door::Place;
 use self::phase::{Phases, Watched};
+pub(super) use self::relay::Lasts;
+use self::relay::{Answer, Detour, relay};
 use super::peer::ConnectedTo;
 pub use descriptors::{Share, raise_limit};
 pub use door::Door;
@@ -73,7 +79,8 @@ pub async fn serve(
             Ok(stream) => {
                 let Ok(peer) = stream.peer_addr() else { continue };
                 if let Some(place) = share.admit(peer.ip()) {
-                    tracker.spawn(connection(stream, peer.ip(), place, router.clone(), closing.clone()));
+                    let talking = (router.clone(), closing.clone());
+                    tracker.spawn(connection(stream, peer.ip(), place, talking, tracker.clone()));
                 } else if complaints_of_many.are_due() {
                     tracing::warn!(ip = %peer.ip(), "an address has as many connections as it may; further ones are closed");
                 }
@@ -95,12 +102,13 @@ pub async fn serve(
         if let Ok(stream) = accepted
             && let Ok(peer) = stream.peer_addr()
         {
+            let talking = (router.clone(), closing.clone());
             tracker.spawn(connection(
                 stream,
                 peer.ip(),
                 Place::default(),
-                router.clone(),
-                closing.clone(),
+                talking,
+                tracker.clone(),
             ));
         }
     }
@@ -121,27 +129,65 @@ impl Complaints {
     }
 }
 
-async fn connection(stream: TcpStream, caller: IpAddr, _place: Place, router: Router, closing: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    caller: IpAddr,
+    place: Place,
+    (router, closing): (Router, CancellationToken),
+    tracker: TaskTracker,
+) {
     // Events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNHEARD));
-    talk(stream, caller, router, closing).await;
+    if let Some((stream, answer)) = converse(stream, caller, router, closing).await {
+        // In a task of its own, which is as large as that needs.
+        tracker.spawn(async move {
+            relay(stream, answer).await;
+            drop(place);
+        });
+    }
 }
 
-/// Answers requests until the caller closes, takes too long, or all is `closing`.
+/// How a connection's talking ended.
+enum Ended {
+    Over(hyper::Result<()>),
+    /// The caller takes too long, and whether to send its headers.
+    Overdue(bool),
+    /// An answer lasts.
+    Lasting(Answer),
+}
+
+/// One connection, from its first request to its end.
+#[cfg(any(test, fuzzing))]
 pub(super) async fn talk<S>(stream: S, caller: IpAddr, router: Router, closing: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let phases = Phases::default();
-    let during = phases.clone();
+    if let Some((stream, answer)) = converse(stream, caller, router, closing).await {
+        relay(stream, answer).await;
+    }
+}
+
+/// Answers requests until the caller closes, takes too long, or all is `closing`; or until an answer lasts, which is then to be
+/// [relayed](relay).
+async fn converse<S>(stream: S, caller: IpAddr, router: Router, closing: CancellationToken) -> Option<(S, Answer)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (phases, detour) = (Phases::default(), Detour::default());
+    let during = (phases.clone(), detour.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let under_way = during.request();
+        let (under_way, detour) = (during.0.request(), during.1.clone());
+        let (is_read, in_chunks) = (request.method() == Method::GET, request.version() >= Version::HTTP_11);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectedTo(caller));
         let router = router.clone();
         async move {
             let Ok(response) = router.oneshot(request).await;
+            if is_read && response.extensions().get::<Lasts>().is_some() {
+                detour.take(Answer { response, in_chunks });
+                return pending().await;
+            }
             Ok::<_, Infallible>(response.map(|body| under_way.until_sent(body)))
         }
     });
@@ -150,33 +196,37 @@ where
         // keeps it.
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(Watched::new(stream, phases.clone())), service);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        sending_headers = phases.overdue() => {
-            if sending_headers {
-                // The one thing said outside of a reply: whoever still sends its headers has no request yet.
-                let mut stream = connection.into_parts().io.into_inner();
-                let _ = timeout(LAST_WORD, stream.write_all(TOO_SLOW)).await;
+    let ended = {
+        let talking = async {
+            tokio::select! {
+                ended = &mut connection => return Ended::Over(ended),
+                sending_headers = phases.overdue() => return Ended::Overdue(sending_headers),
+                () = closing.cancelled() => {}
             }
-            return;
-        }
-        () = closing.cancelled() => {
-            let ended = tokio::select! {
-                ended = &mut connection => Some(ended),
-                () = phases.speaks() => None,
-                () = sleep(FIRST_WORD) => None,
-            };
-            if let Some(ended) = ended {
-                ended
-            } else {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                connection.await
+            tokio::select! {
+                ended = &mut connection => return Ended::Over(ended),
+                () = phases.speaks() => {}
+                () = sleep(FIRST_WORD) => {}
             }
+            Pin::new(&mut connection).graceful_shutdown();
+            Ended::Over((&mut connection).await)
+        };
+        tokio::select! {
+            ended = talking => ended,
+            answer = detour.taken() => Ended::Lasting(answer),
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+    match ended {
+        Ended::Over(Ok(())) | Ended::Overdue(false) => {}
+        Ended::Over(Err(error)) => tracing::debug!(%error, "a connection broke"),
+        Ended::Overdue(true) => {
+            // The one thing said outside of a reply: whoever still sends its headers has no request yet.
+            let mut stream = connection.into_parts().io.into_inner().into_inner();
+            let _ = timeout(LAST_WORD, stream.write_all(TOO_SLOW)).await;
+        }
+        Ended::Lasting(answer) => return Some((connection.into_parts().io.into_inner().into_inner(), answer)),
     }
+    None
 }
 
 #[cfg(test)]

@@ -196,6 +196,10 @@ impl<S> Watched<S> {
         }
     }
 
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn tried_to_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_pending() != self.blocked {
             self.blocked = written.is_pending();

@@ -36,7 +36,7 @@ pub async fn start(kind: Kind, programs: &Programs) -> Result<Measured> {
     let peer = Peer::start(kind, programs, 0)?;
     let watch = Watch::begin();
     for _ in 0..5 {
-        times.push(peer.replica(programs, 0)?.took.as_secs_f64() * 1e3);
+        times.push(peer.replica(programs)?.took.as_secs_f64() * 1e3);
         // What others take shows in no less.
         sleep(Duration::from_millis(200)).await;
     }
@@ -60,10 +60,7 @@ pub async fn storm(kind: Kind, programs: &Programs, count: usize) -> Result<Meas
     let began = Instant::now();
     let (opened, times) = open(b, scenes).await?;
     let back = began.elapsed();
-    let mut each: Vec<f64> = times
-        .iter()
-        .map(|(start, end)| (*end - *start).as_secs_f64() * 1e3)
-        .collect();
+    let mut each = millis(&times);
     let told = tell(b, opened).await?;
     ensure!(told == count, "{told} events of {count} came");
     let values = Values::from([
@@ -89,10 +86,7 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Me
     let (opened, times) = open(peer.a(), scenes).await?;
     let took = times.iter().map(|(_, end)| *end).max().context("no streams")?
         - times.iter().map(|(start, _)| *start).min().context("no streams")?;
-    let mut each: Vec<f64> = times
-        .iter()
-        .map(|(start, end)| (*end - *start).as_secs_f64() * 1e3)
-        .collect();
+    let mut each = millis(&times);
     let after_opening = Taken::by(&peer)?;
     sleep(SETTLE).await;
     let idle = Taken::by(&peer)?;
@@ -258,6 +252,13 @@ async fn warm_up(peer: &Peer) -> Result<()> {
 }
 
 type Times = Vec<(Instant, Instant)>;
+
+fn millis(times: &Times) -> Vec<f64> {
+    times
+        .iter()
+        .map(|(start, end)| (*end - *start).as_secs_f64() * 1e3)
+        .collect()
+}
 
 /// Each with its number.
 async fn open(a: SocketAddr, scenes: Vec<Scene>) -> Result<(Vec<(usize, Stream, Scene)>, Times)> {

@@ -55,7 +55,7 @@ struct Wishes {
     /// With 1,000 streams alone, and one round
     #[arg(long)]
     quick: bool,
-    /// With 50,000 streams, and replicas that are killed, too
+    /// With a replica that is killed under 10,000 streams, too
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     #[arg(long)]
@@ -108,25 +108,14 @@ impl Figure {
     }
 
     fn all(wishes: &Wishes) -> Vec<Self> {
-        let quick = [
-            Self::Least,
-            Self::Start,
-            Self::Streams(1_000),
-            Self::Events { count: 1_000 },
-            Self::Logins(Duration::from_secs(3)),
-        ];
-        let mut all = if wishes.quick {
-            quick.to_vec()
+        let mut all = vec![Self::Least, Self::Start, Self::Streams(1_000)];
+        let (count, seconds) = if wishes.quick {
+            (1_000, 3)
         } else {
-            vec![
-                Self::Least,
-                Self::Start,
-                Self::Streams(1_000),
-                Self::Streams(10_000),
-                Self::Events { count: 2_000 },
-                Self::Logins(Duration::from_secs(5)),
-            ]
+            all.push(Self::Streams(10_000));
+            (2_000, 5)
         };
+        all.extend([Self::Events { count }, Self::Logins(Duration::from_secs(seconds))]);
         if wishes.full {
             all.push(Self::Storm);
         }

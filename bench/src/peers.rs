@@ -94,8 +94,8 @@ impl Peer {
             replicas: Vec::new(),
             simulator,
         };
-        for number in 0..replicas {
-            let replica = peer.replica(programs, number)?;
+        for _ in 0..replicas {
+            let replica = peer.replica(programs)?;
             peer.replicas.push(replica);
         }
         Ok(peer)
@@ -115,7 +115,7 @@ impl Peer {
         self.replicas.iter().map(|replica| replica.process.pid()).collect()
     }
 
-    pub fn replica(&self, programs: &Programs, number: usize) -> Result<Replica> {
+    pub fn replica(&self, programs: &Programs) -> Result<Replica> {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let (command, ready) = match self.kind {
             Kind::Scanlogin => self.scanlogin(programs, addr)?,
@@ -124,7 +124,7 @@ impl Peer {
                 command.args(["floor", &addr.to_string(), &self.redis.addr.to_string()]);
                 (command, addr)
             }
-            Kind::Nchan => (self.nchan(programs, addr, number)?, addr),
+            Kind::Nchan => (self.nchan(programs, addr)?, addr),
             Kind::Node => {
                 let mut command = Command::new("node");
                 command.arg(programs.peers.join("node/server.mjs"));
@@ -188,7 +188,7 @@ impl Peer {
         Ok((command, ops))
     }
 
-    fn nchan(&self, programs: &Programs, addr: SocketAddr, number: usize) -> Result<Command> {
+    fn nchan(&self, programs: &Programs, addr: SocketAddr) -> Result<Command> {
         let dir = programs.dir.join(format!("nginx-{}", addr.port()));
         fs::create_dir_all(&dir)?;
         let module = Path::new("/usr/lib/nginx/modules/ngx_nchan_module.so");
@@ -196,8 +196,7 @@ impl Peer {
         let text = text
             .replace("{module}", &module.display().to_string())
             .replace("{listen}", &addr.to_string())
-            .replace("{redis}", &self.redis.url())
-            .replace("{number}", &number.to_string());
+            .replace("{redis}", &self.redis.url());
         let file = dir.join("nginx.conf");
         fs::write(&file, text)?;
         let mut command = Command::new("nginx");
@@ -210,10 +209,8 @@ impl Peer {
         let mut making = JoinSet::new();
         for part in 0..AT_A_TIME {
             let own = (count + part) / AT_A_TIME;
-            let (kind, a, b) = (self.kind, self.a(), self.b());
-            let simulator = self.simulator.as_ref().map(|(_, addr)| *addr);
+            let mut maker = self.maker().await?;
             making.spawn_local(async move {
-                let mut maker = Maker::new(kind, a, b, simulator).await?;
                 let mut scenes = Vec::with_capacity(own);
                 for number in 0..own {
                     let mut scene = maker.make(&format!("{part:02x}{number:06x}")).await?;
@@ -230,7 +227,7 @@ impl Peer {
         Ok(all)
     }
 
-    /// What a closed loop of logins does them with.
+    /// Who makes one scene after another.
     pub async fn maker(&self) -> Result<Maker> {
         Maker::new(
             self.kind,

@@ -60,13 +60,6 @@ const ROWS: &[Row] = &[
         more_is_better: false,
     },
     Row {
-        name: "memory@50000",
-        title: "memory of an idle stream, 50,000 open",
-        unit: "kB",
-        goals: &[against(Kind::Nchan, 0.75, None), against(Kind::Node, 1.0, None)],
-        more_is_better: false,
-    },
-    Row {
         name: "kernel_memory@10000",
         title: "the kernel's memory of a stream's end",
         unit: "kB",

@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(100);
 
 /// A caller that takes nothing of its answer for so long will not read the rest. An event stream that has nothing to say
 /// waits for nobody.
-const BLOCKED: Duration = Duration::from_secs(30);
+pub(super) const BLOCKED: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {

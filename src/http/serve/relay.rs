@@ -4,7 +4,6 @@
 //! connection ends with its stream.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::response::Parts;
@@ -17,8 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// A caller that takes nothing of an event for so long will not take the rest. A stream that has nothing to say waits for nobody.
-const BLOCKED: Duration = Duration::from_secs(30);
+use super::phase::BLOCKED;
 
 /// How much a caller may go on to say while it is told something: nobody listens to it.
 const UNASKED_BYTES: usize = 16 * 1024;

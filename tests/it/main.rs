@@ -13,6 +13,7 @@
 #[expect(dead_code, reason = "it serves the fault schedule too")]
 mod support;
 
+mod allocations;
 mod architecture;
 mod audit;
 mod authorize;

@@ -41,6 +41,16 @@ pub(crate) fn scanlogin() -> Command {
     command
 }
 
+/// The same, and at its end it says how much memory it asked for in all its life.
+pub(crate) fn scanlogin_with_its_allocations_counted() -> Command {
+    let mut command = Command::new("valgrind");
+    command.env_clear();
+    command.envs(log_level());
+    command.args(["--tool=memcheck", "--leak-check=no", "--undef-value-errors=no"]);
+    command.arg(env!("CARGO_BIN_EXE_scanlogin"));
+    command
+}
+
 /// How much every process of a run is to log, where its test does not say so itself.
 #[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the program")]
 fn log_level() -> Option<(&'static str, String)> {

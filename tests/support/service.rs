@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::process::{Log, Process, scanlogin, scanlogin_with};
+use super::process::{Log, Process, scanlogin, scanlogin_with, scanlogin_with_its_allocations_counted};
 use super::redis::RedisServer;
 use super::remains::{self, Written};
 use super::reply::Reply;
@@ -54,6 +54,8 @@ pub(crate) struct ServiceBuilder {
     files: Arc<TempDir>,
     /// What is mounted over what.
     mounts: Vec<(PathBuf, PathBuf)>,
+    /// Whether it says at its end how much memory it asked for.
+    counts_allocations: bool,
     audit_log: Option<PathBuf>,
     /// A file that it writes to as its standard output.
     output: Option<PathBuf>,
@@ -74,6 +76,7 @@ impl Service {
             misbehaviour: (0.0, 1),
             files: Arc::new(temporary_directory()),
             mounts: Vec::new(),
+            counts_allocations: false,
             audit_log: None,
             output: None,
         }
@@ -89,6 +92,7 @@ impl Service {
             misbehaviour: (0.0, 1),
             files: Arc::clone(&self.files),
             mounts: Vec::new(),
+            counts_allocations: false,
             audit_log: None,
             output: None,
         }
@@ -214,6 +218,12 @@ impl ServiceBuilder {
         self
     }
 
+    /// It says at its end how much memory it asked for, and takes its time.
+    pub(crate) fn counting_allocations(mut self) -> Self {
+        self.counts_allocations = true;
+        self
+    }
+
     /// In place of the one that it shares with its replicas.
     pub(crate) fn audit_log(mut self, path: &Path) -> Self {
         self.audit_log = Some(path.to_owned());
@@ -251,7 +261,11 @@ impl ServiceBuilder {
 
     /// The process with these settings; a simulator and keys are made if they are wanted and not there yet.
     pub(crate) async fn command(&mut self) -> Command {
-        let mut command = scanlogin_with(&self.mounts);
+        let mut command = if self.counts_allocations {
+            scanlogin_with_its_allocations_counted()
+        } else {
+            scanlogin_with(&self.mounts)
+        };
         command
             .env("SCANLOGIN_LISTEN", "127.0.0.1:0")
             .env("SCANLOGIN_OPS_LISTEN", "127.0.0.1:0")

@@ -8,10 +8,11 @@ use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::machine::{Watch, cpu, kernel_memory, memory};
+use crate::machine::{Watch, cpu, free_port, kernel_memory, memory};
 use crate::pace;
-use crate::peers::{Kind, Peer, Programs, Scene};
-use crate::wire::{Caller, Stream};
+use crate::peers::{Kind, Maker, Peer, Programs, Scene};
+use crate::redis::{Asker, Redis};
+use crate::wire::{Caller, Stream, request};
 
 /// What one measurement came to, by the name of each figure.
 pub type Values = BTreeMap<&'static str, f64>;
@@ -71,6 +72,108 @@ pub async fn storm(kind: Kind, programs: &Programs, count: usize) -> Result<Meas
         values,
         foreign: watch.foreign(),
     })
+}
+
+/// Redis dies under so many streams and comes back with what it had.
+pub async fn restart(programs: &Programs, count: usize) -> Result<Measured> {
+    let (port, dir) = (free_port()?, programs.dir.join("kept"));
+    std::fs::create_dir_all(&dir)?;
+    let redis = Redis::start_keeping(&dir, port)?;
+    let mut peer = Peer::start_with(Kind::Scanlogin, programs, 1, redis, Vec::new())?;
+    warm_up(&peer).await?;
+    let scenes = peer.scenes(count).await?;
+    let (opened, _) = open(peer.a(), scenes).await?;
+    // What is written by then is on the disk.
+    sleep(SETTLE).await;
+    let read_before = peer.metric("scanlogin_rereads_total").await?;
+    peer.redis.process.kill();
+    sleep(Duration::from_secs(1)).await;
+    peer.redis = Redis::start_keeping(&dir, port)?;
+    let (watch, began) = (Watch::begin(), Instant::now());
+    let mut listened = None;
+    while peer.metric("scanlogin_rereads_total").await? - read_before < count as f64 || listened.is_none() {
+        ensure!(began.elapsed() < Duration::from_secs(60), "not all were read again");
+        if listened.is_none() && peer.redis.ask(&["PUBSUB", "SHARDCHANNELS"])?.len() >= count {
+            listened = Some(began.elapsed());
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    let read = began.elapsed();
+    let told = tell(peer.b(), opened).await?;
+    ensure!(told == count, "{told} events of {count} came");
+    let values = Values::from([
+        ("restart_listened", listened.unwrap_or(read).as_secs_f64()),
+        ("restart", read.as_secs_f64()),
+    ]);
+    let _ = std::fs::remove_dir_all(dir);
+    Ok(Measured {
+        values,
+        foreign: watch.foreign(),
+    })
+}
+
+/// How long a page waits for its picture: with one made ahead, without any, and of a replica that has just started, while WeChat takes
+/// five seconds for one.
+pub async fn pictures(programs: &Programs, count: usize) -> Result<Measured> {
+    let settings = vec![("CODE_POOL", count.to_string())];
+    let mut peer = Peer::start_with(Kind::Scanlogin, programs, 1, Redis::start()?, settings)?;
+    let began = Instant::now();
+    while peer.metric("scanlogin_code_pool_ready").await? < count as f64 {
+        ensure!(began.elapsed() < Duration::from_secs(60), "no codes were made ahead");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let slow = r#"{"call":"getwxacodeunlimit","delay_ms":5000,"times":1000000}"#;
+    Caller::to(peer.simulator()?)
+        .await?
+        .call(&request("POST", "/simulator/faults", None, Some(slow)))
+        .await?;
+    let watch = Watch::begin();
+    let (mut started, mut shown) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let (start, picture) = picture(peer.a()).await?;
+        started.push(start);
+        shown.push(picture);
+    }
+    let (_, empty) = picture(peer.a()).await?;
+    peer.settings = vec![("CODE_POOL", "0".to_owned())];
+    let fresh = peer.replica(programs)?;
+    let (_, cold) = picture(fresh.addr).await?;
+    let mut read = Vec::new();
+    let mut asker = Asker::to(peer.redis.addr)?;
+    asker.ask(&["SET", "picture", &"x".repeat(66_000)])?;
+    for _ in 0..count {
+        let began = Instant::now();
+        asker.ask(&["GET", "picture"])?;
+        read.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let values = Values::from([
+        ("picture_p50", quantile(&mut shown, 0.5)),
+        ("picture_p99", quantile(&mut shown, 0.99)),
+        ("picture_empty", empty),
+        ("picture_cold", cold),
+        ("picture_start_p99", quantile(&mut started, 0.99)),
+        ("picture_get", quantile(&mut read, 0.5)),
+    ]);
+    Ok(Measured {
+        values,
+        foreign: watch.foreign(),
+    })
+}
+
+/// How long a scene takes to be made, and its picture to be shown, in milliseconds.
+async fn picture(at: SocketAddr) -> Result<(f64, f64)> {
+    let mut caller = Caller::to(at).await?;
+    let (scene, started) = timed(Maker::start(&mut caller)).await?;
+    let id = scene["scene"].as_str().context("no scene")?;
+    let asked = request("GET", &format!("/scenes/{id}/code"), None, None);
+    let (_, shown) = timed(caller.call(&asked)).await?;
+    Ok((started, shown))
+}
+
+async fn timed<T>(doing: impl Future<Output = Result<T>>) -> Result<(T, f64)> {
+    let began = Instant::now();
+    let done = doing.await?;
+    Ok((done, began.elapsed().as_secs_f64() * 1e3))
 }
 
 /// Streams that are opened, idle, and then told, as fast as it goes.

@@ -55,12 +55,12 @@ struct Wishes {
     /// With 1,000 streams alone, and one round
     #[arg(long)]
     quick: bool,
-    /// With a replica that is killed under 10,000 streams, too
+    /// With a replica that is killed, a Redis that is restarted, and pictures that WeChat is slow to make, too
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only what begins so: least, start, streams, events, logins, storm
+    /// Only what begins so: least, start, streams, events, logins, storm, restart, pictures
     #[arg(long, default_value = "")]
     only: String,
     /// Only these
@@ -93,6 +93,8 @@ enum Figure {
     Events { count: usize },
     Logins(Duration),
     Storm,
+    Restart,
+    Pictures,
 }
 
 impl Figure {
@@ -104,6 +106,8 @@ impl Figure {
             Self::Events { count } => format!("events {count}"),
             Self::Logins(long) => format!("logins {} s", long.as_secs()),
             Self::Storm => "storm".to_owned(),
+            Self::Restart => "restart".to_owned(),
+            Self::Pictures => "pictures".to_owned(),
         }
     }
 
@@ -117,7 +121,7 @@ impl Figure {
         };
         all.extend([Self::Events { count }, Self::Logins(Duration::from_secs(seconds))]);
         if wishes.full {
-            all.push(Self::Storm);
+            all.extend([Self::Storm, Self::Restart, Self::Pictures]);
         }
         all.retain(|figure| figure.name().starts_with(&wishes.only));
         all
@@ -131,6 +135,8 @@ impl Figure {
             Self::Events { count } => figures::events(kind, programs, count, 200).await,
             Self::Logins(long) => figures::logins(kind, programs, long).await,
             Self::Storm => figures::storm(kind, programs, 10_000).await,
+            Self::Restart => figures::restart(programs, 10_000).await,
+            Self::Pictures => figures::pictures(programs, 100).await,
         }
     }
 
@@ -165,6 +171,8 @@ async fn run(wishes: Wishes) -> Result<()> {
             let mut kinds = match figure {
                 // Of the machine, and of nobody's.
                 Figure::Least => vec![Kind::Floor],
+                // Of what nobody else does.
+                Figure::Restart | Figure::Pictures => vec![Kind::Scanlogin],
                 _ => wishes.of.clone(),
             };
             // Nobody is always the first.

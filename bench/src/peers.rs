@@ -61,6 +61,8 @@ pub struct Programs {
 pub struct Replica {
     pub process: Process,
     pub addr: SocketAddr,
+    /// Where scanlogin has its metrics.
+    ops: Option<SocketAddr>,
     /// From its start until it was ready.
     pub took: Duration,
 }
@@ -71,6 +73,8 @@ pub struct Peer {
     pub replicas: Vec<Replica>,
     /// The WeChat that scanlogin asks.
     simulator: Option<(Process, SocketAddr)>,
+    /// Settings of scanlogin's beside those of every run.
+    pub settings: Vec<(&'static str, String)>,
 }
 
 /// One that is to be watched and confirmed.
@@ -83,7 +87,16 @@ pub struct Scene {
 
 impl Peer {
     pub fn start(kind: Kind, programs: &Programs, replicas: usize) -> Result<Self> {
-        let redis = Redis::start()?;
+        Self::start_with(kind, programs, replicas, Redis::start()?, Vec::new())
+    }
+
+    pub fn start_with(
+        kind: Kind,
+        programs: &Programs,
+        replicas: usize,
+        redis: Redis,
+        settings: Vec<(&'static str, String)>,
+    ) -> Result<Self> {
         let simulator = match kind {
             Kind::Scanlogin => Some(simulator(programs)?),
             Kind::Floor | Kind::Nchan | Kind::Node => None,
@@ -93,6 +106,7 @@ impl Peer {
             redis,
             replicas: Vec::new(),
             simulator,
+            settings,
         };
         for _ in 0..replicas {
             let replica = peer.replica(programs)?;
@@ -151,6 +165,7 @@ impl Peer {
         Ok(Replica {
             process,
             addr,
+            ops: (self.kind == Kind::Scanlogin).then_some(ready),
             took: began.elapsed(),
         })
     }
@@ -182,7 +197,7 @@ impl Peer {
             ("LIMIT_STREAMS", "60000".to_owned()),
             ("LIMIT_STREAMS_PER_ADDRESS", "60000".to_owned()),
         ];
-        for (name, value) in settings {
+        for (name, value) in settings.iter().chain(&self.settings) {
             command.env(format!("SCANLOGIN_{name}"), value);
         }
         Ok((command, ops))
@@ -227,6 +242,25 @@ impl Peer {
         Ok(all)
     }
 
+    /// Where the simulated WeChat is told what to do.
+    pub fn simulator(&self) -> Result<SocketAddr> {
+        Ok(self.simulator.as_ref().context("no simulator")?.1)
+    }
+
+    /// A figure of the first replica's metrics, over all its labels.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let ops = self.replicas[0].ops.context("no metrics")?;
+        let text = Caller::to(ops)
+            .await?
+            .call(&request("GET", "/metrics", None, None))
+            .await?;
+        let text = String::from_utf8(text)?;
+        let samples = text.lines().filter(|line| line.starts_with(name));
+        Ok(samples
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum())
+    }
+
     /// Who makes one scene after another.
     pub async fn maker(&self) -> Result<Maker> {
         Maker::new(
@@ -268,6 +302,14 @@ impl Maker {
         })
     }
 
+    /// What a page does first.
+    pub async fn start(at: &mut Caller) -> Result<Value> {
+        let asked = json!({ "code_challenge": CHALLENGE }).to_string();
+        Ok(serde_json::from_slice(
+            &at.call(&request("POST", "/scenes", None, Some(&asked))).await?,
+        )?)
+    }
+
     /// `own` is its name where nothing is made.
     pub async fn make(&mut self, own: &str) -> Result<Scene> {
         if !self.kind.makes_scenes() {
@@ -276,8 +318,7 @@ impl Maker {
                 confirm: request("POST", &format!("/confirm/{own}"), None, Some("confirmed")),
             });
         }
-        let asked = json!({ "code_challenge": CHALLENGE }).to_string();
-        let made: Value = serde_json::from_slice(&self.a.call(&request("POST", "/scenes", None, Some(&asked))).await?)?;
+        let made = Self::start(&mut self.a).await?;
         let id = made["scene"].as_str().context("no scene")?;
         Ok(Scene {
             open: stream(id, made["browser_secret"].as_str()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,30 +17,31 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// Empty, and nothing of it is kept.
     pub fn start() -> Result<Self> {
-        Self::start_at(free_port()?)
+        Self::start_with(free_port()?, &["--appendonly", "no", "--dir", "/"])
     }
 
-    /// Empty, and nothing of it is kept.
-    pub fn start_at(port: u16) -> Result<Self> {
+    /// What is kept in this directory outlives it.
+    pub fn start_keeping(dir: &Path, port: u16) -> Result<Self> {
+        let dir = dir.display().to_string();
+        Self::start_with(
+            port,
+            &["--appendonly", "yes", "--appendfsync", "everysec", "--dir", &dir],
+        )
+    }
+
+    fn start_with(port: u16, args: &[&str]) -> Result<Self> {
         let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]);
-        command.args(["--tcp-backlog", "4096", "--dir", "/"]);
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--tcp-backlog", "4096"]).args(args);
         let process = Process::start(command, "redis-server")?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        until("redis-server answers", Duration::from_secs(10), || {
-            Ok(TcpStream::connect(addr).is_ok().then_some(()))
+        let redis = Self { process, addr };
+        until("redis-server answers", Duration::from_secs(30), || {
+            Ok(redis.ask(&["PING"]).is_ok().then_some(()))
         })?;
-        Ok(Self { process, addr })
+        Ok(redis)
     }
 
     pub fn url(&self) -> String {

@@ -187,15 +187,16 @@ async fn send(node: &Node, link: &Link, commands: &[&Command]) -> Vec<Result<Val
 }
 
 async fn pipeline(client: &WithOptions<Client>, commands: &[&Command]) -> Result<Vec<Result<Value, Fault>>, Fault> {
+    // The library's futures have several kilobytes, which all that waits for them would have too, and be copied with.
     if let [command] = commands {
-        let answer = client.custom(command.custom(), command.args.clone()).await;
+        let answer = Box::pin(client.custom(command.custom(), command.args.clone())).await;
         return Ok(vec![answer.map_err(Fault::from)]);
     }
     let pipeline = client.pipeline().with_options(client.options());
     for command in commands {
-        let _: () = pipeline.custom(command.custom(), command.args.clone()).await?;
+        let _: () = Box::pin(pipeline.custom(command.custom(), command.args.clone())).await?;
     }
-    let answers = pipeline.try_all::<Value>().await;
+    let answers = Box::pin(pipeline.try_all::<Value>()).await;
     if answers.len() == commands.len() {
         return Ok(answers.into_iter().map(|answer| answer.map_err(Fault::from)).collect());
     }

@@ -18,6 +18,9 @@ use tokio::time::timeout;
 
 use super::phase::BLOCKED;
 
+/// How much is told at once, if there is so much.
+const AT_ONCE_BYTES: usize = 16 * 1024;
+
 /// How much a caller may go on to say while it is told something: nobody listens to it.
 const UNASKED_BYTES: usize = 16 * 1024;
 
@@ -67,36 +70,50 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (parts, mut body) = response.into_parts();
-    let mut first = head(parts, in_chunks);
-    // What it begins with is there already, and goes with the head.
+    let mut bytes = head(parts, in_chunks);
     let mut next = next_of(&mut body).now_or_never();
     loop {
-        let told = match next.take() {
-            Some(told) => told,
-            None if !first.is_empty() => Some(Bytes::new()),
-            None => tokio::select! {
-                told = next_of(&mut body) => told,
-                () = hung_up(&mut stream) => return,
-            },
-        };
-        let mut bytes = std::mem::take(&mut first);
-        match &told {
-            Some(told) => push(&mut bytes, told, in_chunks),
-            None if in_chunks => bytes.extend_from_slice(b"0\r\n\r\n"),
-            None => {}
-        }
-        let mut left = &*bytes;
-        while !left.is_empty() {
-            match timeout(BLOCKED, stream.write(left)).await {
-                Ok(Ok(length @ 1..)) => left = left.get(length..).unwrap_or_default(),
-                _ => return,
+        // What is there already goes at once: the first event with the head, the end with the last.
+        let is_over = loop {
+            match next {
+                Some(Some(told)) => push(&mut bytes, &told, in_chunks),
+                Some(None) => break true,
+                None => break false,
             }
+            next = if bytes.len() < AT_ONCE_BYTES {
+                next_of(&mut body).now_or_never()
+            } else {
+                None
+            };
+        };
+        if is_over && in_chunks {
+            bytes.extend_from_slice(b"0\r\n\r\n");
         }
-        if told.is_none() {
+        if !send(&mut stream, &bytes).await {
+            return;
+        }
+        if is_over {
             let _ = timeout(BLOCKED, stream.shutdown()).await;
             return;
         }
+        // With nothing to tell, it holds no memory for what it tells.
+        bytes = Vec::new();
+        next = tokio::select! {
+            told = next_of(&mut body) => Some(told),
+            () = hung_up(&mut stream) => return,
+        };
     }
+}
+
+/// False where its caller takes nothing more.
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match timeout(BLOCKED, stream.write(bytes)).await {
+            Ok(Ok(length @ 1..)) => bytes = bytes.get(length..).unwrap_or_default(),
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// What is told next; none at the end, or where it broke.

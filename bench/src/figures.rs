@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::machine::{Watch, cpu, free_port, kernel_memory, memory};
 use crate::pace;
-use crate::peers::{Kind, Maker, Peer, Programs, Scene};
-use crate::redis::{Asker, Redis};
-use crate::wire::{Caller, Stream, request};
+use crate::peers::{Kind, Maker, NCHAN, Peer, Programs, Scene};
+use crate::redis::{Asker, Redis, Traffic};
+use crate::shard::{self, Shard, millis, open, tell};
+use crate::wire::{Caller, request};
 
 /// What one measurement came to, by the name of each figure.
 pub type Values = BTreeMap<&'static str, f64>;
@@ -25,11 +28,13 @@ pub struct Measured {
 }
 
 /// How many callers are at work at a time in a closed loop.
-const CALLERS: usize = 64;
-/// How many streams are being opened at a time.
+pub const CALLERS: usize = 64;
+/// How many streams are being opened at a time, where one process does it.
 const OPENING: usize = 128;
+/// How late the hundredth part of events may be sent.
+const LATE_MICROS: f64 = 5_000.0;
 /// Until memory that is given back is given back.
-const SETTLE: Duration = Duration::from_millis(1500);
+pub const SETTLE: Duration = Duration::from_millis(1500);
 
 /// From a process's start until it serves, the median of five.
 pub async fn start(kind: Kind, programs: &Programs) -> Result<Measured> {
@@ -47,22 +52,57 @@ pub async fn start(kind: Kind, programs: &Programs) -> Result<Measured> {
     })
 }
 
+/// How large what is started is: without what the system has anyway, and of Node.js with the library that it takes.
+pub fn size(kind: Kind, programs: &Programs) -> Result<Measured> {
+    let files = match kind {
+        Kind::Scanlogin => vec![programs.scanlogin.clone()],
+        // It is within the bench.
+        Kind::Floor => Vec::new(),
+        Kind::Nchan => vec![program("nginx")?, NCHAN.into()],
+        Kind::Node => vec![program("node")?, programs.peers.join("node/node_modules")],
+    };
+    let bytes = files.iter().map(|file| bytes_in(file)).sum::<Result<u64>>()?;
+    let mut values = Values::new();
+    if bytes > 0 {
+        values.insert("size", bytes as f64 / 1e6);
+    }
+    Ok(Measured { values, foreign: 0.0 })
+}
+
+/// Of a program that the system finds by its name.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.exists());
+    found.with_context(|| format!("{name} is not installed"))
+}
+
+/// In a file, or in all within a directory.
+fn bytes_in(path: &Path) -> Result<u64> {
+    let found = std::fs::metadata(path)?;
+    if !found.is_dir() {
+        return Ok(found.len());
+    }
+    std::fs::read_dir(path)?.map(|entry| bytes_in(&entry?.path())).sum()
+}
+
 /// A replica is killed that has so many streams; they come back at the other as fast as they can.
 pub async fn storm(kind: Kind, programs: &Programs, count: usize) -> Result<Measured> {
     let mut peer = Peer::start(kind, programs, 2)?;
     warm_up(&peer).await?;
     let scenes = peer.scenes(count).await?;
     let b = peer.b();
-    let (opened, _) = open(peer.a(), scenes).await?;
+    let (opened, _) = open(peer.a(), scenes, OPENING).await?;
     let scenes: Vec<Scene> = opened.into_iter().map(|(_, _, scene)| scene).collect();
     let mut gone = peer.replicas.remove(0);
     gone.process.kill();
     let watch = Watch::begin();
     let began = Instant::now();
-    let (opened, times) = open(b, scenes).await?;
+    let (opened, times) = open(b, scenes, OPENING).await?;
     let back = began.elapsed();
     let mut each = millis(&times);
-    let told = tell(b, opened).await?;
+    let told = tell(b, opened, CALLERS).await?;
     ensure!(told == count, "{told} events of {count} came");
     let values = Values::from([
         ("storm", back.as_secs_f64()),
@@ -82,7 +122,7 @@ pub async fn restart(programs: &Programs, count: usize) -> Result<Measured> {
     let mut peer = Peer::start_with(Kind::Scanlogin, programs, 1, redis, Vec::new())?;
     warm_up(&peer).await?;
     let scenes = peer.scenes(count).await?;
-    let (opened, _) = open(peer.a(), scenes).await?;
+    let (opened, _) = open(peer.a(), scenes, OPENING).await?;
     // What is written by then is on the disk.
     sleep(SETTLE).await;
     let read_before = peer.metric("scanlogin_rereads_total").await?;
@@ -99,7 +139,7 @@ pub async fn restart(programs: &Programs, count: usize) -> Result<Measured> {
         sleep(Duration::from_millis(2)).await;
     }
     let read = began.elapsed();
-    let told = tell(peer.b(), opened).await?;
+    let told = tell(peer.b(), opened, CALLERS).await?;
     ensure!(told == count, "{told} events of {count} came");
     let values = Values::from([
         ("restart_listened", listened.unwrap_or(read).as_secs_f64()),
@@ -178,24 +218,30 @@ async fn timed<T>(doing: impl Future<Output = Result<T>>) -> Result<(T, f64)> {
 
 /// Streams that are opened, idle, and then told, as fast as it goes.
 pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Measured> {
-    let peer = Peer::start(kind, programs, 2)?;
+    let shards = count.div_ceil(shard::MOST);
+    let peer = Peer::start(kind, programs, shards + 1)?;
     // What a process takes once for all is taken by then.
-    warm_up(&peer).await?;
-    let scenes = peer.scenes(count).await?;
+    for replica in &peer.replicas[..shards] {
+        warm_up_at(&peer, replica.addr).await?;
+    }
+    let mut scenes = peer.scenes(count).await?;
+    let mut watching = Vec::with_capacity(shards);
+    for number in 0..shards {
+        let own = scenes.split_off(scenes.len() - (count + number) / shards);
+        watching.push(Shard::start(programs, own, (peer.replicas[number].addr, peer.b()), shards).await?);
+    }
     sleep(SETTLE).await;
 
     let watch = Watch::begin();
-    let before = Taken::by(&peer)?;
-    let (opened, times) = open(peer.a(), scenes).await?;
-    let took = times.iter().map(|(_, end)| *end).max().context("no streams")?
-        - times.iter().map(|(start, _)| *start).min().context("no streams")?;
-    let mut each = millis(&times);
-    let after_opening = Taken::by(&peer)?;
+    let (before, began) = (Taken::by(&peer)?, Instant::now());
+    try_join_all(watching.iter_mut().map(Shard::open)).await?;
+    let (took, after_opening) = (began.elapsed(), Taken::by(&peer)?);
+    let mut each = try_join_all(watching.iter_mut().map(Shard::took)).await?.concat();
     sleep(SETTLE).await;
     let idle = Taken::by(&peer)?;
 
     let began = Instant::now();
-    let told = tell(peer.b(), opened).await?;
+    let told: usize = try_join_all(watching.iter_mut().map(Shard::tell)).await?.iter().sum();
     let telling = began.elapsed();
     ensure!(told == count, "{told} events of {count} came");
     let after = Taken::by(&peer)?;
@@ -207,7 +253,7 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Me
         ("opens_per_second", count as f64 / took.as_secs_f64()),
         ("open_p99", quantile(&mut each, 0.99)),
         ("open_cpu", micros(before.cpu, after_opening.cpu)),
-        ("open_commands", per((after_opening.commands - before.commands) as f64)),
+        ("open_commands", per(after_opening.commands_since(&before))),
         ("memory", per(idle.memory as f64 - before.memory as f64) / 1e3),
         ("memory_at_rest", before.memory as f64 / 1e6),
         // Both ends are on this machine.
@@ -219,7 +265,7 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Me
         ("events_per_second", count as f64 / telling.as_secs_f64()),
         ("event_cpu", micros(idle.cpu, after.cpu)),
         ("event_cpu_redis", micros(idle.redis_cpu, after.redis_cpu)),
-        ("event_commands", per((after.commands - idle.commands) as f64)),
+        ("event_commands", per(after.commands_since(&idle))),
     ]);
     Ok(Measured { values, foreign })
 }
@@ -229,8 +275,8 @@ pub async fn events(kind: Kind, programs: &Programs, count: usize, per_second: u
     let peer = Peer::start(kind, programs, 2)?;
     warm_up(&peer).await?;
     let scenes = peer.scenes(count).await?;
-    let confirms: Vec<Vec<u8>> = scenes.iter().map(|scene| scene.confirm.clone()).collect();
-    let (opened, _) = open(peer.a(), scenes).await?;
+    let confirms: Vec<String> = scenes.iter().map(|scene| scene.confirm.clone()).collect();
+    let (opened, _) = open(peer.a(), scenes, OPENING).await?;
     // In the order in which they are confirmed.
     let mut hearing = JoinSet::new();
     for (number, mut stream, _) in opened {
@@ -261,162 +307,61 @@ pub async fn events(kind: Kind, programs: &Programs, count: usize, per_second: u
         late.push((sent.at - sent.due).as_secs_f64() * 1e6);
     }
     let micros = |from: Duration, to: Duration| (to - from).as_secs_f64() * 1e6 / count as f64;
+    let late = quantile(&mut late, 0.99);
     let values = Values::from([
         ("event_p50", quantile(&mut took, 0.5)),
         ("event_p99", quantile(&mut took, 0.99)),
         ("event_p999", quantile(&mut took, 0.999)),
-        ("sender_late_p99", quantile(&mut late, 0.99)),
+        ("sender_late_p99", late),
         ("paced_cpu", micros(before.cpu, after.cpu)),
     ]);
-    Ok(Measured { values, foreign })
-}
-
-/// Whole logins, one after another by each of many: made, watched, scanned, confirmed, told, and left.
-pub async fn logins(kind: Kind, programs: &Programs, long: Duration) -> Result<Measured> {
-    let peer = Peer::start(kind, programs, 2)?;
-    warm_up(&peer).await?;
-    let mut makers = Vec::with_capacity(CALLERS);
-    for _ in 0..CALLERS {
-        makers.push(peer.maker().await?);
-    }
-    let watch = Watch::begin();
-    let (before, traffic) = (Taken::by(&peer)?, peer.redis.traffic()?);
-    let began = Instant::now();
-    let mut callers = JoinSet::new();
-    for (caller, mut maker) in makers.into_iter().enumerate() {
-        let a = peer.a();
-        callers.spawn_local(async move {
-            let mut times = Vec::new();
-            while began.elapsed() < long {
-                let began = Instant::now();
-                let mut scene = maker.make(&format!("f{caller:03x}{:06x}", times.len())).await?;
-                let mut stream = Stream::open(a, &scene.open).await?;
-                maker.scan(&mut scene).await?;
-                let (confirmed, heard) = tokio::join!(maker.confirm(&scene), stream.confirmed());
-                confirmed?;
-                heard?;
-                times.push(began.elapsed().as_secs_f64() * 1e3);
-            }
-            anyhow::Ok(times)
-        });
-    }
-    let mut times = Vec::new();
-    while let Some(own) = callers.join_next().await {
-        times.extend(own??);
-    }
-    let took = began.elapsed();
-    // Channels that are given up together.
-    sleep(SETTLE).await;
-    let (after, foreign) = (Taken::by(&peer)?, watch.foreign());
-    let per = |amount: f64| amount / times.len() as f64;
-    let micros = |from: Duration, to: Duration| per((to - from).as_secs_f64() * 1e6);
-    let own = micros(before.cpu, after.cpu);
-    let values = Values::from([
-        ("logins_per_second", times.len() as f64 / took.as_secs_f64()),
-        ("login_cpu", own),
-        ("login_cpu_redis", micros(before.redis_cpu, after.redis_cpu)),
-        ("logins_per_core", 1e6 / own),
-        ("login_commands", per((after.commands - before.commands) as f64)),
-        ("login_redis_bytes", per((peer.redis.traffic()? - traffic) as f64)),
-        ("login_p99", quantile(&mut times, 0.99)),
-    ]);
+    // Who could not send in time was not let run, whoever it was that ran.
+    let foreign = if late > LATE_MICROS { 1.0 } else { foreign };
     Ok(Measured { values, foreign })
 }
 
 /// What was taken so far.
-struct Taken {
-    cpu: Duration,
-    redis_cpu: Duration,
+pub struct Taken {
+    pub cpu: Duration,
+    pub redis_cpu: Duration,
     memory: u64,
     kernel: u64,
     redis_memory: u64,
-    commands: u64,
+    /// By each of Redis's servers.
+    pub commands: Vec<u64>,
+    pub redis: Traffic,
 }
 
 impl Taken {
-    fn by(peer: &Peer) -> Result<Self> {
+    pub fn by(peer: &Peer) -> Result<Self> {
         let pids = peer.pids();
         Ok(Self {
             cpu: cpu(&pids),
-            redis_cpu: cpu(&[peer.redis.process.pid()]),
-            memory: memory(&pids[..1]),
+            redis_cpu: cpu(&peer.redis.pids()),
+            // Where browsers are.
+            memory: memory(&pids[..pids.len().saturating_sub(1).max(1)]),
             kernel: kernel_memory(),
             redis_memory: peer.redis.used_memory()?,
-            commands: peer.redis.commands()?.values().sum(),
+            commands: peer.redis.commands()?,
+            redis: peer.redis.traffic()?,
         })
+    }
+
+    /// How many commands there were since.
+    pub fn commands_since(&self, before: &Self) -> f64 {
+        (self.commands.iter().sum::<u64>() - before.commands.iter().sum::<u64>()) as f64
     }
 }
 
 /// One login by each of a few callers.
-async fn warm_up(peer: &Peer) -> Result<()> {
-    let scenes = peer.scenes(4 * CALLERS).await?;
-    let (opened, _) = open(peer.a(), scenes).await?;
-    tell(peer.b(), opened).await.map(drop)
+pub async fn warm_up(peer: &Peer) -> Result<()> {
+    warm_up_at(peer, peer.a()).await
 }
 
-type Times = Vec<(Instant, Instant)>;
-
-fn millis(times: &Times) -> Vec<f64> {
-    times
-        .iter()
-        .map(|(start, end)| (*end - *start).as_secs_f64() * 1e3)
-        .collect()
-}
-
-/// Each with its number.
-async fn open(a: SocketAddr, scenes: Vec<Scene>) -> Result<(Vec<(usize, Stream, Scene)>, Times)> {
-    let count = scenes.len();
-    let mut parts: Vec<Vec<(usize, Scene)>> = (0..OPENING).map(|_| Vec::new()).collect();
-    for (number, scene) in scenes.into_iter().enumerate() {
-        parts[number % OPENING].push((number, scene));
-    }
-    let mut opening = JoinSet::new();
-    for part in parts {
-        opening.spawn_local(async move {
-            let mut opened = Vec::with_capacity(part.len());
-            for (number, scene) in part {
-                let began = Instant::now();
-                let stream = Stream::open(a, &scene.open).await?;
-                opened.push((number, stream, scene, (began, Instant::now())));
-            }
-            anyhow::Ok(opened)
-        });
-    }
-    let (mut streams, mut times) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    while let Some(opened) = opening.join_next().await {
-        for (number, stream, scene, time) in opened?? {
-            streams.push((number, stream, scene));
-            times.push(time);
-        }
-    }
-    Ok((streams, times))
-}
-
-/// Confirms each, and says how many were told of it.
-async fn tell(b: SocketAddr, opened: Vec<(usize, Stream, Scene)>) -> Result<usize> {
-    let mut parts: Vec<Vec<(Stream, Scene)>> = (0..CALLERS).map(|_| Vec::new()).collect();
-    for (number, stream, scene) in opened {
-        parts[number % CALLERS].push((stream, scene));
-    }
-    let mut telling = JoinSet::new();
-    for part in parts {
-        telling.spawn_local(async move {
-            let mut caller = Caller::to(b).await?;
-            let mut told = 0;
-            for (mut stream, scene) in part {
-                let (answered, heard) = tokio::join!(caller.call(&scene.confirm), stream.confirmed());
-                answered?;
-                heard?;
-                told += 1;
-            }
-            anyhow::Ok(told)
-        });
-    }
-    let mut all = 0;
-    while let Some(told) = telling.join_next().await {
-        all += told??;
-    }
-    Ok(all)
+pub async fn warm_up_at(peer: &Peer, a: SocketAddr) -> Result<()> {
+    let scenes = peer.scenes(CALLERS).await?;
+    let (opened, _) = open(a, scenes, OPENING).await?;
+    tell(peer.b(), opened, CALLERS).await.map(drop)
 }
 
 pub fn quantile(values: &mut [f64], q: f64) -> f64 {

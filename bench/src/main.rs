@@ -4,11 +4,14 @@
 
 mod figures;
 mod floor;
+mod logins;
 mod machine;
 mod pace;
 mod peers;
 mod redis;
 mod report;
+mod rows;
+mod shard;
 mod wire;
 
 use std::fs;
@@ -23,6 +26,7 @@ use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 use figures::Measured;
+use logins::Load;
 use machine::Watch;
 use peers::{Kind, Programs};
 use report::{DISTURBED, LEAST, Record, Report};
@@ -37,6 +41,8 @@ struct Cli {
 enum Command {
     /// Serves as the floor does
     Floor { listen: SocketAddr, redis: SocketAddr },
+    /// Watches and confirms, as it is asked to there
+    Shard { to: SocketAddr },
     /// Measures all, side by side
     Run(Wishes),
 }
@@ -55,12 +61,13 @@ struct Wishes {
     /// With 1,000 streams alone, and one round
     #[arg(long)]
     quick: bool,
-    /// With a replica that is killed, a Redis that is restarted, and pictures that WeChat is slow to make, too
+    /// With 50,000 streams, a replica that is killed, a Redis that is restarted, pictures that WeChat is slow to make, and more replicas
+    /// and masters, too
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only what begins so: least, start, streams, events, logins, storm, restart, pictures
+    /// Only what begins so: least, size, start, streams, events, logins, storm, restart, pictures
     #[arg(long, default_value = "")]
     only: String,
     /// Only these
@@ -77,11 +84,14 @@ const TRIES: usize = 3;
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Floor { listen, redis } => Ok(floor::run(listen, redis)?),
-        Command::Run(wishes) => {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            LocalSet::new().block_on(&runtime, run(wishes))
-        }
+        Command::Shard { to } => block_on(shard::run(to)),
+        Command::Run(wishes) => block_on(run(wishes)),
     }
+}
+
+fn block_on<T>(doing: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, doing)
 }
 
 /// Something that is measured of each.
@@ -91,7 +101,8 @@ enum Figure {
     Start,
     Streams(usize),
     Events { count: usize },
-    Logins(Duration),
+    Logins(Load),
+    Size,
     Storm,
     Restart,
     Pictures,
@@ -104,7 +115,11 @@ impl Figure {
             Self::Start => "start".to_owned(),
             Self::Streams(count) => format!("streams {count}"),
             Self::Events { count } => format!("events {count}"),
-            Self::Logins(long) => format!("logins {} s", long.as_secs()),
+            Self::Logins(load) => match load.name() {
+                None => "logins".to_owned(),
+                Some(other) => format!("logins, {other}"),
+            },
+            Self::Size => "size".to_owned(),
             Self::Storm => "storm".to_owned(),
             Self::Restart => "restart".to_owned(),
             Self::Pictures => "pictures".to_owned(),
@@ -112,16 +127,21 @@ impl Figure {
     }
 
     fn all(wishes: &Wishes) -> Vec<Self> {
-        let mut all = vec![Self::Least, Self::Start, Self::Streams(1_000)];
+        let mut all = vec![Self::Least, Self::Size, Self::Start, Self::Streams(1_000)];
         let (count, seconds) = if wishes.quick {
             (1_000, 3)
         } else {
             all.push(Self::Streams(10_000));
             (2_000, 5)
         };
-        all.extend([Self::Events { count }, Self::Logins(Duration::from_secs(seconds))]);
+        let usual = Load::usual(Duration::from_secs(seconds));
+        all.extend([Self::Events { count }, Self::Logins(usual)]);
         if wishes.full {
+            all.push(Self::Streams(50_000));
             all.extend([Self::Storm, Self::Restart, Self::Pictures]);
+            all.push(Self::Logins(Load { callers: 512, ..usual }));
+            all.extend([1, 4, 8].map(|replicas| Self::Logins(Load { replicas, ..usual })));
+            all.extend([3, 6].map(|masters| Self::Logins(Load { masters, ..usual })));
         }
         all.retain(|figure| figure.name().starts_with(&wishes.only));
         all
@@ -133,7 +153,8 @@ impl Figure {
             Self::Start => figures::start(kind, programs).await,
             Self::Streams(count) => figures::streams(kind, programs, count).await,
             Self::Events { count } => figures::events(kind, programs, count, 200).await,
-            Self::Logins(long) => figures::logins(kind, programs, long).await,
+            Self::Logins(load) => logins::logins(kind, programs, load).await,
+            Self::Size => figures::size(kind, programs),
             Self::Storm => figures::storm(kind, programs, 10_000).await,
             Self::Restart => figures::restart(programs, 10_000).await,
             Self::Pictures => figures::pictures(programs, 100).await,
@@ -144,6 +165,10 @@ impl Figure {
     fn named(self, value: &str) -> String {
         match self {
             Self::Streams(count) => format!("{value}@{count}"),
+            Self::Logins(load) => match load.name() {
+                None => value.to_owned(),
+                Some(other) => format!("{value}@{other}"),
+            },
             _ => value.to_owned(),
         }
     }
@@ -173,6 +198,8 @@ async fn run(wishes: Wishes) -> Result<()> {
                 Figure::Least => vec![Kind::Floor],
                 // Of what nobody else does.
                 Figure::Restart | Figure::Pictures => vec![Kind::Scanlogin],
+                // How its own cost grows.
+                Figure::Logins(load) if load.name().is_some() => vec![Kind::Scanlogin],
                 _ => wishes.of.clone(),
             };
             // Nobody is always the first.

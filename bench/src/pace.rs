@@ -21,7 +21,7 @@ pub struct Sent {
 }
 
 /// Each when it is due, from a thread that does nothing else.
-pub fn send(to: SocketAddr, requests: Vec<Vec<u8>>, per_second: u32) -> JoinHandle<Result<Vec<Sent>>> {
+pub fn send(to: SocketAddr, requests: Vec<String>, per_second: u32) -> JoinHandle<Result<Vec<Sent>>> {
     thread::spawn(move || {
         let connect = |_| {
             let socket = TcpStream::connect(to)?;
@@ -39,7 +39,7 @@ pub fn send(to: SocketAddr, requests: Vec<Vec<u8>>, per_second: u32) -> JoinHand
             }
             let due = clock.wait();
             let at = Instant::now();
-            socket.write_all(request)?;
+            socket.write_all(request.as_bytes())?;
             sent.push(Sent { due, at });
         }
         for number in requests.len().saturating_sub(CONNECTIONS)..requests.len() {

@@ -1,14 +1,15 @@
-//! Those that are measured side by side. Each has two replicas on a Redis of its own: browsers are at the first, phones at the second.
+//! Those that are measured side by side. Each has replicas on a Redis of its own: phones are at the last, browsers at the others.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -18,6 +19,8 @@ use crate::wire::{Caller, request, stream};
 
 /// A PKCE pair, the same for each scene: nothing is redeemed.
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+/// Where the module is.
+pub const NCHAN: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 /// How many calls of a preparation are under way at a time.
 const AT_A_TIME: usize = 32;
 
@@ -78,11 +81,12 @@ pub struct Peer {
 }
 
 /// One that is to be watched and confirmed.
+#[derive(Serialize, Deserialize)]
 pub struct Scene {
     /// The request for its stream, at the first replica.
-    pub open: Vec<u8>,
+    pub open: String,
     /// The request that confirms it, at the second.
-    pub confirm: Vec<u8>,
+    pub confirm: String,
 }
 
 impl Peer {
@@ -115,12 +119,12 @@ impl Peer {
         Ok(peer)
     }
 
-    /// The first replica, where browsers are.
+    /// A replica where browsers are.
     pub fn a(&self) -> SocketAddr {
         self.replicas[0].addr
     }
 
-    /// Another, where phones are, if there is another.
+    /// Where phones are.
     pub fn b(&self) -> SocketAddr {
         self.replicas[self.replicas.len() - 1].addr
     }
@@ -193,6 +197,8 @@ impl Peer {
             ("WECHAT_API_BASE", format!("http://{simulator}")),
             ("SIMULATOR", "true".to_owned()),
             ("LIMITS", "off".to_owned()),
+            // It takes a while to make 50,000.
+            ("SCENE_TTL", "900".to_owned()),
             ("LIMIT_CODE2SESSION", "1000000".to_owned()),
             ("LIMIT_STREAMS", "60000".to_owned()),
             ("LIMIT_STREAMS_PER_ADDRESS", "60000".to_owned()),
@@ -206,10 +212,9 @@ impl Peer {
     fn nchan(&self, programs: &Programs, addr: SocketAddr) -> Result<Command> {
         let dir = programs.dir.join(format!("nginx-{}", addr.port()));
         fs::create_dir_all(&dir)?;
-        let module = Path::new("/usr/lib/nginx/modules/ngx_nchan_module.so");
         let text = fs::read_to_string(programs.peers.join("nchan.conf"))?;
         let text = text
-            .replace("{module}", &module.display().to_string())
+            .replace("{module}", NCHAN)
             .replace("{listen}", &addr.to_string())
             .replace("{redis}", &self.redis.url());
         let file = dir.join("nginx.conf");
@@ -224,7 +229,7 @@ impl Peer {
         let mut making = JoinSet::new();
         for part in 0..AT_A_TIME {
             let own = (count + part) / AT_A_TIME;
-            let mut maker = self.maker().await?;
+            let mut maker = self.maker(self.a(), self.b()).await?;
             making.spawn_local(async move {
                 let mut scenes = Vec::with_capacity(own);
                 for number in 0..own {
@@ -261,15 +266,9 @@ impl Peer {
             .sum())
     }
 
-    /// Who makes one scene after another.
-    pub async fn maker(&self) -> Result<Maker> {
-        Maker::new(
-            self.kind,
-            self.a(),
-            self.b(),
-            self.simulator.as_ref().map(|(_, addr)| *addr),
-        )
-        .await
+    /// Who makes one scene after another, watched at the first of these and scanned at the second.
+    pub async fn maker(&self, a: SocketAddr, b: SocketAddr) -> Result<Maker> {
+        Maker::new(self.kind, a, b, self.simulator.as_ref().map(|(_, addr)| *addr)).await
     }
 }
 
@@ -339,11 +338,7 @@ impl Maker {
                 .call(&request("POST", "/simulator/login", None, Some(&asked)))
                 .await?,
         )?;
-        let path = std::str::from_utf8(&scene.confirm)?
-            .split(' ')
-            .nth(1)
-            .context("no path")?
-            .to_owned();
+        let path = scene.confirm.split(' ').nth(1).context("no path")?.to_owned();
         let asked = json!({ "code": login["code"] }).to_string();
         let scan = request("POST", &path.replace("/confirm", "/scan"), None, Some(&asked));
         let scanned: Value = serde_json::from_slice(&self.b.call(&scan).await?)?;

@@ -11,9 +11,22 @@ use anyhow::{Context, Result, bail};
 
 use crate::machine::{Process, free_port, until};
 
+/// How many a cluster has (its specification).
+const SLOTS: usize = 16_384;
+
 pub struct Redis {
     pub process: Process,
     pub addr: SocketAddr,
+    /// The other masters of a cluster.
+    others: Vec<Redis>,
+}
+
+/// What came and went so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub bytes: u64,
+    /// How often it read what had come: of one who asks one thing after another, how often they asked.
+    pub reads: u64,
 }
 
 impl Redis {
@@ -31,13 +44,62 @@ impl Redis {
         )
     }
 
+    /// A cluster of so many masters without replicas.
+    pub fn start_cluster(dir: &Path, masters: usize) -> Result<Self> {
+        let mut nodes = Vec::with_capacity(masters);
+        for number in 0..masters {
+            let (port, bus) = (free_port()?, free_port()?);
+            let dir = dir.join(format!("node-{port}"));
+            std::fs::create_dir_all(&dir)?;
+            let (dir, bus) = (dir.display().to_string(), bus.to_string());
+            let args = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--dir", &dir];
+            let node = Self::start_with(port, &args)?;
+            let (first, end) = (SLOTS * number / masters, SLOTS * (number + 1) / masters);
+            node.ask(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &(end - 1).to_string()])?;
+            node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()])?;
+            nodes.push((node, bus));
+        }
+        let met: Vec<_> = nodes
+            .iter()
+            .map(|(node, bus)| (node.addr.port().to_string(), bus.clone()))
+            .collect();
+        let mut nodes = nodes.into_iter().map(|(node, _)| node);
+        let mut first = nodes.next().context("a cluster has a master")?;
+        for (port, bus) in &met[1..] {
+            first.ask(&["CLUSTER", "MEET", "127.0.0.1", port, bus])?;
+        }
+        first.others = nodes.collect();
+        until("the cluster is whole", Duration::from_secs(30), || {
+            for node in first.all() {
+                let said = node.ask(&["CLUSTER", "INFO"])?.concat();
+                if !said.contains("cluster_state:ok") || !said.contains(&format!("cluster_known_nodes:{masters}\r")) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })?;
+        Ok(first)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.all().map(|node| node.process.pid()).collect()
+    }
+
     fn start_with(port: u16, args: &[&str]) -> Result<Self> {
         let mut command = Command::new("redis-server");
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
         command.args(["--save", "", "--tcp-backlog", "4096"]).args(args);
         let process = Process::start(command, "redis-server")?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let redis = Self { process, addr };
+        let redis = Self {
+            process,
+            addr,
+            others: Vec::new(),
+        };
         until("redis-server answers", Duration::from_secs(30), || {
             Ok(redis.ask(&["PING"]).is_ok().then_some(()))
         })?;
@@ -45,15 +107,23 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://{}", self.addr)
+        if self.others.is_empty() {
+            return format!("redis://{}", self.addr);
+        }
+        let others: Vec<String> = self.others.iter().map(|node| format!("node={}", node.addr)).collect();
+        format!("redis-cluster://{}?{}", self.addr, others.join("&"))
     }
 
     pub fn ask(&self, words: &[&str]) -> Result<Vec<Box<str>>> {
         Asker::to(self.addr)?.ask(words)
     }
 
-    /// How often each command ran, those of scripts included, but what keeps watch over connections and servers.
-    pub fn commands(&self) -> Result<BTreeMap<String, u64>> {
+    /// How many commands each server ran, those of scripts included, but what keeps watch over connections and servers.
+    pub fn commands(&self) -> Result<Vec<u64>> {
+        self.all().map(Self::own_commands).collect()
+    }
+
+    fn own_commands(&self) -> Result<u64> {
         let kept_up = [
             "ping",
             "info",
@@ -63,23 +133,32 @@ impl Redis {
             "time",
             "config|resetstat",
             "command",
+            "cluster|slots",
+            "cluster|shards",
+            "cluster|info",
+            "cluster|nodes",
         ];
         let said = self.info("commandstats")?;
         let counts = said.iter().filter_map(|(name, value)| {
             let command = name.strip_prefix("cmdstat_")?;
             let calls = value.strip_prefix("calls=")?.split(',').next()?.parse().ok()?;
-            Some((command.to_owned(), calls))
+            Some((command, calls))
         });
         Ok(counts
-            .filter(|(command, _)| !kept_up.contains(&&**command) && !command.starts_with("client|"))
-            .collect())
+            .filter(|(command, _): &(&str, u64)| !kept_up.contains(command) && !command.starts_with("client|"))
+            .map(|(_, calls)| calls)
+            .sum())
     }
 
-    /// Bytes in and out so far.
-    pub fn traffic(&self) -> Result<u64> {
-        let said = self.info("stats")?;
-        let of = |name: &str| said.get(name).and_then(|value| value.parse::<u64>().ok());
-        Ok(of("total_net_input_bytes").unwrap_or(0) + of("total_net_output_bytes").unwrap_or(0))
+    pub fn traffic(&self) -> Result<Traffic> {
+        let mut all = Traffic::default();
+        for node in self.all() {
+            let said = node.info("stats")?;
+            let of = |name: &str| said.get(name).and_then(|value| value.parse::<u64>().ok());
+            all.bytes += of("total_net_input_bytes").unwrap_or(0) + of("total_net_output_bytes").unwrap_or(0);
+            all.reads += of("total_reads_processed").context("redis does not say how often it read")?;
+        }
+        Ok(all)
     }
 
     pub fn used_memory(&self) -> Result<u64> {

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::peers::Kind;
+use crate::rows::{AGAINST_LEAST, GROWN, Goal, ROWS, Row};
 
 /// From how much of the machine in others' hands on a measurement counts for nothing.
 pub const DISTURBED: f64 = 0.05;
@@ -22,247 +23,6 @@ pub struct Record {
     pub values: BTreeMap<String, f64>,
     pub foreign: f64,
 }
-
-/// A line of the table.
-struct Row {
-    name: &'static str,
-    title: &'static str,
-    unit: &'static str,
-    /// Ours by another's, which must not be more than this; of what is better when there is more of it, the other's by ours.
-    goals: &'static [Goal],
-    more_is_better: bool,
-}
-
-struct Goal {
-    against: Kind,
-    goal: f64,
-    stretch: Option<f64>,
-}
-
-const fn against(against: Kind, goal: f64, stretch: Option<f64>) -> Goal {
-    Goal { against, goal, stretch }
-}
-
-/// What is aimed at, in the order of the table. Latencies are beside [`LEAST`] too.
-const ROWS: &[Row] = &[
-    Row {
-        name: "memory@1000",
-        title: "memory of an idle stream, 1,000 open",
-        unit: "kB",
-        goals: &[against(Kind::Nchan, 0.75, None), against(Kind::Node, 1.0, None)],
-        more_is_better: false,
-    },
-    Row {
-        name: "memory@10000",
-        title: "memory of an idle stream, 10,000 open",
-        unit: "kB",
-        goals: &[against(Kind::Nchan, 0.75, None), against(Kind::Node, 1.0, None)],
-        more_is_better: false,
-    },
-    Row {
-        name: "kernel_memory@10000",
-        title: "the kernel's memory of a stream's end",
-        unit: "kB",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "memory_at_rest@1000",
-        title: "memory at rest",
-        unit: "MB",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "redis_memory@10000",
-        title: "Redis memory of a watched scene",
-        unit: "kB",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "event_p50",
-        title: "confirm → event at another replica, 200/s, p50",
-        unit: "µs",
-        goals: &[against(Kind::Nchan, 0.6, None)],
-        more_is_better: false,
-    },
-    Row {
-        name: "event_p99",
-        title: "the same, p99",
-        unit: "µs",
-        goals: &[against(Kind::Nchan, 1.0, None), against(Kind::Floor, 1.5, Some(1.5))],
-        more_is_better: false,
-    },
-    Row {
-        name: "event_p999",
-        title: "the same, p99.9",
-        unit: "µs",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "events_per_second@10000",
-        title: "confirmed and told, as fast as it goes",
-        unit: "/s",
-        goals: &[against(Kind::Nchan, 1.0 / 2.5, Some(0.25))],
-        more_is_better: true,
-    },
-    Row {
-        name: "event_cpu@10000",
-        title: "processor time of an event",
-        unit: "µs",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "event_commands@10000",
-        title: "Redis commands of an event",
-        unit: "",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "opens_per_second@10000",
-        title: "streams opened",
-        unit: "/s",
-        goals: &[against(Kind::Nchan, 1.0, Some(1.0 / 1.3))],
-        more_is_better: true,
-    },
-    Row {
-        name: "open_cpu@10000",
-        title: "processor time of an open",
-        unit: "µs",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "open_commands@10000",
-        title: "Redis commands of an open",
-        unit: "",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "logins_per_second",
-        title: "whole logins",
-        unit: "/s",
-        goals: &[],
-        more_is_better: true,
-    },
-    Row {
-        name: "logins_per_core",
-        title: "whole logins for each second of processor time",
-        unit: "/s",
-        goals: &[against(Kind::Node, 0.25, Some(1.0 / 6.0))],
-        more_is_better: true,
-    },
-    Row {
-        name: "login_cpu",
-        title: "processor time of a login",
-        unit: "µs",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "login_cpu_redis",
-        title: "Redis's processor time of a login",
-        unit: "µs",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "login_commands",
-        title: "Redis commands of a login",
-        unit: "",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "login_redis_bytes",
-        title: "bytes to and from Redis of a login",
-        unit: "B",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "start",
-        title: "start until it serves",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "storm",
-        title: "10,000 streams of a killed replica, until all are back",
-        unit: "s",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "storm_open_p99",
-        title: "the same, one stream's opening, p99",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "restart_listened",
-        title: "Redis restarted under 10,000 streams, until all are listened for again",
-        unit: "s",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "restart",
-        title: "the same, until all were read again",
-        unit: "s",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "picture_get",
-        title: "Redis's GET of a picture",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "picture_p50",
-        title: "a picture that was made ahead, p50",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "picture_p99",
-        title: "the same, p99",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "picture_start_p99",
-        title: "a scene's start, while WeChat takes 5 s for a picture, p99",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "picture_empty",
-        title: "a picture that was not made ahead, of a WeChat that takes 5 s",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-    Row {
-        name: "picture_cold",
-        title: "the same, of a replica that has just started",
-        unit: "ms",
-        goals: &[],
-        more_is_better: false,
-    },
-];
 
 /// The least that a message takes on this machine: an echo, and Redis's pub/sub, at the same rate.
 pub const LEAST: &str = "least";
@@ -412,12 +172,21 @@ impl Report {
         if row.name == "event_p50"
             && let Some(ratio) = self.ratio((Kind::Scanlogin, row.name), (Kind::Floor, LEAST))
         {
-            let goal = Goal {
-                against: Kind::Floor,
-                goal: 2.0,
-                stretch: Some(1.6),
-            };
-            all.push(format!("{:.2} × L{}", ratio.median, goal.verdict(ratio.median, false)));
+            all.push(format!(
+                "{:.2} × L{}",
+                ratio.median,
+                AGAINST_LEAST.verdict(ratio.median, false)
+            ));
+        }
+        if let Some(fewer) = row.grown_from
+            && let Some(ratio) = self.ratio((Kind::Scanlogin, row.name), (Kind::Scanlogin, fewer))
+        {
+            let of = fewer.rsplit_once('@').map_or("above", |(_, of)| of);
+            all.push(format!(
+                "{:.2} × with {of}{}",
+                ratio.median,
+                GROWN.verdict(ratio.median, false)
+            ));
         }
         all
     }
@@ -442,7 +211,7 @@ impl Report {
         fs::write(dir.join("bench.json"), serde_json::to_string_pretty(&all)? + "\n")?;
         for row in ROWS {
             if let Some(picture) = self.picture(row) {
-                fs::write(dir.join(format!("{}.svg", row.name.replace('@', "-"))), picture)?;
+                fs::write(dir.join(format!("{}.svg", row.name.replace(['@', ' '], "-"))), picture)?;
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ pub async fn connect(to: SocketAddr) -> Result<TcpStream> {
     connected.with_context(|| format!("{to} can't be reached"))
 }
 
-pub fn request(method: &str, path: &str, bearer: Option<&str>, body: Option<&str>) -> Vec<u8> {
+pub fn request(method: &str, path: &str, bearer: Option<&str>, body: Option<&str>) -> String {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n");
     if let Some(bearer) = bearer {
         text += &format!("authorization: Bearer {bearer}\r\n");
@@ -45,14 +45,13 @@ pub fn request(method: &str, path: &str, bearer: Option<&str>, body: Option<&str
     }
     text += "\r\n";
     text += body.unwrap_or_default();
-    text.into_bytes()
+    text
 }
 
 /// The request for an event stream, as a browser makes it.
-pub fn stream(id: &str, bearer: Option<&str>) -> Vec<u8> {
-    let text = String::from_utf8_lossy(&request("GET", &format!("/events/{id}"), bearer, None)).into_owned();
+pub fn stream(id: &str, bearer: Option<&str>) -> String {
+    let text = request("GET", &format!("/events/{id}"), bearer, None);
     text.replacen("\r\n\r\n", "\r\naccept: text/event-stream\r\n\r\n", 1)
-        .into_bytes()
 }
 
 /// A connection that is kept, and asked one thing after another.
@@ -72,13 +71,12 @@ impl Caller {
     }
 
     /// The body of a success.
-    pub async fn call(&mut self, request: &[u8]) -> Result<Vec<u8>> {
-        self.stream.write_all(request).await?;
+    pub async fn call(&mut self, request: &str) -> Result<Vec<u8>> {
+        self.stream.write_all(request.as_bytes()).await?;
         let answered = timeout(PATIENCE, self.answer()).await;
         let (status, body) = answered.with_context(|| format!("{} did not answer", self.to))??;
         if !(200..300).contains(&status) {
-            let asked = String::from_utf8_lossy(request);
-            let asked = asked.lines().next().unwrap_or_default();
+            let asked = request.lines().next().unwrap_or_default();
             bail!("{asked}: {status} {}", String::from_utf8_lossy(&body));
         }
         Ok(body)
@@ -128,12 +126,12 @@ pub struct Stream {
 
 impl Stream {
     /// Open once it has told something: its state, or that it is there.
-    pub async fn open(to: SocketAddr, request: &[u8]) -> Result<Self> {
+    pub async fn open(to: SocketAddr, request: &str) -> Result<Self> {
         let mut stream = Self {
             stream: connect(to).await?,
             come: Vec::new(),
         };
-        stream.stream.write_all(request).await?;
+        stream.stream.write_all(request.as_bytes()).await?;
         let opened = timeout(
             PATIENCE,
             stream.until(|come| {

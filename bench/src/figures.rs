@@ -114,11 +114,14 @@ pub async fn storm(kind: Kind, programs: &Programs, count: usize) -> Result<Meas
     })
 }
 
-/// Redis dies under so many streams and comes back with what it had.
-pub async fn restart(programs: &Programs, count: usize) -> Result<Measured> {
+/// Redis, so far away, dies under so many streams and comes back with what it had.
+pub async fn restart(programs: &Programs, count: usize, round_trip: Duration) -> Result<Measured> {
     let (port, dir) = (free_port()?, programs.dir.join("kept"));
     std::fs::create_dir_all(&dir)?;
-    let redis = Redis::start_keeping(&dir, port)?;
+    let mut redis = Redis::start_keeping(&dir, port)?;
+    if !round_trip.is_zero() {
+        redis = redis.away(round_trip)?;
+    }
     let mut peer = Peer::start_with(Kind::Scanlogin, programs, 1, redis, Vec::new())?;
     warm_up(&peer).await?;
     let scenes = peer.scenes(count).await?;
@@ -155,7 +158,7 @@ pub async fn restart(programs: &Programs, count: usize) -> Result<Measured> {
 /// How long a page waits for its picture: with one made ahead, without any, and of a replica that has just started, while WeChat takes
 /// five seconds for one.
 pub async fn pictures(programs: &Programs, count: usize) -> Result<Measured> {
-    let settings = vec![("CODE_POOL", count.to_string())];
+    let settings = vec![("SCANLOGIN_CODE_POOL", count.to_string())];
     let mut peer = Peer::start_with(Kind::Scanlogin, programs, 1, Redis::start()?, settings)?;
     let began = Instant::now();
     while peer.metric("scanlogin_code_pool_ready").await? < count as f64 {
@@ -175,7 +178,7 @@ pub async fn pictures(programs: &Programs, count: usize) -> Result<Measured> {
         shown.push(picture);
     }
     let (_, empty) = picture(peer.a()).await?;
-    peer.settings = vec![("CODE_POOL", "0".to_owned())];
+    peer.settings = vec![("SCANLOGIN_CODE_POOL", "0".to_owned())];
     let fresh = peer.replica(programs)?;
     let (_, cold) = picture(fresh.addr).await?;
     let mut read = Vec::new();
@@ -271,8 +274,14 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Me
 }
 
 /// How long an event takes from the phone at one replica to the browser at the other, at a steady rate.
-pub async fn events(kind: Kind, programs: &Programs, count: usize, per_second: u32) -> Result<Measured> {
-    let peer = Peer::start(kind, programs, 2)?;
+pub async fn events(
+    kind: Kind,
+    programs: &Programs,
+    count: usize,
+    per_second: u32,
+    settings: Vec<(&'static str, String)>,
+) -> Result<Measured> {
+    let peer = Peer::start_with(kind, programs, 2, Redis::start()?, settings)?;
     warm_up(&peer).await?;
     let scenes = peer.scenes(count).await?;
     let confirms: Vec<String> = scenes.iter().map(|scene| scene.confirm.clone()).collect();

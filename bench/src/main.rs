@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod far;
 mod figures;
 mod floor;
 mod logins;
@@ -100,11 +101,11 @@ enum Figure {
     Least,
     Start,
     Streams(usize),
-    Events { count: usize },
+    Events { count: usize, one_thread: bool },
     Logins(Load),
     Size,
     Storm,
-    Restart,
+    Restart { round_trip: Duration },
     Pictures,
 }
 
@@ -114,14 +115,16 @@ impl Figure {
             Self::Least => LEAST.to_owned(),
             Self::Start => "start".to_owned(),
             Self::Streams(count) => format!("streams {count}"),
-            Self::Events { count } => format!("events {count}"),
+            Self::Events { one_thread: false, .. } => "events".to_owned(),
+            Self::Events { one_thread: true, .. } => "events, one thread".to_owned(),
             Self::Logins(load) => match load.name() {
                 None => "logins".to_owned(),
                 Some(other) => format!("logins, {other}"),
             },
             Self::Size => "size".to_owned(),
             Self::Storm => "storm".to_owned(),
-            Self::Restart => "restart".to_owned(),
+            Self::Restart { round_trip } if round_trip.is_zero() => "restart".to_owned(),
+            Self::Restart { .. } => "restart, 1 ms away".to_owned(),
             Self::Pictures => "pictures".to_owned(),
         }
     }
@@ -135,10 +138,24 @@ impl Figure {
             (2_000, 5)
         };
         let usual = Load::usual(Duration::from_secs(seconds));
-        all.extend([Self::Events { count }, Self::Logins(usual)]);
+        all.extend([
+            Self::Events {
+                count,
+                one_thread: false,
+            },
+            Self::Logins(usual),
+        ]);
         if wishes.full {
             all.push(Self::Streams(50_000));
-            all.extend([Self::Storm, Self::Restart, Self::Pictures]);
+            all.push(Self::Events {
+                count,
+                one_thread: true,
+            });
+            all.push(Self::Storm);
+            all.extend([0, 1].map(|millis| Self::Restart {
+                round_trip: Duration::from_millis(millis),
+            }));
+            all.push(Self::Pictures);
             all.push(Self::Logins(Load { callers: 512, ..usual }));
             all.extend([1, 4, 8].map(|replicas| Self::Logins(Load { replicas, ..usual })));
             all.extend([3, 6].map(|masters| Self::Logins(Load { masters, ..usual })));
@@ -152,11 +169,14 @@ impl Figure {
             Self::Least => pace::least(400, 200),
             Self::Start => figures::start(kind, programs).await,
             Self::Streams(count) => figures::streams(kind, programs, count).await,
-            Self::Events { count } => figures::events(kind, programs, count, 200).await,
+            Self::Events { count, one_thread } => {
+                let threads = one_thread.then(|| ("TOKIO_WORKER_THREADS", "1".to_owned()));
+                figures::events(kind, programs, count, 200, Vec::from_iter(threads)).await
+            }
             Self::Logins(load) => logins::logins(kind, programs, load).await,
             Self::Size => figures::size(kind, programs),
             Self::Storm => figures::storm(kind, programs, 10_000).await,
-            Self::Restart => figures::restart(programs, 10_000).await,
+            Self::Restart { round_trip } => figures::restart(programs, 10_000, round_trip).await,
             Self::Pictures => figures::pictures(programs, 100).await,
         }
     }
@@ -165,9 +185,9 @@ impl Figure {
     fn named(self, value: &str) -> String {
         match self {
             Self::Streams(count) => format!("{value}@{count}"),
-            Self::Logins(load) => match load.name() {
+            Self::Logins(_) | Self::Events { .. } | Self::Restart { .. } => match self.name().split_once(", ") {
                 None => value.to_owned(),
-                Some(other) => format!("{value}@{other}"),
+                Some((_, other)) => format!("{value}@{other}"),
             },
             _ => value.to_owned(),
         }
@@ -197,7 +217,9 @@ async fn run(wishes: Wishes) -> Result<()> {
                 // Of the machine, and of nobody's.
                 Figure::Least => vec![Kind::Floor],
                 // Of what nobody else does.
-                Figure::Restart | Figure::Pictures => vec![Kind::Scanlogin],
+                Figure::Restart { .. } | Figure::Pictures | Figure::Events { one_thread: true, .. } => {
+                    vec![Kind::Scanlogin]
+                }
                 // How its own cost grows.
                 Figure::Logins(load) if load.name().is_some() => vec![Kind::Scanlogin],
                 _ => wishes.of.clone(),

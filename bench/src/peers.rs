@@ -76,7 +76,7 @@ pub struct Peer {
     pub replicas: Vec<Replica>,
     /// The WeChat that scanlogin asks.
     simulator: Option<(Process, SocketAddr)>,
-    /// Settings of scanlogin's beside those of every run.
+    /// Of scanlogin's environment, beside what is of every run.
     pub settings: Vec<(&'static str, String)>,
 }
 
@@ -190,22 +190,21 @@ impl Peer {
         let mut command = Command::new(&programs.scanlogin);
         command.env_clear().env("NO_COLOR", "1");
         let settings = [
-            ("LISTEN", addr.to_string()),
-            ("OPS_LISTEN", ops.to_string()),
-            ("REDIS_URL", self.redis.url()),
-            ("SIGNING_KEYS_FILE", keys.display().to_string()),
-            ("WECHAT_API_BASE", format!("http://{simulator}")),
-            ("SIMULATOR", "true".to_owned()),
-            ("LIMITS", "off".to_owned()),
+            ("SCANLOGIN_LISTEN", addr.to_string()),
+            ("SCANLOGIN_OPS_LISTEN", ops.to_string()),
+            ("SCANLOGIN_REDIS_URL", self.redis.url()),
+            ("SCANLOGIN_SIGNING_KEYS_FILE", keys.display().to_string()),
+            ("SCANLOGIN_WECHAT_API_BASE", format!("http://{simulator}")),
+            ("SCANLOGIN_SIMULATOR", "true".to_owned()),
+            ("SCANLOGIN_LIMITS", "off".to_owned()),
             // It takes a while to make 50,000.
-            ("SCENE_TTL", "900".to_owned()),
-            ("LIMIT_CODE2SESSION", "1000000".to_owned()),
-            ("LIMIT_STREAMS", "60000".to_owned()),
-            ("LIMIT_STREAMS_PER_ADDRESS", "60000".to_owned()),
+            ("SCANLOGIN_SCENE_TTL", "900".to_owned()),
+            ("SCANLOGIN_LIMIT_CODE2SESSION", "1000000".to_owned()),
+            ("SCANLOGIN_LIMIT_STREAMS", "60000".to_owned()),
+            ("SCANLOGIN_LIMIT_STREAMS_PER_ADDRESS", "60000".to_owned()),
         ];
-        for (name, value) in settings.iter().chain(&self.settings) {
-            command.env(format!("SCANLOGIN_{name}"), value);
-        }
+        command.envs(settings);
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         Ok((command, ops))
     }
 

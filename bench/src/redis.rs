@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::far;
 use crate::machine::{Process, free_port, until};
 
 /// How many a cluster has (its specification).
@@ -19,6 +20,8 @@ pub struct Redis {
     pub addr: SocketAddr,
     /// The other masters of a cluster.
     others: Vec<Redis>,
+    /// Where replicas find it, if that is elsewhere.
+    door: Option<SocketAddr>,
 }
 
 /// What came and went so far.
@@ -42,6 +45,12 @@ impl Redis {
             port,
             &["--appendonly", "yes", "--appendfsync", "everysec", "--dir", &dir],
         )
+    }
+
+    /// The same, but to replicas so far away.
+    pub fn away(mut self, round_trip: Duration) -> Result<Self> {
+        self.door = Some(far::away(self.addr, round_trip)?);
+        Ok(self)
     }
 
     /// A cluster of so many masters without replicas.
@@ -99,6 +108,7 @@ impl Redis {
             process,
             addr,
             others: Vec::new(),
+            door: None,
         };
         until("redis-server answers", Duration::from_secs(30), || {
             Ok(redis.ask(&["PING"]).is_ok().then_some(()))
@@ -108,7 +118,7 @@ impl Redis {
 
     pub fn url(&self) -> String {
         if self.others.is_empty() {
-            return format!("redis://{}", self.addr);
+            return format!("redis://{}", self.door.unwrap_or(self.addr));
         }
         let others: Vec<String> = self.others.iter().map(|node| format!("node={}", node.addr)).collect();
         format!("redis-cluster://{}?{}", self.addr, others.join("&"))

@@ -79,6 +79,12 @@ pub const ROWS: &[Row] = &[
         .goals(&[against(Kind::Nchan, 1.0, None), against(Kind::Floor, 1.5, Some(1.5))]),
     row("event_p999", "the same, p99.9", "µs"),
     row(
+        "event_p50@one thread",
+        "the same, p50, of replicas with one thread each",
+        "µs",
+    ),
+    row("event_p99@one thread", "the same, p99", "µs"),
+    row(
         "events_per_second@10000",
         "confirmed and told, as fast as it goes",
         "/s",
@@ -143,6 +149,12 @@ pub const ROWS: &[Row] = &[
         "s",
     ),
     row("restart", "the same, until all were read again", "s"),
+    row(
+        "restart_listened@1 ms away",
+        "a Redis that is 1 ms away, restarted under 10,000 streams, until all are listened for again",
+        "s",
+    ),
+    row("restart@1 ms away", "the same, until all were read again", "s"),
     row("picture_get", "Redis's GET of a picture", "ms"),
     row("picture_p50", "a picture that was made ahead, p50", "ms"),
     row("picture_p99", "the same, p99", "ms"),

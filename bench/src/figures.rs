@@ -219,8 +219,8 @@ async fn timed<T>(doing: impl Future<Output = Result<T>>) -> Result<(T, f64)> {
     Ok((done, began.elapsed().as_secs_f64() * 1e3))
 }
 
-/// Streams that are opened, idle, and then told, as fast as it goes.
-pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Measured> {
+/// Streams that are opened, idle for so long, and then told, as fast as it goes.
+pub async fn streams(kind: Kind, programs: &Programs, count: usize, idle_for: Duration) -> Result<Measured> {
     let shards = count.div_ceil(shard::MOST);
     let peer = Peer::start(kind, programs, shards + 1)?;
     // What a process takes once for all is taken by then.
@@ -241,6 +241,8 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Me
     let (took, after_opening) = (began.elapsed(), Taken::by(&peer)?);
     let mut each = try_join_all(watching.iter_mut().map(Shard::took)).await?.concat();
     sleep(SETTLE).await;
+    let settled = Taken::by(&peer)?;
+    sleep(idle_for).await;
     let idle = Taken::by(&peer)?;
 
     let began = Instant::now();
@@ -265,6 +267,7 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize) -> Result<Me
             "redis_memory",
             per(idle.redis_memory as f64 - before.redis_memory as f64) / 1e3,
         ),
+        ("idle_cpu", micros(settled.cpu, idle.cpu) / idle_for.as_secs_f64()),
         ("events_per_second", count as f64 / telling.as_secs_f64()),
         ("event_cpu", micros(idle.cpu, after.cpu)),
         ("event_cpu_redis", micros(idle.redis_cpu, after.redis_cpu)),

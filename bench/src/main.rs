@@ -168,7 +168,11 @@ impl Figure {
         match self {
             Self::Least => pace::least(400, 200),
             Self::Start => figures::start(kind, programs).await,
-            Self::Streams(count) => figures::streams(kind, programs, count).await,
+            Self::Streams(count) => {
+                // A heartbeat comes each 15 s; fewer streams are not waited for that long.
+                let idle_for = Duration::from_secs(if count >= 50_000 { 30 } else { 1 });
+                figures::streams(kind, programs, count, idle_for).await
+            }
             Self::Events { count, one_thread } => {
                 let threads = one_thread.then(|| ("TOKIO_WORKER_THREADS", "1".to_owned()));
                 figures::events(kind, programs, count, 200, Vec::from_iter(threads)).await

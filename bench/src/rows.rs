@@ -72,6 +72,7 @@ pub const ROWS: &[Row] = &[
         .goals(MEMORY)
         .grown_from("memory@1000"),
     row("kernel_memory@10000", "the kernel's memory of a stream's end", "kB"),
+    row("idle_cpu@50000", "processor time of an idle stream, each second", "µs"),
     row("memory_at_rest@1000", "memory at rest", "MB"),
     row("redis_memory@10000", "Redis memory of a watched scene", "kB"),
     row("event_p50", "confirm → event at another replica, 200/s, p50", "µs").goals(&[against(Kind::Nchan, 0.6, None)]),

@@ -227,7 +227,9 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize, idle_for: Du
     for replica in &peer.replicas[..shards] {
         warm_up_at(&peer, replica.addr).await?;
     }
+    let empty = peer.redis.used_memory()?;
     let mut scenes = peer.scenes(count).await?;
+    let scene_memory = (peer.redis.used_memory()? as f64 - empty as f64) / count as f64 / 1e3;
     let mut watching = Vec::with_capacity(shards);
     for number in 0..shards {
         let own = scenes.split_off(scenes.len() - (count + number) / shards);
@@ -263,6 +265,7 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize, idle_for: Du
         ("memory_at_rest", before.memory as f64 / 1e6),
         // Both ends are on this machine.
         ("kernel_memory", per(idle.kernel as f64 - before.kernel as f64) / 2e3),
+        ("scene_memory", scene_memory),
         (
             "redis_memory",
             per(idle.redis_memory as f64 - before.redis_memory as f64) / 1e3,

@@ -12,6 +12,7 @@ mod peers;
 mod redis;
 mod report;
 mod rows;
+mod scale;
 mod shard;
 mod wire;
 
@@ -239,6 +240,9 @@ async fn run(wishes: Wishes) -> Result<()> {
     let _ = fs::remove_dir_all(dir);
     report.write(&wishes.out)?;
     println!("{}", report.table());
+    if let Some(costs) = report.costs() {
+        println!("{}", costs.table());
+    }
     Ok(())
 }
 

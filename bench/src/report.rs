@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::peers::Kind;
 use crate::rows::{AGAINST_LEAST, GROWN, Goal, ROWS, Row};
+use crate::scale::Costs;
 
 /// From how much of the machine in others' hands on a measurement counts for nothing.
 pub const DISTURBED: f64 = 0.05;
@@ -117,6 +118,20 @@ impl Report {
         self.records
             .iter()
             .any(|record| record.kind == kind && record.values.contains_key(name))
+    }
+
+    /// Ours, where all of them were measured.
+    pub fn costs(&self) -> Option<Costs> {
+        let of = |name: &str| Some(self.summary(Kind::Scanlogin, name)?.median);
+        Some(Costs {
+            login: of("login_cpu")? / 1e6,
+            login_redis: of("login_cpu_redis")? / 1e6,
+            idle: of("idle_cpu@50000")? / 1e6,
+            rest: of("memory_at_rest@1000")? * 1e6,
+            stream: (of("memory@50000")? + of("kernel_memory@50000")?) * 1e3,
+            scene: (of("scene_memory@10000")? + of("redis_memory@10000")?) * 1e3,
+            traffic: of("login_redis_bytes")?,
+        })
     }
 
     /// As Markdown.

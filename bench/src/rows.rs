@@ -74,7 +74,8 @@ pub const ROWS: &[Row] = &[
     row("kernel_memory@10000", "the kernel's memory of a stream's end", "kB"),
     row("idle_cpu@50000", "processor time of an idle stream, each second", "µs"),
     row("memory_at_rest@1000", "memory at rest", "MB"),
-    row("redis_memory@10000", "Redis memory of a watched scene", "kB"),
+    row("scene_memory@10000", "Redis memory of a scene", "kB"),
+    row("redis_memory@10000", "the same, of its being watched", "kB"),
     row("event_p50", "confirm → event at another replica, 200/s, p50", "µs").goals(&[against(Kind::Nchan, 0.6, None)]),
     row("event_p99", "the same, p99", "µs")
         .goals(&[against(Kind::Nchan, 1.0, None), against(Kind::Floor, 1.5, Some(1.5))]),

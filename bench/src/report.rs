@@ -110,7 +110,9 @@ impl Report {
         let ratios = self
             .values(one.0, one.1)
             .into_iter()
-            .filter_map(|(round, value)| Some(value / others.get(&round)?));
+            .filter_map(|(round, value)| Some(value / others.get(&round)?))
+            // Of what costs another nothing there is none.
+            .filter(|ratio| ratio.is_finite());
         Summary::of(ratios.collect())
     }
 

@@ -14,7 +14,7 @@ use crate::machine::{Watch, cpu, free_port, kernel_memory, memory};
 use crate::pace;
 use crate::peers::{Kind, Maker, NCHAN, Peer, Programs, Scene};
 use crate::redis::{Asker, Redis, Traffic};
-use crate::shard::{self, Shard, millis, open, tell};
+use crate::shard::{self, CONFIRMING, OPENING, Shard, millis, open, tell};
 use crate::wire::{Caller, request};
 
 /// What one measurement came to, by the name of each figure.
@@ -29,8 +29,6 @@ pub struct Measured {
 
 /// How many callers are at work at a time in a closed loop.
 pub const CALLERS: usize = 64;
-/// How many streams are being opened at a time, where one process does it.
-const OPENING: usize = 128;
 /// How late the hundredth part of events may be sent.
 const LATE_MICROS: f64 = 5_000.0;
 /// Until memory that is given back is given back.
@@ -102,7 +100,7 @@ pub async fn storm(kind: Kind, programs: &Programs, count: usize) -> Result<Meas
     let (opened, times) = open(b, scenes, OPENING).await?;
     let back = began.elapsed();
     let mut each = millis(&times);
-    let told = tell(b, opened, CALLERS).await?;
+    let told = tell(b, opened, CONFIRMING).await?;
     ensure!(told == count, "{told} events of {count} came");
     let values = Values::from([
         ("storm", back.as_secs_f64()),
@@ -142,7 +140,7 @@ pub async fn restart(programs: &Programs, count: usize, round_trip: Duration) ->
         sleep(Duration::from_millis(2)).await;
     }
     let read = began.elapsed();
-    let told = tell(peer.b(), opened, CALLERS).await?;
+    let told = tell(peer.b(), opened, CONFIRMING).await?;
     ensure!(told == count, "{told} events of {count} came");
     let values = Values::from([
         ("restart_listened", listened.unwrap_or(read).as_secs_f64()),
@@ -256,7 +254,7 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize, idle_for: Du
 
     let per = |amount: f64| amount / count as f64;
     let micros = |from: Duration, to: Duration| per((to - from).as_secs_f64() * 1e6);
-    let values = Values::from([
+    let mut values = Values::from([
         ("opens_per_second", count as f64 / took.as_secs_f64()),
         ("open_p99", quantile(&mut each, 0.99)),
         ("open_cpu", micros(before.cpu, after_opening.cpu)),
@@ -270,12 +268,14 @@ pub async fn streams(kind: Kind, programs: &Programs, count: usize, idle_for: Du
             "redis_memory",
             per(idle.redis_memory as f64 - before.redis_memory as f64) / 1e3,
         ),
-        ("idle_cpu", micros(settled.cpu, idle.cpu) / idle_for.as_secs_f64()),
         ("events_per_second", count as f64 / telling.as_secs_f64()),
         ("event_cpu", micros(idle.cpu, after.cpu)),
         ("event_cpu_redis", micros(idle.redis_cpu, after.redis_cpu)),
         ("event_commands", per(after.commands_since(&idle))),
     ]);
+    if !idle_for.is_zero() {
+        values.insert("idle_cpu", micros(settled.cpu, idle.cpu) / idle_for.as_secs_f64());
+    }
     Ok(Measured { values, foreign })
 }
 
@@ -376,7 +376,7 @@ pub async fn warm_up(peer: &Peer) -> Result<()> {
 pub async fn warm_up_at(peer: &Peer, a: SocketAddr) -> Result<()> {
     let scenes = peer.scenes(CALLERS).await?;
     let (opened, _) = open(a, scenes, OPENING).await?;
-    tell(peer.b(), opened, CALLERS).await.map(drop)
+    tell(peer.b(), opened, CONFIRMING).await.map(drop)
 }
 
 pub fn quantile(values: &mut [f64], q: f64) -> f64 {

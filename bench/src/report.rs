@@ -70,7 +70,8 @@ impl Summary {
     }
 }
 
-fn thousands(value: f64) -> String {
+/// As a whole number.
+pub fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::report::thousands;
+
 /// For how long a page waits for its login, in seconds: so many times as many streams are open as logins begin in a second.
 const WAITS_SECONDS: f64 = 30.0;
 /// For how long a scene is kept, by default and with what is added for its end, in seconds.
@@ -66,10 +68,11 @@ impl Costs {
     pub fn table(self) -> String {
         let mut text = format!(
             "With a wait of {WAITS_SECONDS:.0} s for each login, {REPLICA_CORES:.0} cores for each replica and one for each master of \
-             Redis, {:.0} % of them used, at most {STREAMS:.0} streams on a replica, and one replica to spare:\n\n\
+             Redis, {:.0} % of them used, at most {} streams on a replica, and one replica to spare:\n\n\
              | logins/s | open streams | replicas | memory of each, MB | masters of Redis | memory of all of them, GB | traffic with Redis, Mbit/s | Mini Programs, \
              if WeChat draws the codes |\n|---|---|---|---|---|---|---|---|\n",
-            USED * 100.0
+            USED * 100.0,
+            thousands(STREAMS),
         );
         for logins in [1e3, 1e6 / WAITS_SECONDS, 1e5, 1e7 / WAITS_SECONDS] {
             let Needed {
@@ -80,10 +83,11 @@ impl Costs {
                 traffic,
                 mini_programs,
             } = self.needed(logins);
-            let streams = logins * WAITS_SECONDS;
+            let (logins, streams) = (thousands(logins), thousands(logins * WAITS_SECONDS));
+            let (traffic, mini_programs) = (thousands(traffic as f64), thousands(mini_programs as f64));
             let _ = writeln!(
                 text,
-                "| {logins:.0} | {streams:.0} | {replicas} | {memory} | {masters} | {redis_memory} | {traffic} | {mini_programs} |"
+                "| {logins} | {streams} | {replicas} | {memory} | {masters} | {redis_memory} | {traffic} | {mini_programs} |"
             );
         }
         text

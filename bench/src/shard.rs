@@ -19,9 +19,9 @@ use crate::wire::{Caller, Stream};
 /// How many streams one process has, on either side: often it may have 20,000 files open.
 pub const MOST: usize = 16_000;
 /// How many streams are being opened at a time, by all of them together.
-const OPENING: usize = 128;
+pub const OPENING: usize = 128;
 /// How many confirm at a time, in the same way.
-const CONFIRMING: usize = 64;
+pub const CONFIRMING: usize = 64;
 /// How long a process may take for what it was asked.
 const PATIENCE: Duration = Duration::from_mins(2);
 
